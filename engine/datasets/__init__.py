@@ -1,0 +1,12 @@
+"""Datasets as fixed lists of images: what is installed under DATA_DIR, read and checked (PROTOCOL sections 1 and 2).
+
+    benchmark = datasets.load("dtd", Path("data"))
+    benchmark.train[0]  # Item(impath="banded/banded_0133.jpg", label=0, classname="banded")
+
+`registry` has the table of datasets, `readers` the three formats, `few_shot` the few-shot splits.
+"""
+
+from engine.datasets.benchmark import Benchmark, Item
+from engine.datasets.registry import TARGETS, load, names, parent, variants
+
+__all__ = ["TARGETS", "Benchmark", "Item", "load", "names", "parent", "variants"]

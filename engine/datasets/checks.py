@@ -1,0 +1,69 @@
+"""What must hold of a dataset before anything is computed from it: one UserError that names the first offenders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from engine.errors import UserError
+
+SHOWN = 5
+"""How many offenders an error lists."""
+
+
+def first(offenders: Iterable[Any], count: int) -> str:
+    """The first few of `count` offenders, as an error lists them: `a, b, c, d, e and 12 more`."""
+    shown = ", ".join(str(offender) for offender in islice(offenders, SHOWN))
+    return shown if count <= SHOWN else f"{shown} and {count - SHOWN} more"
+
+
+def require(path: Path, kind: str, name: str) -> Path:
+    """Return `path`, or raise UserError saying that this `kind` ("split file", ...) of dataset `name` is not there."""
+    if not path.exists():
+        raise UserError(
+            f"{name}: its {kind} was looked for at {path}, and is not there."
+            f' DATASETS.md, section "{name}", says where to get it (another folder of datasets: --data_dir)'
+        )
+    return path
+
+
+def check_labels(labels: Collection[int], count: int, source: Path) -> None:
+    """Raise UserError unless `labels`, which are distinct, from 0 and below `count`, are all of 0 ... count - 1."""
+    absent = count - len(labels)
+    if absent:
+        gaps = (label for label in range(count) if label not in labels)
+        raise UserError(f"{source}: labels go up to {count - 1}, but no image has label {first(gaps, absent)}")
+
+
+def check_images(impaths: Iterable[str], image_dir: Path, name: str) -> None:
+    """Raise UserError when files among `impaths` (relative to `image_dir`) do not exist.
+
+    Every parent folder is listed once, since asking for each of ImageNet's 1.3 million files by name takes minutes on
+    a network disk.
+    """
+    present: dict[str, set[str]] = {}
+    missing = []
+    for impath in impaths:
+        folder, _, file = impath.rpartition("/")
+        if folder not in present:
+            present[folder] = _listing(image_dir / folder)
+        if file not in present[folder]:
+            missing.append(impath)
+    if missing:
+        images = "1 image of its list is" if len(missing) == 1 else f"{len(missing)} images of its lists are"
+        raise UserError(
+            f"{name}: {images} not in {image_dir}: {first(missing, len(missing))}."
+            f' DATASETS.md, section "{name}", has the folder tree'
+        )
+
+
+def _listing(folder: Path) -> set[str]:
+    """The names of what lies in `folder`; none when there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()

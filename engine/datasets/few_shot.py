@@ -1,0 +1,252 @@
+"""Few-shot splits: which images of `train` and of `val` a run may see (PROTOCOL section 1, CoOp's protocol).
+
+A split is a list of positions. For the eleven published datasets they follow from the number of images per class
+alone (`indices/class_counts.json`), so no image is needed to make them.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from engine.datasets import checks, registry
+from engine.datasets.benchmark import Benchmark
+from engine.errors import UserError
+from engine.files import write_text
+
+MAX_VAL_SHOT = 4
+"""Validation images per class: min(shots, 4) (PROTOCOL section 1)."""
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "indices"
+"""The splits that come with the project, their digests and the class counts they were made from."""
+
+Classes = list[Sequence[int]]
+"""The positions of each class's images, class after class in the order in which their labels first appear."""
+
+
+@dataclass(frozen=True)
+class FewShotSplit:
+    """Positions in `train` and in `val` of `dataset`, in the order drawn; both were made for these arguments."""
+
+    dataset: str
+    shots: int
+    seed: int
+    train: list[int]
+    val: list[int]
+    max_val_shot: int = field(default=MAX_VAL_SHOT, kw_only=True)
+
+    @property
+    def text(self) -> str:
+        """The split as it stands in its file: compact JSON, without a newline."""
+        return json.dumps({"train": self.train, "val": self.val}, separators=(",", ":"))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file, as in `indices/sha256.csv`."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def val_shots(self) -> int:
+        """Validation images per class."""
+        return min(self.shots, self.max_val_shot)
+
+
+# --- drawing ---------------------------------------------------------------------------------------------------------
+
+
+def sample(
+    train_labels: Sequence[int],
+    val_labels: Sequence[int],
+    shots: int,
+    seed: int,
+    max_val_shot: int = MAX_VAL_SHOT,
+) -> tuple[list[int], list[int]]:
+    """Draw positions in `train` and in `val` from the labels of these lists.
+
+    Raises UserError unless shots and max_val_shot are at least 1 and the seed is at least 0.
+    """
+    return draw(group(train_labels), group(val_labels), shots, seed, max_val_shot)
+
+
+def draw(
+    train: Classes, val: Classes, shots: int, seed: int, max_val_shot: int = MAX_VAL_SHOT
+) -> tuple[list[int], list[int]]:
+    """`sample`, for positions that are grouped by class already: one generator, for `train` first."""
+    if min(shots, max_val_shot) < 1:
+        raise UserError(f"a split needs at least 1 image per class, not {min(shots, max_val_shot)}")
+    if seed < 0:  # random.Random(-1) is random.Random(1): two names for one split
+        raise UserError(f"the seed of a split is 0 or more, not {seed}")
+    rng = random.Random(seed)
+    return _draw_part(rng, train, shots), _draw_part(rng, val, min(shots, max_val_shot))
+
+
+def _draw_part(rng: random.Random, classes: Classes, shots: int) -> list[int]:
+    """`shots` positions of each class, or all of them in order when it has fewer."""
+    drawn = []
+    for positions in classes:
+        count = len(positions)
+        chosen = rng.sample(range(count), shots) if count >= shots else range(count)
+        drawn += [positions[index] for index in chosen]
+    return drawn
+
+
+def group(labels: Iterable[int]) -> Classes:
+    """The positions of each label, labels in the order of their first appearance."""
+    positions: dict[int, list[int]] = {}
+    for position, label in enumerate(labels):
+        positions.setdefault(label, []).append(position)
+    return list(positions.values())
+
+
+def classes(dataset: str, data_dir: Path | str) -> tuple[Classes, Classes]:
+    """What a dataset's splits are drawn from: `train` and `val` by class.
+
+    A published dataset need not be installed; any other is read from `data_dir`. Raises UserError when it is not
+    there or has only a test set.
+    """
+    if dataset in class_counts():
+        counts = class_counts()[dataset]
+        return _blocks(counts["train"]), _blocks(counts["val"])
+    if (parent := registry.parent(dataset)) is not None:
+        raise UserError(f"{dataset} has only a test set: models for it are trained on {parent}")
+    benchmark = registry.load(dataset, data_dir, check_images=False)
+    return group(benchmark.labels("train")), group(benchmark.labels("val"))
+
+
+def _blocks(counts: list[int]) -> Classes:
+    """The positions of classes that are contiguous blocks of these sizes."""
+    blocks: Classes = []
+    start = 0
+    for count in counts:
+        blocks.append(range(start, start + count))
+        start += count
+    return blocks
+
+
+@functools.cache
+def class_counts() -> dict[str, Any]:
+    """The published datasets: `labels` in block order, `train` and `val` images per class, `test` in total."""
+    return json.loads((PUBLISHED / "class_counts.json").read_text(encoding="utf-8"))
+
+
+# --- on disk ---------------------------------------------------------------------------------------------------------
+
+
+def split_path(indices_dir: Path | str, dataset: str, shots: int, seed: int, max_val_shot: int = MAX_VAL_SHOT) -> Path:
+    """The file of a split: `<indices_dir>/<dataset>/shot_<s>-seed_<k>.json`, with `-val_<m>` for other than 4."""
+    suffix = "" if max_val_shot == MAX_VAL_SHOT else f"-val_{max_val_shot}"
+    return Path(indices_dir) / dataset / f"shot_{shots}-seed_{seed}{suffix}.json"
+
+
+def save(split: FewShotSplit, indices_dir: Path | str) -> bool:
+    """Write a split to its file; False when that file holds this very split already.
+
+    Raises UserError when it holds another one: results on disk were made with it, so it is never replaced.
+    """
+    path = split_path(indices_dir, split.dataset, split.shots, split.seed, split.max_val_shot)
+    if not path.exists():
+        write_text(path, split.text)
+        return True
+    if path.read_bytes().strip() != split.text.encode():
+        raise UserError(
+            f"{path} holds another split than {split.dataset} gives today, and stays as it is: runs may have been made"
+            f" with it. If it can go, delete it and run this again"
+        )
+    return False
+
+
+def load_split(
+    indices_dir: Path | str, dataset: str, shots: int, seed: int, max_val_shot: int = MAX_VAL_SHOT
+) -> FewShotSplit:
+    """Read a split. Raises UserError when its file is missing (with the command that makes it) or malformed."""
+    path = split_path(indices_dir, dataset, shots, seed, max_val_shot)
+    command = f"python few_shot_split.py --dataset {dataset} --train-shot {shots} --seed {seed}"
+    if max_val_shot != MAX_VAL_SHOT:
+        command += f" --max-val-shot {max_val_shot}"
+    if Path(indices_dir).resolve() != PUBLISHED:
+        command += f" --indices_dir {indices_dir}"
+    if not path.exists():
+        raise UserError(f"{path} is missing; this makes it:\n  {command}")
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError:
+        content = None
+    if not _is_split(content):
+        raise UserError(
+            f'{path} is damaged: it should hold {{"train": [positions], "val": [positions]}}.'
+            f" Delete it; this makes it anew:\n  {command}"
+        )
+    return FewShotSplit(dataset, shots, seed, content["train"], content["val"], max_val_shot=max_val_shot)
+
+
+def _is_split(content: Any) -> bool:
+    """Whether `content` is an object of two lists of distinct positions."""
+    if not isinstance(content, dict) or set(content) != {"train", "val"}:
+        return False
+    return all(
+        isinstance(positions, list)
+        and all(type(position) is int and position >= 0 for position in positions)
+        and len(set(positions)) == len(positions)
+        for positions in content.values()
+    )
+
+
+# --- against the installed dataset -----------------------------------------------------------------------------------
+
+
+def check(split: FewShotSplit, benchmark: Benchmark) -> None:
+    """Raise UserError when the installed dataset is not the one that `split` was made for.
+
+    Each class must have its number of shots (or all its images), and a published dataset the published images per
+    class in the published order.
+    """
+    problem = _counts_problem(split.dataset, benchmark) if split.dataset in class_counts() else None
+    problem = problem or _part_problem("train", split.train, split.shots, benchmark)
+    problem = problem or _part_problem("val", split.val, split.val_shots, benchmark)
+    if problem:
+        raise UserError(
+            f"{split.dataset}, {split.shots} shots, seed {split.seed}: the installed dataset is not the one that the"
+            f" few-shot split was made for: {problem}"
+        )
+
+
+def _counts_problem(dataset: str, benchmark: Benchmark) -> str | None:
+    """How the lists differ from the published number of images per class; None when they do not."""
+    published = class_counts()[dataset]
+    for part in ("train", "val", "test"):
+        made_for = published[part] if part == "test" else sum(published[part])
+        if len(benchmark.part(part)) != made_for:
+            return f"{part} has {len(benchmark.part(part))} images, the split was made for {made_for}"
+    for part in ("train", "val"):
+        installed = [(label, len(list(run))) for label, run in groupby(benchmark.labels(part))]
+        for block, made_for in zip(installed, zip(published["labels"], published[part], strict=True), strict=False):
+            if block != made_for:
+                return (
+                    f"{part} has {block[1]} images of class {block[0]} where the split was made for {made_for[1]} of"
+                    f" class {made_for[0]}"
+                )
+    return None
+
+
+def _part_problem(part: str, positions: list[int], shots: int, benchmark: Benchmark) -> str | None:
+    """What is wrong with the positions drawn from one part; None when nothing is."""
+    labels = benchmark.labels(part)
+    beyond = [position for position in positions if position >= len(labels)]
+    if beyond:
+        return f"{part} has {len(labels)} images, the split has position {checks.first(beyond, len(beyond))}"
+    drawn = Counter(labels[position] for position in positions)
+    for label, count in sorted(Counter(labels).items()):
+        if drawn[label] != min(shots, count):
+            return (
+                f"class {label} has {count} images in {part}, of which the split has {drawn[label]} instead of"
+                f" {min(shots, count)}"
+            )
+    return None

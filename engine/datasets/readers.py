@@ -1,0 +1,210 @@
+"""The three ways in which the datasets store their lists on disk (PROTOCOL section 2).
+
+A format is a small frozen dataclass: its fields are what the table in `registry` says of a dataset, and
+`read(name, root, check_images)` makes a Benchmark from the dataset's folder `root`. Every mistake found on the way is
+a UserError with the file and the first offenders.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.datasets import checks
+from engine.datasets.benchmark import PARTS, Benchmark, Item
+from engine.errors import UserError
+
+IGNORED = {"README.txt"}
+"""Files in class folders that are no images (ImageNet-A and -R have one); hidden files are passed over too."""
+
+
+@dataclass(frozen=True)
+class JsonSplit:
+    """CoOp's format: an object with `train`, `val` and `test`, each a list of `[impath, label, class name]`."""
+
+    folder: str
+    images: str
+    split_file: str
+
+    def read(self, name: str, root: Path, check_images: bool) -> Benchmark:
+        """Read the split file in `root`; raises UserError for a wrong format, wrong labels or absent images."""
+        path = checks.require(root / self.split_file, "split file", name)
+        rows = _json_rows(path)
+        classnames = _classnames(rows, path)
+        # the names are shared between the items: a million copies of a class name are 80 MB
+        parts = {part: [Item(impath, label, classnames[label]) for impath, label, _ in rows[part]] for part in PARTS}
+        return _assemble(name, root / self.images, parts, classnames, check_images)
+
+
+@dataclass(frozen=True)
+class VariantLists:
+    """FGVC Aircraft's format: class names in `variants.txt`, lists of `<image id> <class name>` lines per part."""
+
+    folder: str
+    images: str
+
+    def read(self, name: str, root: Path, check_images: bool) -> Benchmark:
+        """Read the four text files in `root`; raises UserError for a malformed line or absent files."""
+        variants = checks.require(root / "variants.txt", "list of classes", name)
+        classnames = _lines(variants)
+        labels = {classname: label for label, classname in enumerate(classnames)}
+        if len(labels) < len(classnames):
+            twice = [classname for label, classname in enumerate(classnames) if labels[classname] != label]
+            raise UserError(f"{variants}: listed more than once: {checks.first(twice, len(twice))}")
+        parts = {part: self._part(root / f"images_variant_{part}.txt", name, labels) for part in PARTS}
+        checks.check_labels({item.label for part in PARTS for item in parts[part]}, len(classnames), variants)
+        return _assemble(name, root / self.images, parts, classnames, check_images)
+
+    @staticmethod
+    def _part(path: Path, name: str, labels: dict[str, int]) -> list[Item]:
+        items = []
+        for number, line in enumerate(_lines(checks.require(path, "list of images", name)), start=1):
+            image, _, classname = line.partition(" ")
+            if classname not in labels or "/" in image:
+                raise UserError(f"{path}, line {number}: not `<image id> <class name of variants.txt>`: {line!r}")
+            items.append(Item(f"{image}.jpg", labels[classname], classname))
+        if not items:
+            raise UserError(f"{path}: empty")
+        return items
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """A test set with one folder per class, a shifted variant of the dataset `parent`.
+
+    `classnames.txt` in the dataset's own folder has a line `<id> <class name>` per class of the parent, in the order
+    of the parent's labels. Label k is the k-th class folder: the folders are named by these ids and sorted, or, with
+    `numbered`, named by the parent's labels. `classes` is the expected number of folders, where it is known.
+    """
+
+    folder: str
+    images: str
+    parent: str
+    numbered: bool = False
+    subset: bool = False
+    classes: int | None = None
+
+    def read(self, name: str, root: Path, check_images: bool) -> Benchmark:
+        """List the class folders; raises UserError when some are unknown, missing or empty."""
+        names = _names_by_id(checks.require(root / "classnames.txt", "list of classes", name))
+        ids = [str(label) for label in range(len(names))] if self.numbered else list(names)
+        image_dir = checks.require(root / self.images, "image folder", name)
+        folders = [entry.name for entry in _visible(image_dir) if entry.is_dir()]
+        self._check(folders, ids, name, image_dir)
+        folders = sorted(folders, key=int) if self.numbered else sorted(folders)
+        place = {class_id: label for label, class_id in enumerate(ids)}
+        parent_labels = [place[folder] for folder in folders]
+        parent_names = list(names.values())
+        classnames = [parent_names[label] for label in parent_labels]
+        test = [
+            Item(f"{folder}/{file}", label, classnames[label])
+            for label, folder in enumerate(folders)
+            for file in _image_files(image_dir / folder)
+        ]
+        return Benchmark(name, image_dir, [], [], test, classnames, parent_labels)
+
+    def _check(self, folders: list[str], ids: list[str], name: str, image_dir: Path) -> None:
+        """The folders are classes of the parent: all of them, or as many as `classes` says."""
+        present = set(folders)
+        unknown = sorted(present - set(ids))
+        if unknown:
+            raise UserError(f"{image_dir}: folders that are no class: {checks.first(unknown, len(unknown))}")
+        absent = [] if self.subset else [class_id for class_id in ids if class_id not in present]
+        if absent:
+            raise UserError(f"{image_dir}: class folders are missing: {checks.first(absent, len(absent))}")
+        if not folders or self.classes not in (None, len(folders)):
+            expected = f"{name} has {self.classes}" if self.classes else "at least one is needed"
+            raise UserError(f"{image_dir}: {len(folders)} class folders, but {expected}: an incomplete installation?")
+
+
+def _assemble(
+    name: str, image_dir: Path, parts: dict[str, list[Item]], classnames: list[str], check_images: bool
+) -> Benchmark:
+    """A Benchmark of three lists, after a look at whether their images are there."""
+    if check_images:
+        checks.require(image_dir, "image folder", name)
+        checks.check_images((item.impath for part in PARTS for item in parts[part]), image_dir, name)
+    return Benchmark(name, image_dir, **parts, classnames=classnames)
+
+
+def _json_rows(path: Path) -> dict[str, list[Any]]:
+    """The rows of a split file by part, each row checked to be `[impath, label, class name]`."""
+    try:
+        split = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from error
+    if not isinstance(split, dict) or any(not isinstance(split.get(part), list) for part in PARTS):
+        raise UserError(f"{path}: not a split file, which is an object with the lists train, val and test")
+    for part in PARTS:
+        if not split[part]:
+            raise UserError(f"{path}: {part} is empty")
+        for number, row in enumerate(split[part]):
+            if not _is_row(row):
+                raise UserError(
+                    f"{path}: {part}[{number}] is not [path relative to the images, label from 0, class name]:"
+                    f" {json.dumps(row)[:200]}"
+                )
+    return split
+
+
+def _is_row(row: Any) -> bool:
+    """Whether `row` is an image path that stays in its folder, a label and a class name."""
+    if not isinstance(row, list) or [type(value) for value in row] != [str, int, str]:
+        return False
+    impath, label, _ = row
+    return label >= 0 and bool(impath) and not impath.startswith("/") and ".." not in impath.split("/")
+
+
+def _classnames(rows: dict[str, list[Any]], path: Path) -> list[str]:
+    """Class names by label; raises UserError for a label with two names or a label that no image has.
+
+    Two classes of the same name are allowed: ImageNet has them (crane, maillot).
+    """
+    names: dict[int, str] = {}
+    two_names: dict[int, str] = {}
+    for part in PARTS:
+        for _, label, classname in rows[part]:
+            if names.setdefault(label, classname) != classname:
+                two_names.setdefault(label, f"{label} ({names[label]!r}, {classname!r})")
+    if two_names:
+        raise UserError(f"{path}: labels with two names: {checks.first(two_names.values(), len(two_names))}")
+    checks.check_labels(names.keys(), max(names) + 1, path)
+    return [names[label] for label in range(len(names))]
+
+
+def _names_by_id(path: Path) -> dict[str, str]:
+    """The class names in a `classnames.txt` by class id, in the order of its lines."""
+    names: dict[str, str] = {}
+    for number, line in enumerate(_lines(path), start=1):
+        class_id, _, classname = line.partition(" ")
+        if not classname or class_id in names:
+            problem = "the id is there twice" if classname else "not `<id> <class name>`"
+            raise UserError(f"{path}, line {number}: {problem}: {line!r}")
+        names[class_id] = classname
+    return names
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file, without the empty ones at its end."""
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").rstrip().splitlines()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file in UTF-8 ({error})") from error
+
+
+def _visible(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in `folder`, without hidden files and read-me files, sorted by name."""
+    with os.scandir(folder) as entries:
+        seen = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in IGNORED]
+    return sorted(seen, key=lambda entry: entry.name)
+
+
+def _image_files(folder: Path) -> list[str]:
+    """The names of the images in a class folder; raises UserError when there is none."""
+    files = [entry.name for entry in _visible(folder) if entry.is_file()]
+    if not files:
+        raise UserError(f"{folder}: a class folder without images")
+    return files

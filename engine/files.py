@@ -1,0 +1,46 @@
+"""Writing files so that a reader, or a run after a kill, never sees half of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it to `path`.
+
+    The temporary name starts with a dot and is unique to this call, so several processes may write the same `path`:
+    each leaves a whole file and the last rename wins. Folders are made as needed. A failed write leaves nothing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` as UTF-8, atomically."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` to `path` as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def _umask() -> int:
+    """The process's umask, which the system tells only while setting it (mkstemp ignores it and makes files 0600)."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

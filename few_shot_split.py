@@ -1,0 +1,32 @@
+"""Draw few-shot splits (CoOp's protocol) and keep them as positions in the dataset's lists.
+
+    python few_shot_split.py --dataset imagenet --train-shot 1 --seed 6
+    python few_shot_split.py --dataset dtd eurosat --train-shot 1 2 4 8 16 --seed 1 2 3
+
+Writes indices/<dataset>/shot_<s>-seed_<k>.json for every combination. The published splits (eleven datasets, shots
+1 2 4 8 16, seeds 1 2 3, ImageNet 1 to 5) come with the project. These eleven datasets need not be installed; any other
+is read from --data_dir. A file that is there is never replaced.
+"""
+
+from itertools import product
+
+from engine import config
+from engine.datasets import few_shot
+
+
+def main() -> None:
+    """Make every split asked for, and say what happened to each file."""
+    parser = config.parser(__doc__, "dataset", "train_shot", "max_val_shot", "seed", "data_dir", "indices_dir")
+    args = parser.parse_args()
+    for dataset in args.dataset:
+        train, val = few_shot.classes(dataset, args.data_dir)
+        for shots, seed in product(args.train_shot, args.seed):
+            positions = few_shot.draw(train, val, shots, seed, args.max_val_shot)
+            split = few_shot.FewShotSplit(dataset, shots, seed, *positions, max_val_shot=args.max_val_shot)
+            written = few_shot.save(split, args.indices_dir)
+            path = few_shot.split_path(args.indices_dir, dataset, shots, seed, args.max_val_shot)
+            print(f"{path}: {'written' if written else 'exists'}, {len(split.train)} train, {len(split.val)} val")
+
+
+if __name__ == "__main__":
+    config.run(main)
