@@ -1,0 +1,1 @@
+"""Cached CLIP features: `store` keeps them on disk, `extract` makes them."""

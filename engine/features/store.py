@@ -1,0 +1,202 @@
+"""The feature store: raw CLIP features on disk, in append-only shards that are never changed once written.
+
+    features/<encoder>/<dataset>/<part>-layer_<i>/<view>/<digest of its positions>.safetensors     images
+    features/<encoder>/<dataset>/text-layer_<i>/<text augmentation>.safetensors                    prompts
+
+A folder of shards is a *bank*: one row per image of a dataset's part (train, val, test) in one view, keyed by the
+image's position in the part's list. Few-shot splits are positions too, so all shots and seeds share a bank.
+
+Every shard says in its metadata what it was made from, and a bank whose shards disagree cannot be opened. Nothing is
+unpickled. A shard is written to a temporary name and renamed, so it is whole or absent, and its name follows from its
+positions, so two processes that make the same shard leave one file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from engine.errors import UserError
+from engine.files import write_atomically
+
+
+class MissingFeatures(UserError):
+    """Features that were asked for are not in the store. Who knows the command that makes them adds it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the rows of a bank, or a file of prompts, were made from. Features of different sources never mix.
+
+    `encoder` is the encoder's name as a folder (`ViT-B/16` and `ViT-B-16` are one encoder) and `encoder_digest` the
+    SHA-256 of its weights; `list_digest` binds rows to the list of images (or prompts) that positions count in, and
+    `length` is the length of that list.
+    """
+
+    encoder: str
+    encoder_digest: str
+    list_digest: str
+    length: int
+    precision: str = "fp32"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the features of one dataset under one encoder lie: `FEATURE_DIR/<encoder>/<dataset>`."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, feature_dir: str | Path, encoder_folder: str, dataset: str) -> Place:
+        """The place of a dataset under an encoder, whose folder `engine.clip.names.folder` names."""
+        return cls(Path(feature_dir) / encoder_folder / dataset)
+
+    def bank(self, part: str, layer: int, view: str) -> Path:
+        """The folder of a bank: `part` is train, val or test; `layer` what `--image-layer-idx` says."""
+        return self.folder / f"{part}-layer_{layer}" / view
+
+    def texts(self, layer: int, augmentation: str) -> Path:
+        """The file of the prompts of a `--text-augmentation`."""
+        return self.folder / f"text-layer_{layer}" / f"{augmentation}.safetensors"
+
+
+class Bank:
+    """The shards of one folder, opened for reading: their headers are read at once, rows only when asked for."""
+
+    def __init__(self, folder: Path):
+        """Open the bank in `folder`, which may be empty or not exist.
+
+        Raises UserError for a shard that cannot be read, and for two shards of different sources.
+        """
+        self.folder = folder
+        self.source: Source | None = None
+        self._rows: dict[int, tuple[Path, int]] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            source, positions = _read_header(path)
+            if self.source not in (None, source):
+                raise UserError(f"{folder} mixes features of two sources:\n{_differences(self.source, source)}")
+            self.source = source
+            self._rows.update({position: (path, row) for row, position in enumerate(positions)})
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def missing(self, positions: list[int]) -> list[int]:
+        """Those of `positions` that are not in the bank, ascending, each once."""
+        return sorted(set(positions) - self._rows.keys())
+
+    def expect(self, source: Source) -> None:
+        """Raise UserError unless the bank is empty or made from `source`."""
+        if self.source not in (None, source):
+            raise UserError(
+                f"{self.folder} was made from something else:\n{_differences(self.source, source)}\n"
+                "remove that folder to make it anew, or give another --feature_dir"
+            )
+
+    def require(self, positions: list[int] | None = None) -> list[int]:
+        """`positions`, or for None those of the whole list. Raises MissingFeatures when rows are not there."""
+        if self.source is None:
+            raise MissingFeatures(f"no features in {self.folder}")
+        positions = list(range(self.source.length)) if positions is None else positions
+        if absent := self.missing(positions):
+            raise MissingFeatures(f"{len(absent)} of {len(set(positions))} rows are missing in {self.folder}")
+        return positions
+
+    def read(self, positions: list[int] | None = None) -> tuple[Tensor, Tensor]:
+        """Features [n, ...] float32 and labels [n] int64 of `positions`, in their order; None: of the whole list.
+
+        Raises MissingFeatures when rows are not there.
+        """
+        positions = self.require(positions)
+        features, labels = None, torch.empty(len(positions), dtype=torch.int64)
+        by_shard: dict[Path, list[tuple[int, int]]] = {}
+        for target, position in enumerate(positions):
+            path, row = self._rows[position]
+            by_shard.setdefault(path, []).append((target, row))
+        for path, pairs in by_shard.items():
+            targets, rows = torch.tensor(pairs).unbind(1)
+            with _reading(path) as shard:
+                stored = shard.get_tensor("features")
+                if features is None:
+                    features = torch.empty(len(positions), *stored.shape[1:])
+                features[targets] = stored[rows].float()
+                labels[targets] = shard.get_tensor("labels")[rows]
+        return features, labels
+
+
+def shard_path(folder: Path, positions: list[int]) -> Path:
+    """Where the shard with exactly these positions lies: the same rows always have the same name."""
+    digest = hashlib.sha256(json.dumps(positions).encode()).hexdigest()[:16]
+    return folder / f"{positions[0]:08d}-{digest}.safetensors"
+
+
+def write_shard(folder: Path, source: Source, positions: list[int], labels: Tensor, features: Tensor) -> None:
+    """Append a shard: `features` [n, ...] and `labels` [n] of the images at `positions`."""
+    tensors = {"features": features.contiguous(), "labels": labels, "positions": torch.tensor(positions)}
+    _save(shard_path(folder, positions), tensors, source)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The prompts of a dataset as features [n, D] float32, with the class [n] and the wording of each."""
+
+    features: Tensor
+    labels: Tensor
+    prompts: list[str]
+    source: Source
+
+
+def write_texts(path: Path, texts: Texts) -> None:
+    """Write a file of prompts, atomically."""
+    _save(path, {"features": texts.features, "labels": texts.labels}, texts.source, prompts=json.dumps(texts.prompts))
+
+
+def read_texts(path: Path) -> Texts:
+    """Read a file of prompts. Raises MissingFeatures when it is not there, UserError when it cannot be read."""
+    if not path.is_file():
+        raise MissingFeatures(f"no text features {path}")
+    with _reading(path) as file:
+        return Texts(
+            features=file.get_tensor("features").clone(),
+            labels=file.get_tensor("labels").clone(),
+            prompts=json.loads(file.metadata()["prompts"]),
+            source=_source(file),
+        )
+
+
+def _save(path: Path, tensors: dict[str, Tensor], source: Source, **metadata: str) -> None:
+    metadata["source"] = json.dumps(asdict(source))
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[safe_open]:
+    """A file of the store, mapped: only what is picked of it is read. Raises UserError for a file that is no such."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); remove it and make the features again") from error
+
+
+def _source(file: safe_open) -> Source:
+    return Source(**json.loads(file.metadata()["source"]))
+
+
+def _read_header(path: Path) -> tuple[Source, list[int]]:
+    with _reading(path) as shard:
+        return _source(shard), shard.get_tensor("positions").tolist()
+
+
+def _differences(found: Source, wanted: Source) -> str:
+    pairs = zip(asdict(found).items(), asdict(wanted).values(), strict=True)
+    return "\n".join(f"  {name}: {mine} there, {other} here" for (name, mine), other in pairs if mine != other)

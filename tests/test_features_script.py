@@ -1,0 +1,336 @@
+"""features.py as a user meets it: what it leaves in the store, killed or not, alone or not, and what it says.
+
+Most runs are forks of this process, which has imported torch and open_clip already: the same script under the same
+arguments, seconds earlier.
+"""
+
+import os
+import random
+import runpy
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from engine.clip import load
+from engine.datasets import few_shot
+from engine.features import extract
+from engine.features.store import Bank, Place, read_texts
+
+ROOT = Path(__file__).parents[1]
+SEVERAL = [
+    "--image-augmentation",
+    "randomcrop",
+    "--image-views",
+    "2",
+    "--train-shot",
+    "1",
+    "4",
+    "8",
+    "--seed",
+    "1",
+    "2",
+]
+
+
+class Fork:
+    """features.py in a fork of this process; `code`, `out` and `err` once it has ended."""
+
+    def __init__(self, words, folder, shard_images):
+        self.files = [folder / f"{name}-{time.monotonic_ns()}" for name in ("out", "err")]
+        self.pid = os.fork()
+        if not self.pid:
+            self._be(words, shard_images)
+
+    def _be(self, words, shard_images):
+        code = 70
+        try:
+            for number, path in enumerate(self.files, start=1):
+                os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY), number)
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            os.chdir(ROOT)
+            extract.SHARD_IMAGES = shard_images
+            sys.argv = ["features.py", *map(str, words)]
+            runpy.run_path("features.py", run_name="__main__")
+        except SystemExit as end:
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
+            code = 1 if isinstance(end.code, str) else end.code or 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def ended(self):
+        if self.pid:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.pid, self.code = 0, os.waitstatus_to_exitcode(status)
+                self.out, self.err = (path.read_text() for path in self.files)
+        return not self.pid
+
+    def wait(self, check=None):
+        deadline = time.monotonic() + 120
+        while not self.ended():
+            if time.monotonic() > deadline:
+                self.kill()
+                raise TimeoutError("features.py")
+            time.sleep(0.01)
+        assert "Traceback" not in self.err, self.err
+        if check is not None:
+            assert self.code == check, self.out + self.err
+        return self
+
+    def kill(self):
+        if not self.ended():
+            os.kill(self.pid, signal.SIGKILL)
+            self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            self.pid = 0
+
+
+@pytest.fixture
+def world(install_images, random_weights):
+    """The dataset, `weights`, `words(...)` of a command line and `start(...)`, which runs it."""
+    world = install_images()
+    world.weights = random_weights(0)
+    world.place = Place.of(world.root / "features", "demo-RN@tiny", "demo")
+
+    def words(*more, weights=world.weights, features="features"):
+        encoder = ["--clip-encoder", "demo-RN", *(["--clip-weights", weights] if weights else [])]
+        places = [*world.flags, "--feature_dir", world.root / features]
+        fixed = ["--dataset", "demo", "--device", "cpu", "--test-batch-size", "4"]
+        return list(map(str, [*fixed, "--train-shot", "1", "--seed", "1", *encoder, *places, *more]))
+
+    world.words = words
+    world.start = lambda *more, shard_images=8, **kwargs: Fork(words(*more, **kwargs), world.root, shard_images)
+    return world
+
+
+def stored(world, features="features"):
+    """The contents of all files of a store by name: metadata, which come in any order, and the bytes of tensors."""
+    contents = {}
+    for path in sorted((world.root / features).rglob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key).numpy().tobytes() for key in file.keys()}  # noqa: SIM118
+            contents[str(path.relative_to(world.root / features))] = (file.metadata(), tensors)
+    return contents
+
+
+def positions(world, part, *cells):
+    """Those of a part that the splits of these shots and seeds hold."""
+    splits = [few_shot.load_split(world.root / "indices", "demo", *cell) for cell in cells]
+    return {position for split in splits for position in getattr(split, part)}
+
+
+# --- what it leaves --------------------------------------------------------------------------------------------------
+
+
+def test_all_that_training_needs_is_extracted_once(world, script):
+    done = script("features.py", *world.words("--image-augmentation", "flip"), check=0)
+    train, val = positions(world, "train", (1, 1)), positions(world, "val", (1, 1))
+    assert f"demo-RN demo: 3 prompts; {2 * len(train) + len(val) + 21} images" in done.stdout
+    assert "image/s" in done.stderr
+    for part, view, wanted in (
+        ("train", "none", train),
+        ("train", "flip", train),
+        ("val", "none", val),
+        ("test", "none", range(21)),
+    ):
+        bank = Bank(world.place.bank(part, 0, view))
+        assert len(bank) == len(wanted)
+        features, labels = bank.read(sorted(wanted))
+        assert features.shape == (len(wanted), 128)
+        assert labels.tolist() == [world.benchmark.labels(part)[position] for position in sorted(wanted)]
+    texts = read_texts(world.place.texts(0, "hand_crafted"))
+    assert texts.prompts == ["a photo of a red star.", "a photo of a blue {} ring.", "a photo of a dot."]
+
+    before = stored(world)
+    again = world.start("--image-augmentation", "flip").wait(check=0)
+    assert stored(world) == before
+    assert ", 0 of them to encode" in again.out
+    assert not again.err
+
+
+def test_other_splits_encode_only_what_is_new(world):
+    world.start("--image-augmentation", "none").wait(check=0)
+    before = stored(world)
+    new = positions(world, "train", (1, 1), (2, 1), (2, 2)) - positions(world, "train", (1, 1))
+    new_val = positions(world, "val", (1, 1), (2, 1), (2, 2)) - positions(world, "val", (1, 1))
+    more = world.start("--image-augmentation", "none", "--train-shot", "2", "1", "--seed", "2", "1").wait(check=0)
+    assert f", {len(new) + len(new_val)} of them to encode" in more.out
+    after = stored(world)
+    assert before.items() <= after.items()
+    bank = Bank(world.place.bank("train", 0, "none"))
+    assert not bank.missing(list(positions(world, "train", (1, 1), (1, 2), (2, 1), (2, 2))))
+
+
+def test_random_crops_are_kept_apart(world):
+    world.start("--image-augmentation", "randomcrop", "--image-views", "3").wait(check=0)
+    where = world.place.bank("train", 0, "none").parent
+    assert sorted(path.name for path in where.iterdir()) == ["none", "randomcrop_0", "randomcrop_1", "randomcrop_2"]
+    views = [Bank(where / f"randomcrop_{k}").read(sorted(positions(world, "train", (1, 1))))[0] for k in range(3)]
+    assert not torch.equal(views[0], views[1])
+    assert not torch.equal(views[1], views[2])
+
+
+def test_test_only_datasets_and_several_at_once(world):
+    world.start("--dataset", "demo", "demo_v2", "--text-augmentation", "classname").wait(check=0)
+    place = Place.of(world.root / "features", "demo-RN@tiny", "demo_v2")
+    assert sorted(path.name for path in place.folder.iterdir()) == ["test-layer_0", "text-layer_0"]
+    assert Bank(place.bank("test", 0, "none")).read()[1].tolist() == [0, 0, 1, 2]
+    assert read_texts(place.texts(0, "classname")).prompts == ["red star", "blue {} ring", "dot"]
+    assert len(Bank(world.place.bank("test", 0, "none"))) == 21
+
+
+def test_several_encoders_at_once(world):
+    if not (load.DEMO_MODELS / "demo-ViT.safetensors").is_file():
+        pytest.skip("demo-ViT has no weights yet")
+    world.start("--clip-encoder", "demo-RN", "demo-ViT", weights=None).wait(check=0)
+    banks = [Bank(Place.of(world.root / "features", name, "demo").bank("test", 0, "none")) for name in load.names.DEMO]
+    assert not torch.equal(banks[0].read()[0], banks[1].read()[0])
+    assert [bank.source.encoder for bank in banks] == ["demo-RN", "demo-ViT"]
+
+
+def test_neither_workers_nor_batch_size_matter(world):
+    world.start(*SEVERAL).wait(check=0)
+    world.start(*SEVERAL, "--num-workers", "2", features="two workers").wait(check=0)
+    world.start(*SEVERAL, "--test-batch-size", "32", features="large").wait(check=0)
+    assert stored(world) == stored(world, "two workers")
+    small, large = (
+        Bank(Place.of(world.root / name, "demo-RN@tiny", "demo").bank("test", 0, "none")).read()[0]
+        for name in ("features", "large")
+    )
+    assert torch.allclose(small, large, rtol=0, atol=1e-5 * small.abs().max())
+
+
+# --- killed, and not alone -------------------------------------------------------------------------------------------
+
+
+def test_killed_again_and_again_it_leaves_the_same_store(world):
+    world.start(*SEVERAL, features="whole").wait(check=0)
+    whole = stored(world, "whole")
+    assert len(whole) > 10
+    rng = random.Random(0)
+    killed = 0
+    for _ in range(6):
+        there = len(stored(world))
+        run = world.start(*SEVERAL)
+        while not run.ended() and len(list((world.root / "features").rglob("*.safetensors"))) < there + 2:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.05))
+        run.kill()
+        killed += run.code == -signal.SIGKILL
+        assert stored(world).items() <= whole.items()
+    assert killed >= 3
+    world.start(*SEVERAL).wait(check=0)
+    assert stored(world) == whole
+
+
+def test_a_killed_script_goes_on(world):
+    command = [sys.executable, "features.py", *world.words(*SEVERAL)]
+    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while run.poll() is None and not list((world.root / "features").rglob("*/none/*.safetensors")):
+        time.sleep(0.002)
+    run.kill()
+    run.wait()
+    there = stored(world)
+    for features in ("features", "whole"):
+        world.start(*SEVERAL, features=features, shard_images=extract.SHARD_IMAGES).wait(check=0)
+    assert 0 < len(there) < len(stored(world))
+    assert stored(world) == stored(world, "whole")
+
+
+def test_two_at_once_fill_one_store(world):
+    same = [world.start(*SEVERAL) for _ in range(2)]
+    other = world.start(*SEVERAL, "--train-shot", "2", "--seed", "1", "2")
+    for run in (*same, other):
+        run.wait(check=0)
+    checked = world.start(*SEVERAL, "--train-shot", "1", "2", "4", "8").wait(check=0)
+    assert ", 0 of them to encode" in checked.out
+    world.start(*SEVERAL, features="alone").wait(check=0)
+    alone = Place.of(world.root / "alone", "demo-RN@tiny", "demo")
+    for part, view in (("train", "none"), ("train", "randomcrop_1"), ("val", "none"), ("test", "none")):
+        bank, expected = Bank(world.place.bank(part, 0, view)), Bank(alone.bank(part, 0, view))
+        rows = sorted(positions(world, part, (4, 1), (8, 2))) if part != "test" else list(range(21))
+        (features, labels), (whole, whole_labels) = bank.read(rows), expected.read(rows)
+        assert torch.equal(labels, whole_labels)
+        assert torch.allclose(features, whole, rtol=0, atol=1e-5 * whole.abs().max())
+    assert not [path for path in (world.root / "features").rglob("*") if path.name.startswith(".")]
+
+
+# --- what it says ----------------------------------------------------------------------------------------------------
+
+
+def test_all_corrupt_images_are_listed_once(world, script):
+    some = sorted(positions(world, "train", (8, 1)))[::9]
+    bad = [world.benchmark.path(world.benchmark.train[position]) for position in some]
+    bad += [world.benchmark.path(world.benchmark.test[position]) for position in (0, 20)]
+    whole = [path.read_bytes() for path in bad]
+    for path, content in zip(bad, whole, strict=True):
+        path.write_bytes(content[: len(content) // 2])
+    bad.append(world.benchmark.path(world.benchmark.test[7]))
+    whole.append(bad[-1].read_bytes())
+    bad[-1].write_bytes(b"")
+    for run in (script("features.py", *world.words(*SEVERAL), check=1), world.start(*SEVERAL).wait(check=1)):
+        err = run.stderr if isinstance(run, subprocess.CompletedProcess) else run.err
+        assert f"image files that cannot be decoded: {len(bad)}" in err
+        assert [err.count(f"  {path}: ") for path in bad] == [1] * len(bad)
+    for path, content in zip(bad, whole, strict=True):
+        path.write_bytes(content)
+    world.start(*SEVERAL).wait(check=0)
+    world.start(*SEVERAL, features="whole").wait(check=0)
+    assert len(Bank(world.place.bank("test", 0, "none")).read()[0]) == 21
+
+
+def test_other_weights_of_the_same_name_are_refused(world, random_weights):
+    world.start().wait(check=0)
+    before = stored(world)
+    run = world.start(weights=random_weights(1)).wait(check=1)
+    mine, other = (load.load_encoder("demo-RN", str(random_weights(seed))).digest[:12] for seed in (0, 1))
+    assert mine in run.err
+    assert other in run.err
+    assert "--feature_dir" in run.err
+    assert stored(world) == before
+
+
+def test_a_missing_split_is_said_with_its_command(world):
+    run = world.start("--train-shot", "1", "16", "--seed", "1").wait(check=1)
+    assert f"{world.root}/indices/demo/shot_16-seed_1.json is missing" in run.err
+    assert "python few_shot_split.py --dataset demo --train-shot 16 --seed 1" in run.err
+    assert not (world.root / "features").exists()
+
+
+def test_a_missing_dataset_is_said_before_any_work(world):
+    run = world.start("--dataset", "demo", "dtd").wait(check=1)
+    assert f"looked for at {world.root}/data/dtd" in run.err
+    assert "DATASETS.md" in run.err
+    assert not (world.root / "features").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--clip-encoder", "RN5O"], "no encoder is called 'RN5O'"),
+        (["--clip-encoder", "RN50", "RN101"], "--clip-weights is one file"),
+        (["--clip-weights", "nowhere.safetensors"], "nowhere.safetensors: there is no such file"),
+        (["--image-augmentation", "flip", "--image-views", "2"], "takes --image-views 1"),
+        (["--device", "cuda:77"], "--device cuda:77 cannot be used"),
+    ],
+)
+def test_mistakes_are_said(world, words, message):
+    assert message in world.start(*words).wait(check=1).err
+
+
+def test_prompts_that_are_too_long_are_said(world):
+    listing = world.root / "data" / "demo_v2" / "classnames.txt"
+    listing.write_text(listing.read_text().replace("dot", " ".join(["dot"] * 60)))
+    run = world.start("--dataset", "demo_v2").wait(check=0)
+    assert "warning: 1 prompts are too long for demo-RN and lose their end, such as 'a photo of a dot dot" in run.out

@@ -1,0 +1,59 @@
+"""Prompts: the table of PROTOCOL section 3, and how templates are filled."""
+
+import pytest
+
+from engine import datasets, templates
+
+IMAGENET = {
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+}
+PROTOCOL = {
+    "oxford_pets": {"a photo of a {}, a type of pet."},
+    "oxford_flowers": {"a photo of a {}, a type of flower."},
+    "fgvc_aircraft": {"a photo of a {}, a type of aircraft."},
+    "food101": {"a photo of {}, a type of food."},
+    "dtd": {"{} texture."},
+    "eurosat": {"a centered satellite photo of {}."},
+    "ucf101": {"a photo of a person doing {}."},
+    **{name: {"a photo of a {}."} for name in ("stanford_cars", "sun397", "caltech101", "demo", "demo_sketch")},
+    **dict.fromkeys(("imagenet", "imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"), IMAGENET),
+}
+
+
+@pytest.mark.parametrize("dataset", PROTOCOL)
+def test_hand_crafted_templates_are_the_protocols(dataset):
+    found = templates.templates("hand_crafted", dataset)
+    assert set(found) == PROTOCOL[dataset]
+    assert len(found) == len(PROTOCOL[dataset])
+
+
+def test_every_dataset_of_the_protocol_is_in_the_table():
+    assert set(datasets.names()) - set(templates.HAND_CRAFTED) == {name for name in datasets.names() if "demo" in name}
+
+
+@pytest.mark.parametrize("dataset", ["imagenet", "dtd", "demo"])
+def test_the_other_augmentations_are_the_same_everywhere(dataset):
+    assert templates.templates("classname", dataset) == ["{}"]
+    assert templates.templates("vanilla", dataset) == ["a photo of a {}."]
+
+
+def test_every_template_has_one_place_for_the_name():
+    for augmentation in templates.AUGMENTATIONS:
+        for dataset in datasets.names():
+            assert all(template.count("{}") == 1 for template in templates.templates(augmentation, dataset))
+
+
+def test_prompts_go_class_by_class_with_their_labels():
+    found = templates.prompts(["a {}.", "the {}!"], ["big_red_dog", "cat"])
+    assert found == (["a big red dog.", "the big red dog!", "a cat.", "the cat!"], [0, 0, 1, 1])
+
+
+def test_braces_in_class_names_are_only_letters():
+    names = ["a{}b", "{0}", "{name}", "100%", "\\1"]
+    assert templates.prompts(["a {}."], names)[0] == ["a a{}b.", "a {0}.", "a {name}.", "a 100%.", "a \\1."]

@@ -1,0 +1,109 @@
+"""Views of an image: bit-equal to torchvision's own transforms on PIL images, random crops that can be made again."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+from torchvision.transforms import functional as F
+
+from engine.transforms import open_rgb, render, training_views
+
+SIZE = 32
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+CLIP = transforms.Compose(
+    [
+        transforms.Resize(SIZE, interpolation=transforms.InterpolationMode.BICUBIC),
+        transforms.CenterCrop(SIZE),
+        transforms.ToTensor(),
+        transforms.Normalize(MEAN, STD),
+    ]
+)
+SIZES = {"square": (50, 50), "landscape": (77, 41), "portrait": (45, 90), "small": (20, 13), "exact": (32, 32)}
+
+
+def noise(width, height):
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def draw(image, view, seed="demo/train/0"):
+    return render(image, view, SIZE, MEAN, STD, seed)
+
+
+@pytest.fixture(params=["RGB", "L", "P", "RGBA", "LA", "1", "CMYK", "I;16", "P with transparency"])
+def mode_file(request, tmp_path):
+    """An image file of each mode that data sets hold."""
+    image = noise(60, 47)
+    if request.param == "CMYK":
+        image.convert("CMYK").save(tmp_path / "image.jpg")
+        return tmp_path / "image.jpg"
+    path = tmp_path / "image.png"
+    if request.param == "I;16":
+        values = np.random.default_rng(0).integers(0, 2**16, (47, 60), dtype=np.uint16)
+        Image.fromarray(values).save(path)
+    elif request.param == "P with transparency":
+        image.convert("P").save(path, transparency=3)
+    else:
+        image.convert(request.param).save(path)
+    return path
+
+
+def test_every_mode_equals_torchvision(mode_file):
+    with Image.open(mode_file) as image:
+        expected = CLIP(image.convert("RGB"))
+    found = draw(open_rgb(mode_file), "none")
+    assert found.dtype == torch.float32
+    assert found.shape == (3, SIZE, SIZE)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_every_shape_equals_torchvision(size):
+    image = noise(*size)
+    assert torch.equal(draw(image, "none"), CLIP(image))
+    assert torch.equal(draw(image, "flip"), CLIP(image).flip(-1))
+
+
+def test_a_file_that_is_no_image_raises(tmp_path):
+    noise(64, 64).save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:900])
+    (tmp_path / "empty.png").touch()
+    for name in ("cut.jpg", "empty.png"):
+        with pytest.raises(OSError, match=r"."):
+            open_rgb(tmp_path / name)
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_a_random_crop_is_a_crop_of_the_resized_image(size):
+    image = noise(*size)
+    resized = F.normalize(F.to_tensor(F.resize(image, SIZE, F.InterpolationMode.BICUBIC)), MEAN, STD)
+    windows = resized.unfold(1, SIZE, 1).unfold(2, SIZE, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
+    places = set()
+    for seed in range(20):
+        crop = draw(image, "randomcrop_0", f"{seed}")
+        same = [(window == crop).all() or (window.flip(-1) == crop).all() for window in windows]
+        assert sum(same) == 1
+        places.add(same.index(True))
+    assert (len(places) > 5) == (len(windows) > 1)
+
+
+def test_a_random_crop_depends_on_its_seed_alone():
+    image = noise(90, 50)
+    draws = [draw(image, "randomcrop_0", f"demo/train/{k}/randomcrop_0") for k in range(10)]
+    again = [draw(image, "randomcrop_7", f"demo/train/{k}/randomcrop_0") for k in range(10)]
+    assert all(torch.equal(*pair) for pair in zip(draws, again, strict=True))
+    assert len({crop.numpy().tobytes() for crop in draws}) > 5
+
+
+def test_half_of_the_random_crops_are_flipped():
+    image = Image.new("L", (SIZE, SIZE))
+    image.paste(255, (0, 0, SIZE // 2, SIZE))  # left half white; as large as the crop, which has one place then
+    image = image.convert("RGB")
+    flipped = sum(bool(draw(image, "randomcrop_0", f"{seed}")[0, 0, 0] < 0) for seed in range(200))
+    assert 75 < flipped < 125
+
+
+def test_training_views():
+    assert training_views("none", 0) == ["none"]
+    assert training_views("flip", 1) == ["none", "flip"]
+    assert training_views("randomcrop", 3) == ["none", "randomcrop_0", "randomcrop_1", "randomcrop_2"]
