@@ -45,7 +45,7 @@ def reference(job, max_iter, last_step):
 @pytest.mark.parametrize("cross_modal", [True, False])
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_training_follows_the_formulas(executor, cross_modal, make_problem):
-    # a low scale, as softmax - 1 of a sample that is right beyond doubt is rounding noise in float32, which Adam amplifies
+    # a low scale: softmax - 1 of a sample that is right beyond doubt is rounding noise, which Adam makes large
     problem = dataclasses.replace(make_problem(cross_modal=cross_modal), scale=10.0)
     jobs = [Job(problem, Hyperparameters(lr, decay, batch)) for lr, decay, batch in [(1e-3, 0.01, 8), (1e-4, 0.0, 16)]]
     for job, outcome in zip(jobs, EXECUTORS[executor](jobs, max_iter=301, progress=silent), strict=True):

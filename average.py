@@ -1,0 +1,35 @@
+"""Average tables of eval.py over datasets; several names are shown side by side, and --plot draws them.
+
+    python average.py --name all_RN50_linear_hand_crafted_flip_1_cross_modal_text_wiseft_False
+
+Writes average_results/<name>/shot_<s>.csv (each dataset, and their average) and summary.csv (the averages by shots).
+"""
+
+from pathlib import Path
+
+from engine import config
+from engine.results import tables
+
+
+def main() -> None:
+    args = config.parser(__doc__, "name", "eval_dir", "avg_dir", "plot", "title").parse_args()
+    summaries = []
+    for name in args.name:
+        table = tables.read_method(name, args.eval_dir)
+        folder = Path(args.avg_dir) / name
+        for shots, rows in tables.average(table).items():
+            tables.write_csv(rows, folder / f"shot_{shots}.csv")
+        summaries.append(tables.summary(table))
+        tables.write_csv(summaries[-1], folder / "summary.csv")
+        print(f"{folder}: {table['dataset'].nunique()} datasets, shots {', '.join(map(str, summaries[-1]['shots']))}")
+    print("\ntest accuracy (%) by training images per class")
+    print(tables.comparison(summaries).to_string(float_format="{:.2f}".format))
+    if args.plot:
+        from engine.results.plots import accuracy_against_shots  # matplotlib takes a second to import
+
+        accuracy_against_shots(summaries, args.title, Path(args.plot))
+        print(f"\nplot: {args.plot}")
+
+
+if __name__ == "__main__":
+    config.run(main)

@@ -1,0 +1,314 @@
+"""Every command-line argument of every script, declared once, and how a script starts and stops.
+
+A script asks for the arguments it wants by name:
+
+    parser = config.parser(__doc__, "dataset", "train_shot", "seed")
+    args = parser.parse_args()
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from engine import datasets, optimizer, templates
+from engine.clip import names
+from engine.config import default
+from engine.errors import UserError
+from engine.results.runs import MAX_VAL_SHOT, Cell
+
+SHOTS = [1, 2, 4, 8, 16]
+SEEDS = [1, 2, 3]
+"""The paper's shots and seeds (section 9 of its appendix)."""
+
+
+def boolean(text: str) -> bool:
+    """Read true/false, as in `--wise_ft False`: unlike argparse's `type=bool`, which takes every word for true."""
+    words = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")
+    return words[text.lower()]
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
+
+
+def _dataset(text: str) -> str:
+    """A dataset's name, or the names there are."""
+    if text not in datasets.names():
+        raise argparse.ArgumentTypeError(f"no dataset is called '{text}'; there are: {', '.join(datasets.names())}")
+    return text
+
+
+def _argument(*flags: str, **settings: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    return flags, settings
+
+
+_MANY = {"nargs": "+", "metavar": "X"}
+
+ARGUMENTS = {
+    # what to run on
+    "dataset": _argument(
+        "--dataset", type=_dataset, **_MANY, default=datasets.TARGETS, help="one dataset or several (all eleven)"
+    ),
+    "datasets": _argument(
+        "--datasets",
+        "--dataset",
+        dest="dataset",
+        type=_dataset,
+        **_MANY,
+        default=datasets.TARGETS,
+        help="datasets to tabulate (all eleven)",
+    ),
+    "train_shot": _argument(
+        "--train-shot", type=positive, **_MANY, default=SHOTS, help="training images per class (1 2 4 8 16)"
+    ),
+    "max_val_shot": _argument(
+        "--max-val-shot", type=positive, default=MAX_VAL_SHOT, help="validation images per class: min(shots, this) (4)"
+    ),
+    "seed": _argument("--seed", type=int, **_MANY, default=SEEDS, help="seeds of the few-shot split (1 2 3)"),
+    # the encoder
+    "clip_encoder": _argument(
+        "--clip-encoder",
+        **_MANY,
+        default=["RN50"],
+        help="RN50, RN101, ViT-B/32, ViT-B/16, ... (OpenAI's weights), an open_clip name with its pretrained tag"
+        " (ViT-B-16:datacomp_xl_s13b_b90k), demo-RN or demo-ViT (RN50)",
+    ),
+    "clip_weights": _argument(
+        "--clip-weights",
+        metavar="FILE",
+        help="local weights for --clip-encoder: .safetensors, .pt state dict or OpenAI archive",
+    ),
+    "image_layer_idx": _argument(
+        "--image-layer-idx",
+        type=int,
+        choices=[0],
+        default=0,
+        help="how many of the image encoder's last layers stay trainable (0)",
+    ),
+    "text_layer_idx": _argument(
+        "--text-layer-idx",
+        type=int,
+        choices=[0],
+        default=0,
+        help="how many of the text encoder's last layers stay trainable (0)",
+    ),
+    # its inputs
+    "text_augmentation": _argument(
+        "--text-augmentation",
+        choices=templates.AUGMENTATIONS,
+        default="hand_crafted",
+        help="the prompts (hand_crafted)",
+    ),
+    "image_augmentation": _argument(
+        "--image-augmentation",
+        choices=["none", "flip", "randomcrop"],
+        default="flip",
+        help="views of each training image beside the centre crop (flip)",
+    ),
+    "image_views": _argument(
+        "--image-views", type=int, help="number of those views: 0 with none, 1 with flip (0 with none, else 1)"
+    ),
+    # the classifier
+    "modality": _argument(
+        "--modality",
+        choices=["cross_modal", "uni_modal"],
+        default="cross_modal",
+        help="half of each batch prompts, or images alone (cross_modal)",
+    ),
+    "classifier_head": _argument("--classifier_head", choices=["linear"], default="linear", help="(linear)"),
+    "classifier_init": _argument(
+        "--classifier_init",
+        choices=["zeroshot", "random"],
+        default="zeroshot",
+        help="start from the mean prompt feature of each class, or at random (zeroshot). A uni-modal baseline takes"
+        " random: with zeroshot the text has already come in",
+    ),
+    "logit": _argument(
+        "--logit", type=float, default=4.60517, help="log of the scale of the logits: 4.60517 is 100 (4.60517)"
+    ),
+    "hyperparams": _argument(
+        "--hyperparams", choices=list(optimizer.GRIDS), default="linear", help="hyper-parameter grid (linear)"
+    ),
+    "mode": _argument(
+        "--mode", choices=list(optimizer.MODES), default="linear", help="the method to tabulate (linear)"
+    ),
+    "wise_ft": _argument(
+        "--wise_ft",
+        type=boolean,
+        default=False,
+        metavar="true|false",
+        help="WiSE-FT instead of the trained head (false)",
+    ),
+    # tables
+    "name": _argument(
+        "--name", nargs="+", metavar="NAME", required=True, help="tables that eval.py wrote, without .csv"
+    ),
+    "plot": _argument("--plot", metavar="FILE.png", help="draw accuracy against shots"),
+    "title": _argument("--title", default="", help="title of the plot"),
+    # how to run
+    "max_iter": _argument("--max-iter", type=positive, default=optimizer.MAX_ITER, help="training steps (12800)"),
+    "test": _argument(
+        "--test",
+        choices=["selected", "all"],
+        default="selected",
+        help="test the run that validation selects, or every run of the grid (selected)",
+    ),
+    "executor": _argument(
+        "--executor",
+        choices=["stacked", "sequential"],
+        default="stacked",
+        help="train all runs of a sweep at once, or one after another: the same results (stacked)",
+    ),
+    "device": _argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)"),
+    "test_batch_size": _argument("--test-batch-size", type=positive, default=32, help="images encoded at a time (32)"),
+    "num_workers": _argument("--num-workers", type=int, help="processes that decode images (8 at most; 0 on a CPU)"),
+    # where things lie
+    "data_dir": _argument("--data_dir", default=default.DATA_DIR, help=f"({default.DATA_DIR})"),
+    "indices_dir": _argument("--indices_dir", default=default.FEW_SHOT_DIR, help=f"({default.FEW_SHOT_DIR})"),
+    "feature_dir": _argument("--feature_dir", default=default.FEATURE_DIR, help=f"({default.FEATURE_DIR})"),
+    "result_dir": _argument("--result_dir", default=default.RESULT_DIR, help=f"({default.RESULT_DIR})"),
+    "eval_dir": _argument("--eval_dir", default=default.EVAL_DIR, help=f"({default.EVAL_DIR})"),
+    "avg_dir": _argument("--avg_dir", default=default.AVG_DIR, help=f"({default.AVG_DIR})"),
+}
+
+
+FEATURES = (
+    "dataset train_shot max_val_shot seed clip_encoder clip_weights image_layer_idx text_layer_idx text_augmentation"
+    " image_augmentation image_views test_batch_size num_workers device data_dir indices_dir feature_dir"
+).split()
+TRAIN = (
+    "modality classifier_head classifier_init logit hyperparams dataset train_shot max_val_shot seed clip_encoder"
+    " clip_weights image_layer_idx text_layer_idx text_augmentation image_augmentation image_views max_iter test"
+    " executor device indices_dir feature_dir result_dir"
+).split()
+EVAL = (
+    "mode modality classifier_init datasets train_shot max_val_shot seed clip_encoder clip_weights text_augmentation"
+    " image_augmentation image_views wise_ft max_iter result_dir eval_dir"
+).split()
+"""The arguments of scripts that other scripts name in the commands they tell the user to type."""
+
+
+def parser(description: str, *names: str) -> argparse.ArgumentParser:
+    """A parser with the arguments of these `names` (keys of `ARGUMENTS`); `description` is a script's docstring."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in names:
+        flags, settings = ARGUMENTS[name]
+        made.add_argument(*flags, **settings)
+    return made
+
+
+def image_views(args: argparse.Namespace) -> int:
+    """`--image-views` made whole: 0 with `none`, 1 with `flip`, at least 1 with `randomcrop`.
+
+    Raises UserError for a number that its augmentation cannot have.
+    """
+    augmentation, views = args.image_augmentation, args.image_views
+    if views is None:
+        return 0 if augmentation == "none" else 1
+    allowed = {"none": views == 0, "flip": views == 1, "randomcrop": views >= 1}
+    if not allowed[augmentation]:
+        needed = {"none": "0", "flip": "1 (a second flip is the first again)", "randomcrop": "1 or more"}[augmentation]
+        raise UserError(f"--image-augmentation {augmentation} takes --image-views {needed}, not {views}")
+    return views
+
+
+def check_encoders(args: argparse.Namespace) -> None:
+    """Raise UserError for local weights that would have to serve several encoders."""
+    if args.clip_weights and len(args.clip_encoder) > 1:
+        raise UserError(f"--clip-weights is one file, and --clip-encoder names {len(args.clip_encoder)} encoders")
+
+
+def device(args: argparse.Namespace) -> str:
+    """`--device`, where `auto` is cuda if there is one, else cpu. Raises UserError for a device that is not there."""
+    import torch  # seconds to import, which --help and few_shot_split.py need not wait for
+
+    if args.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {args.device} cannot be used: {str(error).splitlines()[0]}") from error
+    return args.device
+
+
+def workers(args: argparse.Namespace, device: str) -> int:
+    """`--num-workers`; by default one per core, 8 at most, and none where the CPU encodes: that is what takes long."""
+    if args.num_workers is None:
+        return 0 if device == "cpu" else min(8, os.cpu_count() or 1)
+    return args.num_workers
+
+
+def apply_mode(args: argparse.Namespace) -> None:
+    """Set what `--mode` fixes, under the names that train.py's arguments have. The text encoder stays whole."""
+    mode = optimizer.MODES[args.mode]
+    args.classifier_head, args.image_layer_idx, args.hyperparams, args.logit = mode
+    args.text_layer_idx = 0
+
+
+def cells(args: argparse.Namespace) -> list[Cell]:
+    """The cells that arguments of train.py mean: all combinations of encoders, datasets, shots and seeds."""
+    views = image_views(args)
+    return [
+        Cell(
+            dataset=dataset,
+            shots=shots,
+            seed=seed,
+            encoder=names.folder(encoder, args.clip_weights),
+            image_layer=args.image_layer_idx,
+            text_layer=args.text_layer_idx,
+            text_augmentation=args.text_augmentation,
+            image_augmentation=args.image_augmentation,
+            image_views=views,
+            modality=args.modality,
+            head=args.classifier_head,
+            init=args.classifier_init,
+            logit=args.logit,
+            max_iter=args.max_iter,
+            max_val_shot=args.max_val_shot,
+        )
+        for encoder in args.clip_encoder
+        for dataset in args.dataset
+        for shots in args.train_shot
+        for seed in args.seed
+    ]
+
+
+def command(script: str, arguments: list[str], args: argparse.Namespace, **changes: Any) -> str:
+    """The command line that runs `script`, which takes `arguments`, as `args` say, with `changes` to their values.
+
+    Arguments at their default are left out, but for those that say what to run on.
+    """
+    values = vars(args) | changes
+    words = ["python", script]
+    for name in arguments:
+        flags, settings = ARGUMENTS[name]
+        value = values.get(settings.get("dest", name), settings.get("default"))
+        if value != settings.get("default") or (name in ("dataset", "train_shot", "seed", "clip_encoder") and value):
+            words += [flags[0], *map(str, value if isinstance(value, list) else [value])]
+    return shlex.join(words)
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a script's `main` and exit: 0 or what it returns, 1 after a UserError (printed), 130 after Ctrl-C."""
+    try:
+        sys.exit(main() or 0)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(_interrupted())
+
+
+def _interrupted() -> int:
+    print("\ninterrupted: what is complete is kept; the same command goes on from there", file=sys.stderr)
+    return 130

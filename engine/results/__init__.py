@@ -1,0 +1,1 @@
+"""What runs are, what they leave on disk, and the tables and plots made from that alone."""

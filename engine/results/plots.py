@@ -1,0 +1,31 @@
+"""Accuracy against shots, as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from engine.files import write_atomically
+
+STYLES = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P")]
+"""Okabe and Ito's colours, which colour-blind readers tell apart, each with a marker for print without colour."""
+
+
+def accuracy_against_shots(summaries: list[pd.DataFrame], title: str, path: Path) -> None:
+    """Plot methods' mean accuracy (percent) by shots, a band of one standard deviation, the zero-shot line; a PNG."""
+    figure = Figure(figsize=(5.6, 4.0), layout="constrained")
+    axes = figure.subplots()
+    shots = sorted({int(s) for summary in summaries for s in summary["shots"]})
+    axes.plot(shots, [summaries[0]["zeroshot"].iloc[0]] * len(shots), "--", color="0.35", label="zero-shot")
+    for summary, (colour, marker) in zip(summaries, STYLES * len(summaries), strict=False):
+        mean, std = summary["mean"], summary["std"]
+        axes.plot(summary["shots"], mean, color=colour, marker=marker, label=summary["method"].iloc[0])
+        axes.fill_between(summary["shots"], mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(shots, [str(s) for s in shots])
+    axes.set(xlabel="training images per class", ylabel="test accuracy (%)", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150, format="png"))

@@ -1,0 +1,141 @@
+"""Runs as values, and their records on disk.
+
+    experiments/<dataset>-shot_<s>-seed_<k>/<features>/<modality>-<head>_<init>/<logit>/<hyperparameters>/record.json
+
+A *cell* (dataset, shots, seed, method) is one grid of hyper-parameters; a run is one point of it. A record is written
+last and atomically: it exists if and only if its run is complete.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engine.errors import UserError
+from engine.files import write_json
+from engine.optimizer import MAX_ITER, Hyperparameters
+
+MAX_VAL_SHOT = 4
+"""CoOp's protocol validates on min(shots, 4) images per class."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Everything that determines a grid of runs, but its points. `encoder` is the encoder's folder name."""
+
+    dataset: str
+    shots: int
+    seed: int
+    encoder: str
+    image_layer: int
+    text_layer: int
+    text_augmentation: str
+    image_augmentation: str
+    image_views: int
+    modality: str
+    head: str
+    init: str
+    logit: float
+    max_iter: int = MAX_ITER
+    max_val_shot: int = MAX_VAL_SHOT
+
+    def folder(self, result_dir: str | Path) -> Path:
+        """Where the runs of this cell lie under `result_dir`."""
+        shots = f"{self.dataset}-shot_{self.shots}-seed_{self.seed}"
+        if self.max_val_shot != MAX_VAL_SHOT:
+            shots += f"-val_{self.max_val_shot}"
+        features = (
+            f"{self.encoder}-image_{self.image_layer}-text_{self.text_layer}"
+            f"-{self.text_augmentation}-{self.image_augmentation}_{self.image_views}"
+        )
+        logit = f"logit_{self.logit}" + (f"-iter_{self.max_iter}" if self.max_iter != MAX_ITER else "")
+        return Path(result_dir) / shots / features / f"{self.modality}-{self.head}_{self.init}" / logit
+
+    def __str__(self) -> str:
+        return f"{self.dataset} {self.shots}-shot seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracies, 0 to 1, of one classifier; `test` is None until it is tested."""
+
+    val: float
+    test: float | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """A complete run.
+
+    `inputs` are the digests of what it was trained on: the encoder's weights, lists of images, prompts, split. `grid`
+    are the valid points of its cell, in order. `trained` is the classifier of the first best `step`; `wiseft` the same
+    after WiSE-FT, `zeroshot` the one it went back to. `seconds` is the run's share of its stack's time.
+    """
+
+    cell: Cell
+    hyperparameters: Hyperparameters
+    inputs: dict[str, str]
+    grid: list[Hyperparameters]
+    step: int
+    trained: Accuracy
+    wiseft: Accuracy
+    zeroshot: Accuracy
+    seconds: float = field(compare=False)
+    versions: dict[str, str] = field(compare=False)
+
+    @property
+    def tested(self) -> bool:
+        return self.trained.test is not None
+
+
+def record_path(cell: Cell, hyperparameters: Hyperparameters, result_dir: str | Path) -> Path:
+    """Where the record of a run lies."""
+    lr, weight_decay, batch_size = hyperparameters
+    return cell.folder(result_dir) / f"lr_{lr:g}-wd_{weight_decay:g}-bs_{batch_size}" / "record.json"
+
+
+def write_record(record: Record, result_dir: str | Path) -> None:
+    """Write a record, atomically."""
+    write_json(record_path(record.cell, record.hyperparameters, result_dir), asdict(record))
+
+
+def read_record(path: Path) -> Record:
+    """Read a record. Raises UserError for a file that is not one."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content["cell"] = Cell(**content["cell"])
+        content["hyperparameters"] = Hyperparameters(*content["hyperparameters"])
+        content["grid"] = [Hyperparameters(*point) for point in content["grid"]]
+        for classifier in ("trained", "wiseft", "zeroshot"):
+            content[classifier] = Accuracy(**content[classifier])
+        return Record(**content)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} is not a run's record ({error}); remove it and train again") from error
+
+
+def read_cell(cell: Cell, result_dir: str | Path) -> dict[Hyperparameters, Record]:
+    """The complete runs of a cell. Raises UserError for a record that cannot be read or belongs to another cell."""
+    records = {}
+    for path in sorted(cell.folder(result_dir).glob("*/record.json")):
+        record = read_record(path)
+        if record.cell != cell:
+            raise UserError(f"{path} says it is {record.cell}, and it lies in the folder of {cell}; remove it")
+        records[record.hyperparameters] = record
+    return records
+
+
+def select(grid: list[Hyperparameters], val_accuracy: dict[Hyperparameters, float]) -> Hyperparameters:
+    """The point with the highest validation accuracy, the first in the grid's order (lr, weight decay, batch size)."""
+    return max(grid, key=lambda point: val_accuracy[point])
+
+
+def selected(records: dict[Hyperparameters, Record]) -> Record | None:
+    """The run that validation selects among those of a cell; None while the grid is incomplete."""
+    if not records:
+        return None
+    grid = next(iter(records.values())).grid
+    if set(grid) - records.keys():
+        return None
+    return records[select(grid, {point: record.trained.val for point, record in records.items()})]

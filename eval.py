@@ -1,0 +1,57 @@
+"""Tabulate a method: mean and deviation over seeds of the runs that few-shot validation selects.
+
+    python eval.py --mode linear --modality cross_modal --classifier_init zeroshot --clip-encoder RN50 \\
+        --text-augmentation hand_crafted --image-augmentation flip --image-views 1
+
+Writes results/all_<encoder>_<mode>_<text>_<image>_<views>_<modality>_<init>_wiseft_<True|False>.csv. Test accuracy
+chooses nothing. When runs are missing they are listed with the commands that make them, and the exit status is 1.
+"""
+
+import argparse
+from pathlib import Path
+
+from engine import config
+from engine.errors import UserError
+from engine.results import tables
+from engine.results.runs import Cell
+
+
+def main() -> None:
+    args = config.parser(__doc__, *config.EVAL).parse_args()
+    config.check_encoders(args)
+    config.apply_mode(args)
+    for encoder in args.clip_encoder:
+        args.clip_encoder = [encoder]
+        cells = config.cells(args)
+        runs, missing = tables.selected_runs(cells, args.result_dir)
+        if missing:
+            raise UserError(missing_runs(args, missing))
+        label = tables.method_label(cells[0], args.mode, args.wise_ft)
+        table = tables.method_table(runs, label, args.wise_ft)
+        path = Path(args.eval_dir) / f"{tables.method_name(cells[0], args.mode, args.wise_ft)}.csv"
+        tables.write_csv(table, path)
+        shown = table.assign(accuracy=[f"{m:.2f} ± {s:.2f}" for m, s in zip(table["mean"], table["std"], strict=True)])
+        print(f"{label}, {encoder}: test accuracy (%), mean ± standard deviation over seeds")
+        print(
+            shown.pivot(index="dataset", columns="shots", values="accuracy")
+            .reindex(table["dataset"].unique())
+            .to_string()
+        )
+        print(path)
+
+
+def missing_runs(args: argparse.Namespace, missing: list[Cell]) -> str:
+    """What is missing, and a command per dataset that makes it."""
+    lines = [f"{len(missing)} cells have no complete, tested grid under {args.result_dir}:"]
+    lines += [f"  {cell}" for cell in missing[:20]] + ["  ..."] * (len(missing) > 20)
+    lines.append("make them with")
+    for dataset in dict.fromkeys(cell.dataset for cell in missing):
+        shots = sorted({cell.shots for cell in missing if cell.dataset == dataset})
+        seeds = sorted({cell.seed for cell in missing if cell.dataset == dataset})
+        changes = {"dataset": [dataset], "train_shot": shots, "seed": seeds}
+        lines.append("  " + config.command("train.py", config.TRAIN, args, **changes))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    config.run(main)

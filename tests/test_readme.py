@@ -1,0 +1,42 @@
+"""What README.md shows must work as it stands."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.clip.names import DEMO
+from stores import store_of_random_features
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^python (\w+\.py .*)$", README, re.MULTILINE)
+
+
+def test_there_are_commands_for_each_step():
+    scripts = {command.split()[0] for command in COMMANDS}
+    assert scripts == {"few_shot_split.py", "features.py", "train.py", "eval.py", "average.py"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_are_understood(command, script, tmp_path):
+    """In an empty folder only splits can be made; everything else must say what is missing, and not misread a word."""
+    name, *words = shlex.split(command)
+    done = script(name, *words, cwd=tmp_path, check=0 if name == "few_shot_split.py" else 1)
+    assert done.returncode == 0 or done.stderr.startswith("error: ")
+
+
+def test_the_method_in_fifteen_lines(tmp_path):
+    """The block runs on a feature store and ends above its zero-shot accuracy."""
+    store_of_random_features(tmp_path, classes=20)
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert DEMO[0] in block
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n" + block.replace(DEMO[0], "fake")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    accuracy = {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in done.stdout.splitlines()}
+    assert accuracy["trained"] >= accuracy["zero-shot"] > 0.3
+    assert accuracy["WiSE-FT"] > 0.3

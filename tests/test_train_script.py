@@ -1,0 +1,299 @@
+"""train.py, eval.py and average.py through the shell, on a feature store of random features."""
+
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy
+import pandas as pd
+import pytest
+
+from engine.features.store import Bank, Source, write_shard
+from engine.results.runs import read_record
+from stores import store_of_random_features, stored_features
+
+ROOT = Path(__file__).parents[1]
+INPUTS = "--clip-encoder fake --train-shot 1 2 --seed 1 2 --max-iter 220".split()
+SWEEP = ["--dataset", "demo", *INPUTS]
+UNI = "--modality uni_modal --classifier_init random".split()
+NAME = "all_fake_linear_hand_crafted_flip_1_{}_wiseft_{}_iter_220"
+CROSS_TABLE, UNI_TABLE = NAME.format("cross_modal_text", False), NAME.format("uni_modal_random", False)
+
+
+@pytest.fixture(scope="session")
+def fresh_store(tmp_path_factory):
+    """Features of 20 classes, made once."""
+    root = tmp_path_factory.mktemp("fresh")
+    store_of_random_features(root, classes=20)
+    return root
+
+
+@pytest.fixture(scope="session")
+def swept_store(tmp_path_factory, fresh_store, script):
+    """The same with the cross-modal sweep trained, once."""
+    root = tmp_path_factory.mktemp("swept") / "world"
+    shutil.copytree(fresh_store, root)
+    done = train(script, open_world(root))
+    assert "4 cells, 48 runs, 48 to train on cpu" in done.stdout
+    return root
+
+
+def open_world(root):
+    """A store with eval.py's directories as `.eval`."""
+    world = stored_features(root)
+    world.eval = ["--result_dir", root / "experiments", "--eval_dir", root / "results"]
+    return world
+
+
+@pytest.fixture
+def world(tmp_path, fresh_store):
+    """Features, and nothing trained."""
+    return open_world(shutil.copytree(fresh_store, tmp_path / "world"))
+
+
+@pytest.fixture
+def swept(tmp_path, swept_store):
+    """Features with a complete cross-modal sweep."""
+    return open_world(shutil.copytree(swept_store, tmp_path / "swept"))
+
+
+def records(world, folder="experiments"):
+    paths = sorted((world.root / folder).rglob("record.json"))
+    return {str(path.relative_to(world.root / folder)): read_record(path) for path in paths}
+
+
+def train(script, world, *words, check=0):
+    return script("train.py", *SWEEP, *world.flags, *words, check=check)
+
+
+def test_a_sweep_leaves_a_record_per_run_and_tests_the_selected_alone(swept):
+    found = records(swept)
+    assert len(found) == 48
+    path = (
+        "demo-shot_1-seed_1/fake-image_0-text_0-hand_crafted-flip_1/cross_modal-linear_zeroshot/"
+        "logit_4.60517-iter_220/lr_0.001-wd_0.01-bs_8/record.json"
+    )
+    assert path in found
+    for cell in {record.cell for record in found.values()}:
+        runs = [record for record in found.values() if record.cell == cell]
+        tested = [record for record in runs if record.tested]
+        assert len(tested) == 1
+        best = max(record.trained.val for record in runs)
+        first = next(point for point in runs[0].grid if _run(runs, point).trained.val == best)
+        assert tested[0].hyperparameters == first
+        assert tested[0].wiseft.test is not None
+        assert tested[0].zeroshot.test is not None
+
+
+def _run(runs, point):
+    (run,) = [record for record in runs if record.hyperparameters == point]
+    return run
+
+
+def test_a_second_run_trains_nothing(script, swept):
+    stamps = {path: path.stat().st_mtime_ns for path in swept.root.rglob("record.json")}
+    assert "48 runs, 0 to train" in train(script, swept).stdout
+    assert stamps == {path: path.stat().st_mtime_ns for path in swept.root.rglob("record.json")}
+
+
+def test_executors_leave_the_same_records(script, world):
+    train(script, world, *UNI)
+    stacked = records(world)
+    shutil.rmtree(world.root / "experiments")
+    train(script, world, *UNI, "--executor", "sequential")
+    assert records(world) == stacked
+
+
+def test_all_runs_are_tested_when_asked_and_missing_ones_trained_again(script, world):
+    train(script, world, "--train-shot", "1", "--seed", "1")
+    selected = records(world)
+    train(script, world, "--train-shot", "1", "--seed", "1", "--test", "all")
+    tested = records(world)
+    assert len(tested) == 12
+    assert all(record.tested for record in tested.values())
+    for path, record in selected.items():
+        assert record.trained.val == tested[path].trained.val
+        assert record.step == tested[path].step
+        if record.tested:
+            assert record == tested[path]
+
+
+def evaluate(script, world, *words, check=0):
+    return script("eval.py", "--datasets", "demo", *INPUTS, *world.eval, *words, check=check)
+
+
+def test_tables_follow_from_the_records(script, swept):
+    train(script, swept, *UNI)
+    for words in ([], UNI, ["--wise_ft", "True"]):
+        evaluate(script, swept, *words)
+    table = pd.read_csv(swept.root / "results" / f"{CROSS_TABLE}.csv")
+    assert table["shots"].tolist() == [1, 2]
+    runs = [record for record in records(swept).values() if record.tested and record.cell.modality == "cross_modal"]
+    for row in table.itertuples():
+        accuracies = [100 * run.trained.test for run in runs if run.cell.shots == row.shots]
+        assert row.mean == pytest.approx(numpy.mean(accuracies), abs=1e-4)
+        assert row.std == pytest.approx(numpy.std(accuracies), abs=1e-4)  # of the population
+    ensemble = pd.read_csv(swept.root / "results" / f"{NAME.format('cross_modal_text', True)}.csv")
+    expected = [100 * run.wiseft.test for run in runs if run.cell.shots == 1]
+    assert ensemble["mean"][0] == pytest.approx(numpy.mean(expected), abs=1e-4)
+
+    tables = ["--eval_dir", swept.root / "results", "--avg_dir", swept.root / "average"]
+    plot = swept.root / "plot.png"
+    done = script("average.py", "--name", UNI_TABLE, CROSS_TABLE, *tables, "--plot", plot, check=0)
+    assert "uni-modal linear" in done.stdout
+    assert "zero-shot" in done.stdout
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    shots = pd.read_csv(swept.root / "average" / CROSS_TABLE / "shot_1.csv")
+    assert shots["dataset"].tolist() == ["demo", "average"]
+    assert shots["mean"].tolist() == [table["mean"][0]] * 2
+    assert pd.read_csv(swept.root / "average" / CROSS_TABLE / "summary.csv")["datasets"].tolist() == [1, 1]
+
+
+def test_missing_runs_are_listed_with_the_command_that_makes_them(script, world):
+    train(script, world, "--seed", "1")
+    done = evaluate(script, world, check=1)
+    assert "demo 1-shot seed 2" in done.stderr
+    assert "demo 1-shot seed 1" not in done.stderr
+    command = next(line for line in done.stderr.splitlines() if "python train.py" in line).split()
+    assert command[:2] == ["python", "train.py"]
+    script(*command[1:], *world.flags[:4], check=0)  # --result_dir is in the command; the user's other folders are not
+    evaluate(script, world)
+    assert not list((world.root / "results").glob(".*")), "temporary files were left behind"
+
+
+def test_missing_features_name_the_command_that_makes_them(script, world):
+    shutil.rmtree(world.place.bank("train", 0, "flip"))
+    done = train(script, world, check=1)
+    assert "train-layer_0/flip" in done.stderr
+    assert "python features.py --dataset demo --train-shot 1 2 --seed 1 2 --clip-encoder fake" in done.stderr
+
+
+def test_features_of_two_encoders_are_refused_with_both_names(script, world):
+    folder = world.place.bank("test", 0, "none")
+    bank = Bank(folder)
+    features, labels = bank.read()
+    shutil.rmtree(folder)
+    other = Source("other", "another digest", bank.source.list_digest, bank.source.length)
+    write_shard(folder, other, list(range(len(labels))), labels, features)
+    done = train(script, world, check=1)
+    assert "other (another dige" in done.stderr
+    assert "fake (digest of w" in done.stderr
+
+
+def test_records_on_other_features_are_not_mixed_in(script, swept):
+    (swept.root / "indices/demo/shot_1-seed_1.json").unlink()
+    split = swept.root / "indices/demo/shot_1-seed_2.json"
+    shutil.copy(split, swept.root / "indices/demo/shot_1-seed_1.json")
+    done = train(script, swept, check=1)
+    assert "another split" in done.stderr
+    assert "split: " in done.stderr
+
+
+def test_batch_sizes_that_are_too_large_leave_the_grid(script, world):
+    """1 shot of 20 classes without flips gives 20 images, which admit 8 and not 32; 2 shots give 40: both."""
+    done = script("train.py", *SWEEP, *world.flags, *UNI, "--image-augmentation", "none", check=0)
+    assert "36 runs" in done.stdout
+
+
+def test_no_valid_batch_size_is_an_error(script, tmp_path):
+    """Four classes have four prompts, which is not more than the share of texts in the smallest batch."""
+    world = store_of_random_features(tmp_path, classes=4)
+    done = train(script, world, check=1)
+    assert "demo 1-shot seed 1: 8 and 4 training samples are too few" in done.stderr
+
+
+def test_garbage_in_a_record_is_named(script, swept):
+    path = next((swept.root / "experiments").rglob("record.json"))
+    path.write_text("{")
+    done = evaluate(script, swept, check=1)
+    assert str(path) in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--dataset", "dtdd"], "no dataset is called 'dtdd'"),
+        (["--image-augmentation", "flip", "--image-views", "2"], "takes --image-views 1"),
+        (["--clip-weights", "a.pt", "--clip-encoder", "RN50", "RN101"], "names 2 encoders"),
+        (["--device", "cuda:7"], "--device cuda:7 cannot be used"),
+        (["--modality", "both"], "'cross_modal', 'uni_modal'"),
+    ],
+)
+def test_wrong_arguments_say_what_is_right(script, words, said):
+    done = script("train.py", *words)
+    assert done.returncode != 0
+    assert said in done.stderr.replace("(choose from cross_modal, uni_modal)", "'cross_modal', 'uni_modal'")
+
+
+def start(world):
+    command = [sys.executable, "train.py", *SWEEP, *map(str, world.flags)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def table_bytes(script, world):
+    evaluate(script, world)
+    return (world.root / "results" / f"{CROSS_TABLE}.csv").read_bytes()
+
+
+def test_killing_at_any_moment_gives_the_same_table(script, swept):
+    """SIGKILL after some of the records are written, several times over, then once to the end."""
+    expected, uninterrupted = table_bytes(script, swept), records(swept)
+    shutil.rmtree(swept.root / "experiments")
+    draw, survived = random.Random(1), 0
+    for _ in range(3):
+        process, wanted = start(swept), survived + draw.randint(1, 14)
+        while process.poll() is None and len(records_written(swept)) < wanted:
+            time.sleep(0.001)
+        process.kill()
+        process.wait()
+        survived = len(records_written(swept))
+    assert survived < 48, "the sweep was over before it could be killed"
+    train(script, swept)
+    assert table_bytes(script, swept) == expected
+    assert records(swept) == uninterrupted
+
+
+def records_written(world):
+    return list((world.root / "experiments").rglob("record.json"))
+
+
+def test_a_sweep_killed_before_its_test_tests_the_selected_run(script, swept):
+    """Records of a cell without the selected run's test: what a kill between two records leaves."""
+    expected = records(swept)
+    for path, record in expected.items():
+        if record.tested:
+            lacking = (swept.root / "experiments" / path).read_text()
+            lacking = lacking.replace(f'"test": {record.trained.test}', '"test": null')
+            (swept.root / "experiments" / path).write_text(lacking)
+    assert "4 to train" in train(script, swept).stdout
+    assert records(swept) == expected
+
+
+def test_two_processes_fill_one_sweep(script, swept):
+    expected = records(swept)
+    shutil.rmtree(swept.root / "experiments")
+    processes = [start(swept), start(swept)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    assert records(swept) == expected
+
+
+def test_ctrl_c_exits_with_130_and_the_next_run_goes_on(script, world):
+    import signal
+
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *SWEEP, *map(str, world.flags), "--max-iter", "2000000"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert "to train" in process.stdout.readline()
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted" in stderr
+    assert "Traceback" not in stderr

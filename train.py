@@ -1,0 +1,72 @@
+"""Train classifiers over a grid of hyper-parameters, select by few-shot validation accuracy, test the selected one.
+
+    python train.py --modality cross_modal --classifier_head linear --classifier_init zeroshot --logit 4.60517 \\
+        --hyperparams linear --dataset imagenet --train-shot 16 --seed 1 --clip-encoder RN50 --image-layer-idx 0 \\
+        --text-augmentation hand_crafted --image-augmentation flip --image-views 1
+
+Several datasets, shots, seeds and encoders mean all combinations, trained at once where their shapes agree. Each run
+leaves a record; complete runs are skipped, so a killed sweep goes on where it stopped. Needs what features.py made.
+"""
+
+import argparse
+
+from tqdm import tqdm
+
+from engine import config
+from engine.clip import names
+from engine.errors import UserError
+from engine.results.runs import Cell, selected
+
+
+def main() -> None:
+    args = config.parser(__doc__, *config.TRAIN).parse_args()
+    config.check_encoders(args)
+    cells = config.cells(args)
+    # the slow imports (torch) come after the arguments are known to make sense
+    from engine.sweep import sweep
+
+    options = sweep.Options(args.result_dir, args.executor, args.test == "all", config.device(args))
+    for data in load_features(args, cells, options.device):
+        grids = [sweep.Grid(cell, args.hyperparams, data, options) for cell in data.cells]
+        runs = sum(len(grid.points) for grid in grids)
+        missing = sum(len(grid.to_train()) for grid in grids)
+        title = f"{data.cells[0].encoder} {data.cells[0].dataset}"
+        print(f"{title}: {len(grids)} cells, {runs} runs, {missing} to train on {options.device}", flush=True)
+        with tqdm(total=missing * args.max_iter, unit="step", unit_scale=True, disable=not missing) as bar:
+            for grid in sweep.run(grids, options, bar.update):
+                bar.write(summary(grid))
+
+
+def load_features(args: argparse.Namespace, cells: list[Cell], device: str) -> list:
+    """The cached features of each encoder and dataset; when some are missing, one error says how to make them all."""
+    from engine.features.store import MissingFeatures
+    from engine.sweep.data import DatasetFeatures
+
+    loaded, missing = [], []
+    for encoder in args.clip_encoder:
+        for dataset in args.dataset:
+            place = (names.folder(encoder, args.clip_weights), dataset)
+            own = [cell for cell in cells if (cell.encoder, cell.dataset) == place]
+            try:
+                loaded.append(DatasetFeatures(own, args.feature_dir, args.indices_dir, device))
+            except MissingFeatures as error:
+                make = config.command("features.py", config.FEATURES, args, dataset=[dataset], clip_encoder=[encoder])
+                missing.append(f"{error}; make them with\n  {make}")
+    if missing:
+        raise UserError("\n".join(missing))
+    return loaded
+
+
+def summary(grid) -> str:
+    """One line about a complete cell."""
+    best = selected(grid.records)
+    lr, weight_decay, batch_size = best.hyperparameters
+    return (
+        f"{grid.cell}: val {best.trained.val:6.1%}  test {best.trained.test:6.1%}  WiSE-FT {best.wiseft.test:6.1%}"
+        f"  zero-shot {best.zeroshot.test:6.1%}   (lr {lr:g}, weight decay {weight_decay:g}, batch {batch_size},"
+        f" step {best.step})"
+    )
+
+
+if __name__ == "__main__":
+    config.run(main)
