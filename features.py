@@ -14,7 +14,7 @@ from tqdm import tqdm
 from engine import config, datasets, templates
 from engine.clip import names
 from engine.datasets import few_shot
-from engine.transforms import training_views
+from engine.features.views import training_views
 
 Rows = list[tuple[str, str, list[int]]]  # part, view and positions of images
 

@@ -1,6 +1,6 @@
 """From an image file to the encoder's input (section 3 of the protocol), bit-equal to PIL and torchvision.
 
-A *view* is one deterministic rendering of an image: `none` (centre crop), `flip`, `randomcrop_0`, `randomcrop_1`, ...
+`engine.features.views` names the views that an image is rendered in.
 """
 
 from __future__ import annotations
@@ -12,12 +12,6 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
-
-
-def training_views(augmentation: str, views: int) -> list[str]:
-    """The views that training images have: the centre crop, then those that `--image-augmentation` adds."""
-    added = {"none": [], "flip": ["flip"], "randomcrop": [f"randomcrop_{k}" for k in range(views)]}
-    return ["none", *added[augmentation]]
 
 
 def open_rgb(path: Path) -> Image.Image:

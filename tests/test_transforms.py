@@ -7,7 +7,8 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import functional as F
 
-from engine.transforms import open_rgb, render, training_views
+from engine.features.views import training_views
+from engine.transforms import open_rgb, render
 
 SIZE = 32
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

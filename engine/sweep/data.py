@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from engine.datasets.few_shot import load_split
 from engine.errors import UserError
 from engine.features.store import Bank, Place, read_texts
+from engine.features.views import training_views
 from engine.model import random_weight, zeroshot_weight
 from engine.results.runs import Cell
 from engine.training.batches import generator
 from engine.training.problem import Problem, Samples
-from engine.transforms import training_views
 
 
 class DatasetFeatures:
