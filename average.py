@@ -13,21 +13,22 @@ from engine.results import tables
 
 def main() -> None:
     args = config.parser(__doc__, "name", "eval_dir", "avg_dir", "plot", "title").parse_args()
-    summaries = []
+    summaries = {}
     for name in args.name:
         table = tables.read_method(name, args.eval_dir)
         folder = Path(args.avg_dir) / name
         for shots, rows in tables.average(table).items():
             tables.write_csv(rows, folder / f"shot_{shots}.csv")
-        summaries.append(tables.summary(table))
-        tables.write_csv(summaries[-1], folder / "summary.csv")
-        print(f"{folder}: {table['dataset'].nunique()} datasets, shots {', '.join(map(str, summaries[-1]['shots']))}")
+        summaries[name] = tables.summary(table)
+        tables.write_csv(summaries[name], folder / "summary.csv")
+        print(f"{folder}: average of {', '.join(table['dataset'].unique())}")
+    methods = tables.labelled(summaries)
     print("\ntest accuracy (%) by training images per class")
-    print(tables.comparison(summaries).to_string(float_format="{:.2f}".format))
+    print(tables.comparison(methods).to_string(float_format="{:.2f}".format))
     if args.plot:
         from engine.results.plots import accuracy_against_shots  # matplotlib takes a second to import
 
-        accuracy_against_shots(summaries, args.title, Path(args.plot))
+        accuracy_against_shots(methods, args.title, Path(args.plot))
         print(f"\nplot: {args.plot}")
 
 

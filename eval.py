@@ -26,6 +26,7 @@ def main() -> None:
         runs, missing = tables.selected_runs(cells, args.result_dir)
         if missing:
             raise UserError(missing_runs(args, missing))
+        tables.check_inputs(runs)
         label = tables.method_label(cells[0], args.mode, args.wise_ft)
         table = tables.method_table(runs, label, args.wise_ft)
         path = Path(args.eval_dir) / f"{tables.method_name(cells[0], args.mode, args.wise_ft)}.csv"

@@ -14,9 +14,7 @@ from tqdm import tqdm
 from engine import config, datasets, templates
 from engine.clip import names
 from engine.datasets import few_shot
-from engine.features.views import training_views
-
-Rows = list[tuple[str, str, list[int]]]  # part, view and positions of images
+from engine.features.views import Rows, training_views, wanted_rows
 
 
 def main() -> None:
@@ -36,24 +34,19 @@ def main() -> None:
         encoder = load_encoder(name, args.clip_weights, device)
         for benchmark, parts in zip(benchmarks, wanted, strict=True):
             corrupt += extract_dataset(args, encoder, benchmark, parts, device)
+        del encoder  # before the next one is loaded
     if corrupt:
         raise CorruptImages(corrupt)
 
 
 def rows(args: argparse.Namespace, benchmark: datasets.Benchmark, views: list[str]) -> Rows:
-    """The images of a dataset that training on the asked-for splits and testing need."""
-    test = ("test", "none", list(range(len(benchmark.test))))
+    """The images of a dataset that the asked-for splits need, which must fit the installed dataset."""
     if not benchmark.train:
-        return [test]
-    splits = [
-        few_shot.load_split(args.indices_dir, benchmark.name, shots, seed, args.max_val_shot)
-        for shots in args.train_shot
-        for seed in args.seed
-    ]
+        return wanted_rows(benchmark, [], views)
+    splits = few_shot.load_splits(args.indices_dir, benchmark.name, args.train_shot, args.seed, args.max_val_shot)
     for split in splits:
         few_shot.check(split, benchmark)
-    train, val = [p for split in splits for p in split.train], [p for split in splits for p in split.val]
-    return [*(("train", view, train) for view in views), ("val", "none", val), test]
+    return wanted_rows(benchmark, splits, views)
 
 
 def extract_dataset(

@@ -26,8 +26,10 @@ def main() -> None:
     from engine.sweep import sweep
 
     options = sweep.Options(args.result_dir, args.executor, args.test == "all", config.device(args))
-    for data in load_features(args, cells, options.device):
-        grids = [sweep.Grid(cell, args.hyperparams, data, options) for cell in data.cells]
+    loaded = load_features(args, cells, options.device)
+    while loaded:
+        data = loaded.pop(0)  # and let go of the one before
+        grids = [sweep.CellSweep(cell, data, options) for cell in data.cells]
         runs = sum(len(grid.points) for grid in grids)
         missing = sum(len(grid.to_train()) for grid in grids)
         title = f"{data.cells[0].encoder} {data.cells[0].dataset}"

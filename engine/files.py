@@ -9,6 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+UMASK = os.umask(0o022)
+"""The process's file mode mask, which mkstemp ignores. The system tells it only while another one is set."""
+os.umask(UMASK)
+
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it to `path`.
@@ -22,7 +26,9 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     temporary = Path(name)
     try:
         write(temporary)
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~UMASK)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # else a power cut could leave the name without the content
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -37,10 +43,3 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` to `path` as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=1) + "\n")
-
-
-def _umask() -> int:
-    """The process's umask, which the system tells only while setting it (mkstemp ignores it and makes files 0600)."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -281,7 +281,7 @@ def test_all_corrupt_images_are_listed_once(world, script):
     bad[-1].write_bytes(b"")
     for run in (script("features.py", *world.words(*SEVERAL), check=1), world.start(*SEVERAL).wait(check=1)):
         err = run.stderr if isinstance(run, subprocess.CompletedProcess) else run.err
-        assert f"image files that cannot be decoded: {len(bad)}" in err
+        assert f"image files that cannot be read or decoded: {len(bad)}" in err
         assert [err.count(f"  {path}: ") for path in bad] == [1] * len(bad)
     for path, content in zip(bad, whole, strict=True):
         path.write_bytes(content)

@@ -1,5 +1,8 @@
 """train.py, eval.py and average.py through the shell, on a feature store of random features."""
 
+import dataclasses
+import json
+import os
 import random
 import shutil
 import subprocess
@@ -11,6 +14,7 @@ import numpy
 import pandas as pd
 import pytest
 
+from engine.datasets.few_shot import load_split
 from engine.features.store import Bank, Source, write_shard
 from engine.results.runs import read_record
 from stores import store_of_random_features, stored_features
@@ -74,7 +78,7 @@ def test_a_sweep_leaves_a_record_per_run_and_tests_the_selected_alone(swept):
     assert len(found) == 48
     path = (
         "demo-shot_1-seed_1/fake-image_0-text_0-hand_crafted-flip_1/cross_modal-linear_zeroshot/"
-        "logit_4.60517-iter_220/lr_0.001-wd_0.01-bs_8/record.json"
+        "logit_4.60517-linear-iter_220/lr_0.001-wd_0.01-bs_8/record.json"
     )
     assert path in found
     for cell in {record.cell for record in found.values()}:
@@ -183,6 +187,48 @@ def test_features_of_two_encoders_are_refused_with_both_names(script, world):
     assert "fake (digest of w" in done.stderr
 
 
+def test_views_of_different_lists_are_refused(script, world):
+    """The flipped images of a list that was corrected after they were made."""
+    folder = world.place.bank("train", 0, "flip")
+    bank = Bank(folder)
+    features, labels = bank.read()
+    shutil.rmtree(folder)
+    other = dataclasses.replace(bank.source, list_digest="the list before")
+    write_shard(folder, other, list(range(len(labels))), labels, features)
+    assert "made from different lists of images" in train(script, world, check=1).stderr
+
+
+def test_a_split_of_another_dataset_is_refused(script, world):
+    """Its positions are in the bank, where they belong to other classes than it thinks."""
+    path = world.root / "indices/demo/shot_1-seed_1.json"
+    split = json.loads(path.read_text())
+    split["train"][0] = next(p for p in range(16) if p not in split["train"]) + 16
+    path.write_text(json.dumps(split, separators=(",", ":")))
+    done = script("train.py", *SWEEP, *world.flags, check=1)
+    assert "rows are missing" in done.stderr or "was not made for the dataset" in done.stderr
+    split["train"] = sorted(load_split(world.root / "indices", "demo", 2, 1).train)[:20]
+    path.write_text(json.dumps(split, separators=(",", ":")))
+    assert "1 shots, seed 1 was not made for the dataset" in train(script, world, check=1).stderr
+
+
+def test_runs_on_other_weights_are_not_averaged(script, swept):
+    """Two seeds of one method, one of them trained on features of other weights under the same name."""
+    for path in (swept.root / "experiments").glob("demo-shot_1-seed_2/**/record.json"):
+        path.write_text(path.read_text().replace("digest of weights", "other weights"))
+    done = evaluate(script, swept, check=1)
+    assert "their encoder differs (other weight and digest of we)" in done.stderr
+
+
+def test_a_run_that_comes_out_otherwise_is_not_completed(script, swept):
+    """A record from another machine without its test: training it again here gives another validation accuracy."""
+    path = next(swept.root / "experiments" / path for path, run in records(swept).items() if run.tested)
+    record = read_record(path)
+    text = path.read_text().replace(f'"test": {record.trained.test}', '"test": null')
+    path.write_text(text.replace(f'"step": {record.step}', f'"step": {record.step + 100}'))
+    done = train(script, swept, check=1)
+    assert f"{path} cannot be completed" in done.stderr
+
+
 def test_records_on_other_features_are_not_mixed_in(script, swept):
     (swept.root / "indices/demo/shot_1-seed_1.json").unlink()
     split = swept.root / "indices/demo/shot_1-seed_2.json"
@@ -220,6 +266,8 @@ def test_garbage_in_a_record_is_named(script, swept):
         (["--clip-weights", "a.pt", "--clip-encoder", "RN50", "RN101"], "names 2 encoders"),
         (["--device", "cuda:7"], "--device cuda:7 cannot be used"),
         (["--modality", "both"], "'cross_modal', 'uni_modal'"),
+        (["--seed", "-1"], "-1 is negative"),
+        (["--dataset", "imagenet_a"], "classifiers for it are trained on --dataset imagenet"),
     ],
 )
 def test_wrong_arguments_say_what_is_right(script, words, said):
@@ -229,8 +277,10 @@ def test_wrong_arguments_say_what_is_right(script, words, said):
 
 
 def start(world):
+    """train.py in the background, with stacks on two threads."""
     command = [sys.executable, "train.py", *SWEEP, *map(str, world.flags)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def table_bytes(script, world):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import warnings
 import zipfile
@@ -85,6 +84,7 @@ def load_encoder(name: str, weights: str | None = None, device: str = "cpu") -> 
     except Exception as error:  # open_clip, torch, safetensors and pickle have an exception each for every mishap
         reason = "\n  ".join([type(error).__name__, *(line[:200] for line in str(error).splitlines()[:6])])
         raise UserError(f"{weights}: these weights cannot be loaded as {architecture}:\n  {reason}") from error
+    torch.backends.cudnn.allow_tf32 = False  # on by default, and not the float32 that the store says its features are
     model = model.eval().requires_grad_(False).to(device)
     size = model.visual.image_size
     return Encoder(
@@ -199,7 +199,7 @@ def _download(name: str, config: dict, repository: str, files: list[str], url: s
         huggingface_hub.get_session().head(probe, timeout=10)
         return download_pretrained(config)
     except Exception as error:  # whatever the network and its libraries come up with, the remedy is the same
-        logging.getLogger(__name__).debug("download failed", exc_info=error)
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         wanted = [f"  {url}\n    to {OPENAI_CACHE / os.path.basename(url)}"] if url else []
         if repository:
             folder = f"models--{repository.replace('/', '--')}"
@@ -207,7 +207,7 @@ def _download(name: str, config: dict, repository: str, files: list[str], url: s
                 f"  hf download {repository} {files[0]}\n    and the folder {folder} of its cache to {HF_HUB_CACHE}"
             )
         raise UserError(
-            f"the weights of {name} are not on this machine and cannot be downloaded ({type(error).__name__}).\n"
+            f"the weights of {name} are not on this machine and cannot be downloaded ({reason}).\n"
             "Get one of these where there is a network, and copy it here:\n" + "\n".join(wanted) + "\n"
             f"or pass a file you have: --clip-encoder {name} --clip-weights FILE"
         ) from error

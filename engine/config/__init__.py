@@ -9,6 +9,7 @@ A script asks for the arguments it wants by name:
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shlex
 import sys
@@ -18,8 +19,9 @@ from typing import Any
 from engine import datasets, optimizer, templates
 from engine.clip import names
 from engine.config import default
+from engine.datasets.few_shot import MAX_VAL_SHOT
 from engine.errors import UserError
-from engine.results.runs import MAX_VAL_SHOT, Cell
+from engine.results.runs import Cell
 
 SHOTS = [1, 2, 4, 8, 16]
 SEEDS = [1, 2, 3]
@@ -39,6 +41,14 @@ def positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
+
+
+def not_negative(text: str) -> int:
+    """Read a whole number of at least 0."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} is negative")
     return number
 
 
@@ -75,7 +85,7 @@ ARGUMENTS = {
     "max_val_shot": _argument(
         "--max-val-shot", type=positive, default=MAX_VAL_SHOT, help="validation images per class: min(shots, this) (4)"
     ),
-    "seed": _argument("--seed", type=int, **_MANY, default=SEEDS, help="seeds of the few-shot split (1 2 3)"),
+    "seed": _argument("--seed", type=not_negative, **_MANY, default=SEEDS, help="seeds of the few-shot split (1 2 3)"),
     # the encoder
     "clip_encoder": _argument(
         "--clip-encoder",
@@ -172,7 +182,9 @@ ARGUMENTS = {
     ),
     "device": _argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)"),
     "test_batch_size": _argument("--test-batch-size", type=positive, default=32, help="images encoded at a time (32)"),
-    "num_workers": _argument("--num-workers", type=int, help="processes that decode images (8 at most; 0 on a CPU)"),
+    "num_workers": _argument(
+        "--num-workers", type=not_negative, help="processes that decode images (8 at most; 0 on a CPU)"
+    ),
     # where things lie
     "data_dir": _argument("--data_dir", default=default.DATA_DIR, help=f"({default.DATA_DIR})"),
     "indices_dir": _argument("--indices_dir", default=default.FEW_SHOT_DIR, help=f"({default.FEW_SHOT_DIR})"),
@@ -257,8 +269,15 @@ def apply_mode(args: argparse.Namespace) -> None:
 
 
 def cells(args: argparse.Namespace) -> list[Cell]:
-    """The cells that arguments of train.py mean: all combinations of encoders, datasets, shots and seeds."""
+    """The cells that arguments of train.py mean: all combinations of encoders, datasets, shots and seeds, each once.
+
+    Raises UserError for a dataset that has only a test set.
+    """
     views = image_views(args)
+    for dataset in args.dataset:
+        if parent := datasets.parent(dataset):
+            raise UserError(f"{dataset} has only a test set; classifiers for it are trained on --dataset {parent}")
+    asked = (args.clip_encoder, args.dataset, args.train_shot, args.seed)
     return [
         Cell(
             dataset=dataset,
@@ -274,13 +293,11 @@ def cells(args: argparse.Namespace) -> list[Cell]:
             head=args.classifier_head,
             init=args.classifier_init,
             logit=args.logit,
+            hyperparams=args.hyperparams,
             max_iter=args.max_iter,
             max_val_shot=args.max_val_shot,
         )
-        for encoder in args.clip_encoder
-        for dataset in args.dataset
-        for shots in args.train_shot
-        for seed in args.seed
+        for encoder, dataset, shots, seed in itertools.product(*map(dict.fromkeys, asked))
     ]
 
 
@@ -300,10 +317,14 @@ def command(script: str, arguments: list[str], args: argparse.Namespace, **chang
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Run a script's `main` and exit: 0 or what it returns, 1 after a UserError (printed), 130 after Ctrl-C."""
+    """Run a script's `main` and exit: 0 or what it returns, 1 after a mistake of the user's, 130 after Ctrl-C."""
     try:
         sys.exit(main() or 0)
     except UserError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:  # no permission, a full disk, a file where a folder should be
+        if error.filename is None and error.errno is None:
+            raise
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(_interrupted())

@@ -163,28 +163,57 @@ def save(split: FewShotSplit, indices_dir: Path | str) -> bool:
     return False
 
 
+def load_splits(
+    indices_dir: Path | str, dataset: str, shots: Iterable[int], seeds: Iterable[int], max_val_shot: int = MAX_VAL_SHOT
+) -> list[FewShotSplit]:
+    """Read the splits of all combinations of shots and seeds, shots first.
+
+    Raises UserError when files are missing (with one command that makes them all) or malformed.
+    """
+    asked = [(shot, seed) for shot in dict.fromkeys(shots) for seed in dict.fromkeys(seeds)]
+    paths = {pair: split_path(indices_dir, dataset, *pair, max_val_shot) for pair in asked}
+    missing = [pair for pair, path in paths.items() if not path.exists()]
+    if missing:
+        first_path = paths[missing[0]]
+        are_missing = " is missing; this makes it"
+        if len(missing) > 1:
+            are_missing = f" and {len(missing) - 1} more are missing; this makes them"
+        command = _command(indices_dir, dataset, missing, max_val_shot)
+        raise UserError(f"{first_path}{are_missing}:\n  {command}")
+    return [_read_split(path, dataset, *pair, max_val_shot) for pair, path in paths.items()]
+
+
 def load_split(
     indices_dir: Path | str, dataset: str, shots: int, seed: int, max_val_shot: int = MAX_VAL_SHOT
 ) -> FewShotSplit:
     """Read a split. Raises UserError when its file is missing (with the command that makes it) or malformed."""
-    path = split_path(indices_dir, dataset, shots, seed, max_val_shot)
-    command = f"python few_shot_split.py --dataset {dataset} --train-shot {shots} --seed {seed}"
-    if max_val_shot != MAX_VAL_SHOT:
-        command += f" --max-val-shot {max_val_shot}"
-    if Path(indices_dir).resolve() != PUBLISHED:
-        command += f" --indices_dir {indices_dir}"
-    if not path.exists():
-        raise UserError(f"{path} is missing; this makes it:\n  {command}")
+    (split,) = load_splits(indices_dir, dataset, [shots], [seed], max_val_shot)
+    return split
+
+
+def _read_split(path: Path, dataset: str, shots: int, seed: int, max_val_shot: int) -> FewShotSplit:
     try:
         content = json.loads(path.read_bytes())
     except ValueError:
         content = None
     if not _is_split(content):
+        command = _command(path.parents[1], dataset, [(shots, seed)], max_val_shot)
         raise UserError(
             f'{path} is damaged: it should hold {{"train": [positions], "val": [positions]}}.'
             f" Delete it; this makes it anew:\n  {command}"
         )
     return FewShotSplit(dataset, shots, seed, content["train"], content["val"], max_val_shot=max_val_shot)
+
+
+def _command(indices_dir: Path | str, dataset: str, pairs: list[tuple[int, int]], max_val_shot: int) -> str:
+    """The command that makes the splits of these pairs of shots and seed (and of other pairs of theirs)."""
+    shots, seeds = (" ".join(map(str, sorted(set(values)))) for values in zip(*pairs, strict=True))
+    command = f"python few_shot_split.py --dataset {dataset} --train-shot {shots} --seed {seeds}"
+    if max_val_shot != MAX_VAL_SHOT:
+        command += f" --max-val-shot {max_val_shot}"
+    if Path(indices_dir).resolve() != PUBLISHED:
+        command += f" --indices_dir {indices_dir}"
+    return command
 
 
 def _is_split(content: Any) -> bool:

@@ -9,7 +9,7 @@ DATA_DIR/demo_a/           hard pictures, 12 of the classes  classnames.txt, ima
 DATA_DIR/demo_r/           renditions, 12 of the classes     classnames.txt, images/<id>/<nnn>.png
 
 The split file and each classnames.txt are written last: where one is, with this version's stamp in world.json, its
-folder is complete and left alone. The files are the same, byte for byte, wherever and whenever they are made.
+folder is complete and left alone. With the same versions of numpy and Pillow the files are the same, byte for byte.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _demo_job(folder: Path) -> _Job:
         index = 0
         for part, count in PARTS.items():
             for _ in range(count):
-                name = f"{kind.name.replace(' ', '_')}/{index:03d}.png"
+                name = f"{kind.name.replace(' ', '_')}/{_file_name(index)}"
                 split[part].append([name, label, kind.name])
                 pictures.append(_Picture(folder / "images" / name, kind, "demo", f"demo {kind.name}", index))
                 index += 1
@@ -144,7 +144,7 @@ def _demo_job(folder: Path) -> _Job:
 def _shifted_job(shifted: ShiftedSet, folder: Path) -> _Job:
     pictures = [
         _Picture(
-            path=folder / "images" / shifted.folder(label) / f"{index:03d}.png",
+            path=folder / "images" / shifted.folder(label) / _file_name(index),
             kind=world.HELD_OUT[label],
             style=shifted.name,
             purpose=f"{shifted.name} {CLASSNAMES[label]}",
@@ -155,6 +155,11 @@ def _shifted_job(shifted: ShiftedSet, folder: Path) -> _Job:
     ]
     lines = "".join(f"{class_id(label)} {name}\n" for label, name in enumerate(CLASSNAMES))
     return _Job(folder, pictures, "classnames.txt", lines)
+
+
+def _file_name(index: int) -> str:
+    """The version is part of it, so that features of pictures that are drawn otherwise now are not taken for theirs."""
+    return f"{index:03d}-v{VERSION}.png"
 
 
 def _save_png(image: Image.Image, path: Path) -> None:

@@ -36,13 +36,13 @@ class Plan:
 
 
 class CorruptImages(UserError):
-    """Image files that cannot be decoded; the message lists all of them, and `lines` is one for each file."""
+    """Image files that cannot be read or decoded; the message lists all of them, and `lines` is one for each file."""
 
     def __init__(self, lines: list[str]):
         self.lines = list(dict.fromkeys(lines))  # another view of an image finds the same fault
         super().__init__(
-            f"image files that cannot be decoded: {len(self.lines)}. Fetch them again, and the same command goes on:\n"
-            + "\n".join(f"  {line}" for line in self.lines)
+            f"image files that cannot be read or decoded: {len(self.lines)}."
+            " Fetch them again, and the same command goes on:\n" + "\n".join(f"  {line}" for line in self.lines)
         )
 
 
@@ -136,7 +136,7 @@ def extract_texts(
 
 
 class _Images(Dataset):
-    """Decoded and rendered images by index; a file that cannot be decoded comes as the line to print about it."""
+    """Decoded and rendered images by index; a file that cannot be decoded comes as a line about it."""
 
     def __init__(self, plan: Plan, encoder: Encoder, positions: list[int]):
         self.benchmark, self.part, self.view, self.positions = plan.benchmark, plan.part, plan.view, positions

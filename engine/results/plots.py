@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from engine.files import write_atomically
+from engine.results.tables import zeroshot_lines
 
 STYLES = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P")]
 """Okabe and Ito's colours, which colour-blind readers tell apart, each with a marker for print without colour."""
 
 
-def accuracy_against_shots(summaries: list[pd.DataFrame], title: str, path: Path) -> None:
-    """Plot methods' mean accuracy (percent) by shots, a band of one standard deviation, the zero-shot line; a PNG."""
+def accuracy_against_shots(summaries: dict[str, pd.DataFrame], title: str, path: Path) -> None:
+    """Plot mean accuracy (percent) by shots of each method, with a band of one standard deviation; a PNG."""
     figure = Figure(figsize=(5.6, 4.0), layout="constrained")
     axes = figure.subplots()
-    shots = sorted({int(s) for summary in summaries for s in summary["shots"]})
-    axes.plot(shots, [summaries[0]["zeroshot"].iloc[0]] * len(shots), "--", color="0.35", label="zero-shot")
-    for summary, (colour, marker) in zip(summaries, STYLES * len(summaries), strict=False):
+    shots = sorted({int(s) for summary in summaries.values() for s in summary["shots"]})
+    for (name, line), dashes in zip(zeroshot_lines(summaries).items(), cycle(["--", ":", "-."]), strict=False):
+        axes.plot(line.index, line, dashes, color="0.35", label=name)
+    for (name, summary), (colour, marker) in zip(summaries.items(), cycle(STYLES), strict=False):
         mean, std = summary["mean"], summary["std"]
-        axes.plot(summary["shots"], mean, color=colour, marker=marker, label=summary["method"].iloc[0])
+        axes.plot(summary["shots"], mean, color=colour, marker=marker, label=name)
         axes.fill_between(summary["shots"], mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
     axes.set_xscale("log", base=2)
     axes.set_xticks(shots, [str(s) for s in shots])

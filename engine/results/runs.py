@@ -13,17 +13,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.datasets.few_shot import MAX_VAL_SHOT
 from engine.errors import UserError
 from engine.files import write_json
 from engine.optimizer import MAX_ITER, Hyperparameters
 
-MAX_VAL_SHOT = 4
-"""CoOp's protocol validates on min(shots, 4) images per class."""
-
 
 @dataclass(frozen=True)
 class Cell:
-    """Everything that determines a grid of runs, but its points. `encoder` is the encoder's folder name."""
+    """All that a grid of runs has in common. `encoder` is the encoder's folder name, `hyperparams` the grid's."""
 
     dataset: str
     shots: int
@@ -38,6 +36,7 @@ class Cell:
     head: str
     init: str
     logit: float
+    hyperparams: str
     max_iter: int = MAX_ITER
     max_val_shot: int = MAX_VAL_SHOT
 
@@ -50,7 +49,9 @@ class Cell:
             f"{self.encoder}-image_{self.image_layer}-text_{self.text_layer}"
             f"-{self.text_augmentation}-{self.image_augmentation}_{self.image_views}"
         )
-        logit = f"logit_{self.logit}" + (f"-iter_{self.max_iter}" if self.max_iter != MAX_ITER else "")
+        logit = f"logit_{self.logit}-{self.hyperparams}" + (
+            f"-iter_{self.max_iter}" if self.max_iter != MAX_ITER else ""
+        )
         return Path(result_dir) / shots / features / f"{self.modality}-{self.head}_{self.init}" / logit
 
     def __str__(self) -> str:

@@ -8,9 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
+from engine.datasets.few_shot import MAX_VAL_SHOT
 from engine.errors import UserError
 from engine.files import write_text
+from engine.optimizer import MAX_ITER
 from engine.results.runs import Cell, Record, read_cell, selected
 
 COLUMNS = ["dataset", "shots", "seeds", "mean", "std", "zeroshot", "method"]
@@ -24,7 +27,9 @@ def method_name(cell: Cell, mode: str, wise_ft: bool) -> str:
         f"all_{cell.encoder}_{mode}_{cell.text_augmentation}_{cell.image_augmentation}_{cell.image_views}"
         f"_{cell.modality}_{init}_wiseft_{wise_ft}"
     )
-    return name + (f"_iter_{cell.max_iter}" if "iter_" in cell.folder("").name else "")
+    if cell.max_val_shot != MAX_VAL_SHOT:
+        name += f"_val_{cell.max_val_shot}"
+    return name if cell.max_iter == MAX_ITER else f"{name}_iter_{cell.max_iter}"
 
 
 def method_label(cell: Cell, mode: str, wise_ft: bool) -> str:
@@ -42,6 +47,25 @@ def selected_runs(cells: list[Cell], result_dir: str | Path) -> tuple[dict[Cell,
     runs = {cell: selected(read_cell(cell, result_dir)) for cell in cells}
     done = {cell: run for cell, run in runs.items() if run is not None and run.tested}
     return done, [cell for cell in cells if cell not in done]
+
+
+def check_inputs(runs: dict[Cell, Record]) -> None:
+    """Raise UserError when runs that are to be averaged used other weights, or for one dataset other images or prompts.
+
+    A sweep refuses to mix them within a cell; across cells they meet here for the first time.
+    """
+    first: dict[tuple[str, str], tuple[Cell, str]] = {}
+    for cell, run in runs.items():
+        for name, digest in run.inputs.items():
+            if name == "split":  # each shot and seed has its own
+                continue
+            of = "" if name == "encoder" else cell.dataset
+            other, expected = first.setdefault((name, of), (cell, digest))
+            if digest != expected:
+                raise UserError(
+                    f"{cell} and {other} cannot be in one table: their {name} differs ({digest[:12]} and"
+                    f" {expected[:12]}). Train one of them again, with the features of the other"
+                )
 
 
 def method_table(runs: dict[Cell, Record], label: str, wise_ft: bool) -> pd.DataFrame:
@@ -89,10 +113,23 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def comparison(summaries: list[pd.DataFrame]) -> pd.DataFrame:
-    """Methods side by side, mean accuracy by shots; the zero-shot classifier, which needs none, is the first row."""
-    first = summaries[0].set_index("shots")["zeroshot"].rename("zero-shot")
-    return pd.DataFrame([first] + [s.set_index("shots")["mean"].rename(s["method"].iloc[0]) for s in summaries])
+def labelled(summaries: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Summaries by method, or by name of the table where methods of two tables read the same."""
+    labels = [summary["method"].iloc[0] for summary in summaries.values()]
+    return dict(zip(labels, summaries.values(), strict=True)) if len(set(labels)) == len(labels) else summaries
+
+
+def zeroshot_lines(summaries: dict[str, pd.DataFrame]) -> dict[str, pd.Series]:
+    """Zero-shot accuracy, which shots do not change, along the shots; one line where all summaries have the same."""
+    lines = {f"zero-shot ({name})": summary.set_index("shots")["zeroshot"] for name, summary in summaries.items()}
+    first = next(iter(lines.values()))
+    return {"zero-shot": first} if all(line.equals(first) for line in lines.values()) else lines
+
+
+def comparison(summaries: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Methods side by side: mean accuracy by shots, below the zero-shot classifier, which needs none."""
+    rows = zeroshot_lines(summaries) | {name: s.set_index("shots")["mean"] for name, s in summaries.items()}
+    return pd.DataFrame([row.rename(name) for name, row in rows.items()])
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
@@ -106,7 +143,10 @@ def read_method(name: str, eval_dir: str | Path) -> pd.DataFrame:
     if not path.is_file():
         there = sorted(p.stem for p in Path(eval_dir).glob("all_*.csv"))
         raise UserError(f"there is no {path}; eval.py writes it. Tables there: {', '.join(there) or 'none'}")
-    table = pd.read_csv(path)
-    if list(table.columns) != COLUMNS or table.empty:
+    try:
+        table = pd.read_csv(path)
+    except ValueError:  # what pandas raises for files that are empty or no CSV
+        table = pd.DataFrame()
+    if list(table.columns) != COLUMNS or table.empty or not all(map(is_numeric_dtype, (table["mean"], table["std"]))):
         raise UserError(f"{path} does not have the columns {', '.join(COLUMNS)}; write it again with eval.py")
     return table

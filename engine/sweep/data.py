@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.datasets.few_shot import load_split
+from engine.datasets.few_shot import FewShotSplit, load_splits
 from engine.errors import UserError
 from engine.features.store import Bank, Place, read_texts
 from engine.features.views import training_views
@@ -31,9 +31,9 @@ class DatasetFeatures:
         """Raises MissingFeatures for what is not in the store, UserError when its parts do not belong together."""
         cell = cells[0]
         self.cells, self.device = cells, device
-        self.splits = {
-            (c.shots, c.seed): load_split(indices_dir, c.dataset, c.shots, c.seed, c.max_val_shot) for c in cells
-        }
+        asked = [c.shots for c in cells], [c.seed for c in cells]
+        splits = load_splits(indices_dir, cell.dataset, *asked, cell.max_val_shot)
+        self.splits = {(split.shots, split.seed): split for split in splits}
         self.positions = {
             "train": sorted({position for split in self.splits.values() for position in split.train}),
             "val": sorted({position for split in self.splits.values() for position in split.val}),
@@ -47,7 +47,12 @@ class DatasetFeatures:
         self._banks = {(part, view): Bank(place.bank(part, cell.image_layer, view)) for part, view in parts}
         for (part, _), bank in self._banks.items():
             bank.require(self.positions[part])
-            self._check_encoder(bank)
+            self._check_source(bank, part)
+
+    def sizes(self, cell: Cell) -> list[int]:
+        """How many samples the sources of a cell's problem hold."""
+        images = len(self.splits[cell.shots, cell.seed].train) * len(self.views)
+        return [images, len(self._texts.labels)] if cell.modality == "cross_modal" else [images]
 
     def problem(self, cell: Cell) -> Problem:
         """The problem that the runs of a cell solve."""
@@ -58,6 +63,7 @@ class DatasetFeatures:
         else:
             initial = random_weight(*self.zeroshot.shape, generator(f"{name}/init")).to(self.device)
         images = self._pick("train", self.views, split.train)
+        self._check_balance(split, images.labels[: len(split.train)])
         return Problem(
             name=name,
             sources=(images, self.texts) if cell.modality == "cross_modal" else (images,),
@@ -116,10 +122,27 @@ class DatasetFeatures:
         rows = torch.arange(len(labels), device=self.device)
         return Samples(F.normalize(features).to(self.device), rows, labels.to(self.device))
 
-    def _check_encoder(self, bank: Bank) -> None:
-        text, image = self._texts.source, bank.source
-        if image.encoder_digest != text.encoder_digest:
+    def _check_source(self, bank: Bank, part: str) -> None:
+        """Refuse a bank of another encoder than the prompts', or of another list than the part's first view."""
+        text, image, first = self._texts.source, bank.source, self._banks[part, "none"]
+        if (image.encoder_digest, image.precision) != (text.encoder_digest, text.precision):
             raise UserError(
-                f"{bank.folder} was made by {image.encoder} ({image.encoder_digest[:12]}), but the prompts beside it by"
-                f" {text.encoder} ({text.encoder_digest[:12]}); remove the one you do not want"
+                f"{bank.folder} was made by {image.encoder} ({image.encoder_digest[:12]}, {image.precision}), but the"
+                f" prompts beside it by {text.encoder} ({text.encoder_digest[:12]}, {text.precision}); remove the one"
+                " you do not want"
+            )
+        if image != first.source:
+            raise UserError(
+                f"{bank.folder} and {first.folder} were made from different lists of images; remove the older one"
+            )
+
+    def _check_balance(self, split: FewShotSplit, labels: Tensor) -> None:
+        """Refuse a split that was not made for the dataset whose features these are."""
+        counts = labels.bincount(minlength=self.classes)
+        fewest, most = int(counts.min()), int(counts.max())
+        if fewest == 0 or most > split.shots:
+            raise UserError(
+                f"the split of {split.dataset}, {split.shots} shots, seed {split.seed} was not made for the dataset"
+                f" whose features are cached: it has {fewest} to {most} training images a class; delete the one"
+                " that is wrong"
             )

@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -13,15 +14,15 @@ import torch
 from engine.errors import UserError
 from engine.model import wise_ft
 from engine.optimizer import GRIDS, Hyperparameters
-from engine.results.runs import Accuracy, Cell, Record, read_cell, select, write_record
+from engine.results.runs import Accuracy, Cell, Record, read_cell, read_record, record_path, select, write_record
 from engine.sweep.data import DatasetFeatures
 from engine.training import EXECUTORS
 from engine.training.evaluate import accuracies
-from engine.training.problem import Job, Outcome
+from engine.training.problem import Job, Outcome, Problem, admits
 from engine.training.stacked import run_bytes
 
 CPU_STACK_BYTES = 32 << 20
-"""Runs that train at once on a CPU: a stack much larger than the caches is no faster, and a kill loses more of it."""
+"""Runs that train at once on a CPU: a stack much larger than the caches is no faster, and a kill loses all of it."""
 CUDA_SHARE = 0.8
 """The part of a GPU's free memory that the runs of a stack may take."""
 
@@ -36,17 +37,19 @@ class Options:
     device: str
 
 
-class Grid:
+class CellSweep:
     """A cell with its problem, its valid hyper-parameters, and those runs of it that are complete."""
 
-    def __init__(self, cell: Cell, hyperparams: str, data: DatasetFeatures, options: Options):
+    def __init__(self, cell: Cell, data: DatasetFeatures, options: Options):
         """Raises UserError when no batch size is valid, and for records of the same cell on other inputs."""
         self.cell, self.data, self.options = cell, data, options
-        self.problem = data.problem(cell)
-        self.points = [point for point in GRIDS[hyperparams] if self.problem.admits(point.batch_size)]
+        sizes = data.sizes(cell)
+        self.points = [point for point in GRIDS[cell.hyperparams] if admits(sizes, point.batch_size)]
         if not self.points:
-            sizes = " and ".join(str(len(source)) for source in self.problem.sources)
-            raise UserError(f"{cell}: {sizes} training samples are too few for any batch size of grid '{hyperparams}'")
+            held = " and ".join(map(str, sizes))
+            raise UserError(
+                f"{cell}: {held} training samples are too few for any batch size of grid '{cell.hyperparams}'"
+            )
         self.inputs = data.inputs(cell)
         self.records = read_cell(cell, options.result_dir)
         for record in self.records.values():
@@ -55,6 +58,11 @@ class Grid:
                     f"{cell.folder(options.result_dir)} holds runs on other features, another split or another grid"
                     f" ({_differences(record.inputs, self.inputs)}); remove it, or give another --result_dir"
                 )
+
+    @cached_property
+    def problem(self) -> Problem:
+        """What the runs solve; features are read for it, which a complete cell can do without."""
+        return self.data.problem(self.cell)
 
     def to_train(self) -> list[Hyperparameters]:
         """Runs that have no record; once all have one, those whose test accuracy is wanted but missing.
@@ -74,7 +82,7 @@ class Grid:
         to_test = self._to_test(val | {point: outcome.val_accuracy for point, outcome in outcomes.items()})
         for point, outcome in outcomes.items():
             trained, wiseft, zeroshot = self._classifiers(outcome, point in to_test)
-            self.records[point] = Record(
+            record = Record(
                 cell=self.cell,
                 hyperparameters=point,
                 inputs=self.inputs,
@@ -86,12 +94,26 @@ class Grid:
                 seconds=seconds,
                 versions={"python": platform.python_version(), "torch": torch.__version__},
             )
-        others = read_cell(self.cell, self.options.result_dir)  # another process may be filling the same sweep
-        for point in outcomes:
-            if point in others and others[point].tested:
-                self.records[point] = others[point]
-            else:
-                write_record(self.records[point], self.options.result_dir)
+            self.records[point] = self._keep(record)
+
+    def _keep(self, record: Record) -> Record:
+        """Write a new record; a tested one that lies there, from this or another process, stays and is given back.
+
+        Raises UserError when a run that was trained again, for its test, did not give what its record says.
+        """
+        path = record_path(self.cell, record.hyperparameters, self.options.result_dir)
+        if path.exists():
+            there = read_record(path)
+            if (there.step, there.trained.val) != (record.step, record.trained.val):
+                raise UserError(
+                    f"{path} cannot be completed: trained again, here and now, the run chose step {record.step} (val"
+                    f" {record.trained.val:.4f}) instead of {there.step} (val {there.trained.val:.4f}). Another device"
+                    f" or version of torch rounds differently; remove {path.parents[1]} to train the cell anew"
+                )
+            if there.tested:
+                return there
+        write_record(record, self.options.result_dir)
+        return record
 
     def _to_test(self, val: dict[Hyperparameters, float]) -> list[Hyperparameters]:
         return self.points if self.options.test_all else [select(self.points, val)]
@@ -106,7 +128,7 @@ class Grid:
         return tuple(map(Accuracy, val, tests))
 
 
-def run(grids: list[Grid], options: Options, progress: Callable[[int], object]) -> Iterator[Grid]:
+def run(grids: list[CellSweep], options: Options, progress: Callable[[int], object]) -> Iterator[CellSweep]:
     """Train what `grids` lack and yield each as it becomes complete; `progress` hears of run-steps done."""
     train = EXECUTORS[options.executor]
     for chunk in _chunks([grid for grid in grids if grid.to_train()], options):
@@ -121,7 +143,7 @@ def run(grids: list[Grid], options: Options, progress: Callable[[int], object]) 
         yield from chunk
 
 
-def _chunks(grids: list[Grid], options: Options) -> Iterator[list[Grid]]:
+def _chunks(grids: list[CellSweep], options: Options) -> Iterator[list[CellSweep]]:
     """Cut a sweep in parts that train at once: as many grids as fit in memory, one for the sequential executor."""
     budget = CPU_STACK_BYTES
     if options.device.startswith("cuda"):
@@ -129,7 +151,8 @@ def _chunks(grids: list[Grid], options: Options) -> Iterator[list[Grid]]:
     chunk, size = [], 0
     for grid in grids:
         needed = run_bytes(grid.problem) * len(grid.points)
-        if chunk and (size + needed > budget or options.executor == "sequential"):
+        # not one alone, if there are more: the stacked executor would have to double it
+        if (len(chunk) > 1 and size + needed > budget) or (chunk and options.executor == "sequential"):
             yield chunk
             chunk, size = [], 0
         chunk.append(grid)

@@ -11,7 +11,7 @@ IMAGENET = [
     "art of the {}.",
     "a photo of the small {}.",
 ]
-"""The seven templates that Tip-Adapter chose for ImageNet from CLIP's eighty; its variants share them."""
+"""The seven of CLIP's eighty ImageNet templates that OpenAI's notebook singles out; ImageNet's variants share them."""
 
 PHOTO = ["a photo of a {}."]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -49,9 +50,10 @@ class Problem:
         """How much of a batch each source gives."""
         return batch_size // len(self.sources)
 
-    def admits(self, batch_size: int) -> bool:
-        """Whether every source holds more samples than its share of a batch (section 5 of the protocol)."""
-        return all(0 < self.share(batch_size) < len(source) for source in self.sources)
+
+def admits(sizes: Sequence[int], batch_size: int) -> bool:
+    """Whether sources of these `sizes` all hold more samples than their share of a batch (protocol, section 5)."""
+    return all(0 < batch_size // len(sizes) < size for size in sizes)
 
 
 class Job(NamedTuple):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from threading import Event, Lock
 
@@ -37,18 +37,24 @@ def train(jobs: Sequence[Job], *, max_iter: int, progress: Callable[[int], objec
 
         def tell(steps: int) -> None:
             if stop.is_set():
-                raise InterruptedError("another stack failed, or the user pressed Ctrl-C")
+                raise _Stopped
             with lock:
                 progress(steps)
 
         stacks = [_Stack(*stack, max_iter) for stack in _stacks(jobs, cores if on_cpu else 1)]
         trained = [pool.submit(stack.train, tell) for stack in stacks]
         try:
+            for stack in wait(trained, return_when=FIRST_EXCEPTION).done:
+                stack.result()  # raises what went wrong, at once and not after the other stacks' last step
             outcomes = {job: outcome for future in trained for job, outcome in future.result().items()}
         except BaseException:
             stop.set()
             raise
     return [outcomes[Job(job.problem, tuple(job.hyperparameters))] for job in jobs]
+
+
+class _Stopped(Exception):
+    """Ends a stack because another one failed, or the user pressed Ctrl-C."""
 
 
 @contextmanager
@@ -80,11 +86,11 @@ def _stacks(jobs: Sequence[Job], cores: int) -> list[tuple[list[Problem], list[S
     for (problem, batch_size), wanted in settings.items():
         alike = (batch_size, tuple(wanted), problem.initial.shape, problem.scale, len(problem.sources))
         stacks[alike].append(problem)
-    parts = max(1, cores // len(stacks))
     return [
         (problems[part::parts], list(wanted), batch_size)
         for (batch_size, wanted, *_), problems in stacks.items()
-        for part in range(min(parts, len(problems)))
+        for parts in [max(1, min(cores // len(stacks), len(problems) // 2))]  # two problems make a stack: see _Stack
+        for part in range(parts)
     ]
 
 
@@ -95,7 +101,8 @@ class _Stack:
         self.runs = [[Job(p, (lr, decay, batch_size)) for p in problems] for lr, decay in settings]  # R x G
         if len(problems) == 1:  # a batched product of one matrix may take another kernel, which rounds differently
             problems = problems * 2
-        self.settings, self.batch_size, self.max_iter = settings, batch_size, max_iter
+        self.settings, self.max_iter = settings, max_iter
+        self.batch_size = problems[0].share(batch_size) * len(problems[0].sources)
         self.scale = problems[0].scale
         self.weights = [torch.stack([problem.initial for problem in problems]) for _ in settings]  # R x [G, C, D]
         for weight in self.weights:
@@ -105,7 +112,7 @@ class _Stack:
             for weight, (_, decay) in zip(self.weights, settings, strict=True)
         ]
         self.optimizer = torch.optim.AdamW(groups, betas=BETAS, eps=EPS, fused=True)
-        size = (len(settings), len(problems), batch_size, problems[0].initial.shape[0])
+        size = (len(settings), len(problems), self.batch_size, problems[0].initial.shape[0])
         self.logits = self.weights[0].new_empty(size)  # [R, G, B, C]
         self.minus_one = self.weights[0].new_full((1, 1, 1, 1), -1.0).expand(*size[:3], 1)
         self.batches = _Batches(problems, batch_size)

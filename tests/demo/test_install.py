@@ -51,7 +51,7 @@ def test_the_split_lists_every_image_in_blocks_of_classes(installed):
     assert len(set(paths)) == len(paths) == 24 * sum(FEW.values())
     on_disk = {str(p.relative_to(installed / "demo" / "images")) for p in (installed / "demo" / "images").glob("*/*")}
     assert on_disk == set(paths)
-    assert paths[0] == CLASSNAMES[0].replace(" ", "_") + "/000.png"
+    assert paths[0] == CLASSNAMES[0].replace(" ", "_") + "/000-v1.png"
 
 
 @pytest.mark.parametrize("shifted", SHIFTED_SETS, ids=lambda shifted: shifted.name)
@@ -108,7 +108,7 @@ def test_what_another_version_drew_is_replaced(tmp_path):
     stale = tmp_path / "demo_sketch" / "images" / "d9999999" / "000.png"
     stale.parent.mkdir()
     stale.write_bytes(b"")
-    drawn = tmp_path / "demo" / "images" / CLASSNAMES[3].replace(" ", "_") / "001.png"
+    drawn = tmp_path / "demo" / "images" / CLASSNAMES[3].replace(" ", "_") / "001-v1.png"
     drawn.write_bytes(b"old")
     install(tmp_path)
     assert not stale.exists()

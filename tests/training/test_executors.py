@@ -9,7 +9,7 @@ from engine.optimizer import GRIDS, Hyperparameters, learning_rate
 from engine.training import EXECUTORS, sequential, stacked
 from engine.training.batches import streams
 from engine.training.evaluate import accuracies
-from engine.training.problem import Job, Samples
+from engine.training.problem import Job, Samples, admits
 
 
 def silent(steps):
@@ -17,7 +17,11 @@ def silent(steps):
 
 
 def jobs_of(*problems):
-    return [Job(p, point) for p in problems for point in GRIDS["linear"] if p.admits(point.batch_size)]
+    return [Job(p, point) for p in problems for point in GRIDS["linear"] if fits(p, point.batch_size)]
+
+
+def fits(problem, batch_size):
+    return admits([len(source) for source in problem.sources], batch_size)
 
 
 def reference(job, max_iter, last_step):
@@ -139,6 +143,23 @@ def test_an_error_in_progress_stops_all_stacks(make_problem, monkeypatch):
     assert len(heard) <= 2
 
 
+def test_a_stack_that_fails_stops_the_others(make_problem, monkeypatch):
+    """The error comes at once, and not when the stacks before it have done their ten million steps."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    step = stacked._Stack._step
+
+    def fail(self, *args):
+        if self.batch_size == 16:
+            raise MemoryError("the second stack")
+        step(self, *args)
+
+    monkeypatch.setattr(stacked._Stack, "_step", fail)
+    problem = make_problem(cross_modal=False)
+    jobs = [Job(problem, Hyperparameters(1e-3, 0.0, batch_size)) for batch_size in (8, 16)]
+    with pytest.raises(MemoryError, match="the second stack"):
+        stacked.train(jobs, max_iter=10**7, progress=silent)
+
+
 def test_training_leaves_the_problem_as_it_was(make_problem):
     problem = make_problem()
     before = problem.initial.clone(), problem.sources[0].bank.clone()
@@ -150,8 +171,8 @@ def test_training_leaves_the_problem_as_it_was(make_problem):
 
 def test_a_batch_must_be_smaller_than_its_sources(make_problem):
     """12 classes: 12 texts take shares of 4 and not of 16; one shot gives 12 images, two give 24."""
-    assert make_problem(1, cross_modal=True).admits(8)
-    assert not make_problem(16, cross_modal=True).admits(32)
-    assert not make_problem(1, cross_modal=False).admits(32)
-    assert make_problem(4, cross_modal=False).admits(32)
-    assert not make_problem(1, cross_modal=False).admits(12)
+    assert fits(make_problem(1, cross_modal=True), 8)
+    assert not fits(make_problem(16, cross_modal=True), 32)
+    assert not fits(make_problem(1, cross_modal=False), 32)
+    assert fits(make_problem(4, cross_modal=False), 32)
+    assert not fits(make_problem(1, cross_modal=False), 12)

@@ -1,0 +1,81 @@
+"""Tables of several methods, and the names that keep them apart."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+
+from engine.errors import UserError
+from engine.results import tables
+from engine.results.runs import Cell
+
+CELL = Cell(
+    dataset="dtd",
+    shots=1,
+    seed=1,
+    encoder="RN50",
+    image_layer=0,
+    text_layer=0,
+    text_augmentation="hand_crafted",
+    image_augmentation="flip",
+    image_views=1,
+    modality="cross_modal",
+    head="linear",
+    init="zeroshot",
+    logit=4.60517,
+    hyperparams="linear",
+)
+
+
+def summary(method, mean, zeroshot):
+    return pd.DataFrame(
+        {"method": method, "shots": [1, 2], "datasets": 1, "mean": mean, "std": 0.5, "zeroshot": zeroshot}
+    )
+
+
+def test_the_name_of_the_authors():
+    expected = "all_RN50_linear_hand_crafted_flip_1_cross_modal_text_wiseft_False"
+    assert tables.method_name(CELL, "linear", wise_ft=False) == expected
+    uni = dataclasses.replace(CELL, modality="uni_modal", init="random")
+    assert tables.method_name(uni, "linear", True) == "all_RN50_linear_hand_crafted_flip_1_uni_modal_random_wiseft_True"
+
+
+@pytest.mark.parametrize("change", [{"max_iter": 100}, {"max_val_shot": 8}])
+def test_what_departs_from_the_protocol_has_a_name_and_a_folder_of_its_own(change):
+    other = dataclasses.replace(CELL, **change)
+    assert tables.method_name(other, "linear", False) != tables.method_name(CELL, "linear", False)
+    assert other.folder("") != CELL.folder("")
+
+
+def test_methods_side_by_side_below_one_zeroshot_row():
+    summaries = {"a": summary("uni", [50.0, 60.0], 58.0), "b": summary("cross", [60.0, 70.0], 58.0)}
+    table = tables.comparison(tables.labelled(summaries))
+    assert table.index.tolist() == ["zero-shot", "uni", "cross"]
+    assert table[2].tolist() == [58.0, 60.0, 70.0]
+
+
+def test_the_same_method_under_two_encoders_is_told_apart_by_the_tables_names():
+    summaries = {"RN50": summary("cross", [50.0, 60.0], 58.0), "ViT": summary("cross", [60.0, 70.0], 68.0)}
+    table = tables.comparison(tables.labelled(summaries))
+    assert table.index.tolist() == ["zero-shot (RN50)", "zero-shot (ViT)", "RN50", "ViT"]
+
+
+def test_averages_are_of_means_and_of_deviations():
+    table = pd.DataFrame(
+        {"dataset": ["a", "b"], "shots": 1, "seeds": "1 2", "mean": [40.0, 60.0], "std": [1.0, 3.0], "zeroshot": 50.0}
+    )
+    last = tables.average(table.assign(method="m"))[1].iloc[-1]
+    assert (last["dataset"], last["mean"], last["std"]) == ("average", 50.0, 2.0)
+
+
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "\0\0", ",".join(tables.COLUMNS) + "\na,1,1,x,0,0,m\n"])
+def test_a_file_that_is_no_table_is_named(content, tmp_path):
+    (tmp_path / "all_x.csv").write_text(content)
+    with pytest.raises(UserError, match=r"all_x\.csv does not have"):
+        tables.read_method("all_x", tmp_path)
+
+
+def test_a_missing_table_lists_those_that_are_there(tmp_path):
+    (tmp_path / "all_there.csv").write_text("")
+    with pytest.raises(UserError, match="Tables there: all_there"):
+        tables.read_method("all_x", tmp_path)
