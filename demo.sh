@@ -4,7 +4,7 @@
 #     bash demo.sh
 #
 # These are the very scripts that a real sweep runs, each with its full grid and 12 800 steps. What is there already is
-# skipped, so a second run takes seconds. Files go where engine/config/default.py says.
+# skipped, so a second run takes seconds. Files go where engine/config/default.py says, the plot to average_results/.
 set -euo pipefail
 cd "$(dirname "$0")"
 source setup.sh

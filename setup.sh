@@ -2,16 +2,21 @@
 # The active Python is kept when it has them (a conda environment, say); else .venv is made and they are installed there.
 
 PYTHON=${PYTHON:-python3}
-# torchvision is imported for good, as it fails to beside a torch that it does not belong to; the others are looked up.
+# Versions are compared with requirements.txt; torchvision is imported for good, as it fails to beside a torch that it
+# does not belong to.
 HAS_REQUIREMENTS='
-import sys, torchvision
-from importlib.util import find_spec
-needed = "open_clip huggingface_hub safetensors numpy pandas scipy PIL matplotlib tqdm ftfy regex pytest".split()
-sys.exit(any(find_spec(module) is None for module in needed))
+import importlib.metadata, sys
+from packaging.requirements import Requirement
+for line in open("requirements.txt"):
+    if wanted := line.split("#")[0].strip():
+        wanted = Requirement(wanted)
+        if not wanted.specifier.contains(importlib.metadata.version(wanted.name), prereleases=True):
+            sys.exit(1)
+import torchvision
 '
 
 if ! "$PYTHON" -c "$HAS_REQUIREMENTS" 2>/dev/null; then
-    if [ ! -x .venv/bin/python ]; then
+    if [ ! -x .venv/bin/pip ]; then
         echo "making .venv, as $PYTHON lacks some of requirements.txt ..."
         "$PYTHON" -m venv .venv
     fi

@@ -23,9 +23,10 @@ def first(offenders: Iterable[Any], count: int) -> str:
 def require(path: Path, kind: str, name: str) -> Path:
     """Return `path`, or raise UserError saying that this `kind` ("split file", ...) of dataset `name` is not there."""
     if not path.exists():
+        drawn = "; `python -m engine.demo.install` draws it" if name.startswith("demo") else ""
         raise UserError(
             f"{name}: its {kind} was looked for at {path}, and is not there."
-            f' DATASETS.md, section "{name}", says where to get it (another folder of datasets: --data_dir)'
+            f' DATASETS.md, section "{name}", says where to get it (another folder of datasets: --data_dir){drawn}'
         )
     return path
 
