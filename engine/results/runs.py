@@ -1,6 +1,6 @@
 """Runs as values, and their records on disk.
 
-    experiments/<dataset>-shot_<s>-seed_<k>/<features>/<modality>-<head>_<init>/<logit>/<hyperparameters>/record.json
+    experiments/<dataset>-shot_<s>-seed_<k>/<features>/<modality>-<head>_<init>/<logit>-<grid>/<hyperparameters>/record.json
 
 A *cell* (dataset, shots, seed, method) is one grid of hyper-parameters; a run is one point of it. A record is written
 last and atomically: it exists if and only if its run is complete.
