@@ -2,7 +2,8 @@
 
     python average.py --name all_RN50_linear_hand_crafted_flip_1_cross_modal_text_wiseft_False
 
-Writes average_results/<name>/shot_<s>.csv (each dataset, and their average) and summary.csv (the averages by shots).
+Writes average_results/<name>/shot_<s>.csv (each dataset, and their average) and summary.csv (the averages by shots),
+in place of those of an earlier table.
 """
 
 from pathlib import Path
@@ -17,10 +18,7 @@ def main() -> None:
     for name in args.name:
         table = tables.read_method(name, args.eval_dir)
         folder = Path(args.avg_dir) / name
-        for shots, rows in tables.average(table).items():
-            tables.write_csv(rows, folder / f"shot_{shots}.csv")
-        summaries[name] = tables.summary(table)
-        tables.write_csv(summaries[name], folder / "summary.csv")
+        summaries[name] = tables.write_averages(table, folder)
         print(f"{folder}: average of {', '.join(table['dataset'].unique())}")
     methods = tables.labelled(summaries)
     print("\ntest accuracy (%) by training images per class")

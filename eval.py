@@ -3,14 +3,16 @@
     python eval.py --mode linear --modality cross_modal --classifier_init zeroshot --clip-encoder RN50 \\
         --text-augmentation hand_crafted --image-augmentation flip --image-views 1
 
-Writes results/all_<encoder>_<mode>_<text>_<image>_<views>_<modality>_<init>_wiseft_<True|False>.csv. Test accuracy
-chooses nothing. When runs are missing they are listed with the commands that make them, and the exit status is 1.
+Writes results/all_<encoder>_<mode>_<text>_<image>_<views>_<modality>_<init>_wiseft_<True|False>.csv, whatever the
+datasets, shots and seeds: a part of them replaces the table of all, and what it lacks is said. Test accuracy chooses
+nothing. When runs are missing they are listed with the commands that make them, and the exit status is 1.
 """
 
 import argparse
 from pathlib import Path
 
 from engine import config
+from engine.datasets.checks import first
 from engine.errors import UserError
 from engine.results import tables
 from engine.results.runs import Cell
@@ -30,6 +32,8 @@ def main() -> None:
         label = tables.method_label(cells[0], args.mode, args.wise_ft)
         table = tables.method_table(runs, label, args.wise_ft)
         path = Path(args.eval_dir) / f"{tables.method_name(cells[0], args.mode, args.wise_ft)}.csv"
+        if lost := tables.not_covered(path, table):
+            print(f"{path}: replaces a table that also had {first(lost, len(lost))}")
         tables.write_csv(table, path)
         shown = table.assign(accuracy=[f"{m:.2f} ± {s:.2f}" for m, s in zip(table["mean"], table["std"], strict=True)])
         print(f"{label}, {encoder}: test accuracy (%), mean ± standard deviation over seeds")

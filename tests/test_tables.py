@@ -68,6 +68,50 @@ def test_averages_are_of_means_and_of_deviations():
     assert (last["dataset"], last["mean"], last["std"]) == ("average", 50.0, 2.0)
 
 
+def method_table(shots, seeds, datasets=("demo",)):
+    """A method's table, with a row per dataset and shots."""
+    rows = [(dataset, s, seeds, 50.0, 1.0, 40.0, "m") for dataset in datasets for s in shots]
+    return pd.DataFrame(rows, columns=tables.COLUMNS)
+
+
+def test_a_folder_of_averages_speaks_of_one_table(script, tmp_path):
+    """A second table with fewer shots, after which the first one's other shots must be gone."""
+    for shots in ([1, 2, 16], [2]):
+        tables.write_csv(method_table(shots, "1 2 3"), tmp_path / "all_x.csv")
+        script("average.py", "--name", "all_x", "--eval_dir", tmp_path, "--avg_dir", tmp_path / "average", check=0)
+        there = {path.name for path in (tmp_path / "average" / "all_x").iterdir()}
+        assert there == {"summary.csv", *(f"shot_{s}.csv" for s in shots)}
+    assert pd.read_csv(tmp_path / "average" / "all_x" / "summary.csv")["shots"].tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("after", "lost"),
+    [
+        (method_table([1, 2], "1 2 3", ["demo", "dtd"]), []),
+        (method_table([1, 2, 4], "3 2 1 4", ["dtd", "demo", "sun397"]), []),
+        (method_table([1, 2], "1 2 3", ["demo"]), ["dtd 1-shot seeds 1 2 3", "dtd 2-shot seeds 1 2 3"]),
+        (
+            method_table([1, 2], "1 3", ["demo", "dtd"]),
+            [f"{d} {s}-shot seed 2" for d in ("demo", "dtd") for s in (1, 2)],
+        ),
+    ],
+)
+def test_what_a_new_table_does_not_cover(after, lost, tmp_path):
+    path = tmp_path / "all_x.csv"
+    assert tables.not_covered(path, after) == []
+    tables.write_csv(method_table([1, 2], "1 2 3", ["demo", "dtd"]), path)
+    assert tables.not_covered(path, after) == lost
+
+
+def test_a_table_of_one_seed_and_no_table_at_all(tmp_path):
+    path = tmp_path / "all_x.csv"
+    tables.write_csv(method_table([1], "1"), path)
+    assert tables.not_covered(path, method_table([1], "1 2")) == []
+    assert tables.not_covered(path, method_table([1], "2")) == ["demo 1-shot seed 1"]
+    path.write_text("no table")
+    assert tables.not_covered(path, method_table([1], "2")) == []
+
+
 @pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "\0\0", ",".join(tables.COLUMNS) + "\na,1,1,x,0,0,m\n"])
 def test_a_file_that_is_no_table_is_named(content, tmp_path):
     (tmp_path / "all_x.csv").write_text(content)

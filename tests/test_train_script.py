@@ -156,6 +156,15 @@ def test_tables_follow_from_the_records(script, swept):
     assert pd.read_csv(swept.root / "average" / CROSS_TABLE / "summary.csv")["datasets"].tolist() == [1, 1]
 
 
+def test_a_table_of_a_part_says_what_it_replaces(script, swept):
+    assert "replaces" not in evaluate(script, swept).stdout
+    done = evaluate(script, swept, "--train-shot", "1", "--seed", "2")
+    path = swept.root / "results" / f"{CROSS_TABLE}.csv"
+    lost = "demo 1-shot seed 1, demo 2-shot seeds 1 2"
+    assert done.stdout.splitlines()[0] == f"{path}: replaces a table that also had {lost}"
+    assert "replaces" not in evaluate(script, swept).stdout
+
+
 def test_missing_runs_are_listed_with_the_command_that_makes_them(script, world):
     train(script, world, "--seed", "1")
     done = evaluate(script, world, check=1)

@@ -137,16 +137,53 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
     write_text(path, table.to_csv(index=False))
 
 
+def write_averages(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Write shot_<s>.csv and summary.csv of a method's table into `folder`, and return the summary.
+
+    Shots that an earlier table had and this one lacks leave the folder: all its files speak of one table.
+    """
+    by_shots = {folder / f"shot_{shots}.csv": rows for shots, rows in average(table).items()}
+    for path in set(folder.glob("shot_*.csv")) - by_shots.keys():
+        path.unlink(missing_ok=True)  # another process may average the same table
+    for path, rows in by_shots.items():
+        write_csv(rows, path)
+    averages = summary(table)
+    write_csv(averages, folder / "summary.csv")
+    return averages
+
+
+def not_covered(path: Path, table: pd.DataFrame) -> list[str]:
+    """What the table in `path`, if there is one, has beyond `table`: datasets and shots, with the seeds that go."""
+    before = _read(path) if path.is_file() else None
+    if before is None:
+        return []
+    kept = {(row.dataset, row.shots): row.seeds.split() for row in table.itertuples()}
+    lost = {}
+    for row in before.itertuples():
+        gone = [seed for seed in row.seeds.split() if seed not in kept.get((row.dataset, row.shots), [])]
+        if gone:
+            lost[f"{row.dataset} {row.shots}-shot"] = gone
+    return [f"{cell} {'seed' if len(seeds) == 1 else 'seeds'} {' '.join(seeds)}" for cell, seeds in lost.items()]
+
+
 def read_method(name: str, eval_dir: str | Path) -> pd.DataFrame:
     """The table that eval.py wrote. Raises UserError when it is not there or not such a table."""
     path = Path(eval_dir) / f"{name}.csv"
     if not path.is_file():
         there = sorted(p.stem for p in Path(eval_dir).glob("all_*.csv"))
         raise UserError(f"there is no {path}; eval.py writes it. Tables there: {', '.join(there) or 'none'}")
-    try:
-        table = pd.read_csv(path)
-    except ValueError:  # what pandas raises for files that are empty or no CSV
-        table = pd.DataFrame()
-    if list(table.columns) != COLUMNS or table.empty or not all(map(is_numeric_dtype, (table["mean"], table["std"]))):
+    table = _read(path)
+    if table is None:
         raise UserError(f"{path} does not have the columns {', '.join(COLUMNS)}; write it again with eval.py")
+    return table
+
+
+def _read(path: Path) -> pd.DataFrame | None:
+    """The method's table in a file; None when there is no such table in it."""
+    try:
+        table = pd.read_csv(path, dtype={"seeds": str}, na_filter=False)  # else a lone seed is a number
+    except ValueError:  # what pandas raises for files that are empty or no CSV
+        return None
+    if list(table.columns) != COLUMNS or table.empty or not all(map(is_numeric_dtype, (table["mean"], table["std"]))):
+        return None
     return table
