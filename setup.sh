@@ -21,6 +21,7 @@ if ! "$PYTHON" -c "$HAS_REQUIREMENTS" 2>/dev/null; then
         "$PYTHON" -m venv .venv
     fi
     PYTHON=.venv/bin/python
+    echo "using .venv; for commands that you type yourself, activate it first: source .venv/bin/activate"
     if ! "$PYTHON" -c "$HAS_REQUIREMENTS" 2>/dev/null; then
         echo "installing requirements.txt into .venv (a few minutes, once) ..."
         "$PYTHON" -m pip install --quiet --disable-pip-version-check -r requirements.txt
