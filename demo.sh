@@ -4,7 +4,7 @@
 #     bash demo.sh
 #
 # These are the very scripts that a real sweep runs, each with its full grid and 12 800 steps. What is there already is
-# skipped, so a second run takes seconds. Files go where engine/config/default.py says, the plot to average_results/.
+# skipped, so a second run takes seconds. Files go where engine/config/default.py says, the plot to AVG_DIR.
 set -euo pipefail
 cd "$(dirname "$0")"
 source setup.sh
@@ -33,7 +33,8 @@ echo "== tables"
 
 echo "== the demo's figure"
 NAME="all_${ENCODER}_linear_hand_crafted_flip_1"
-"$PYTHON" average.py --plot "average_results/demo_$ENCODER.png" --title "demo, $ENCODER" --name \
+AVG_DIR=$("$PYTHON" -c "from engine.config import default; print(default.AVG_DIR)")
+"$PYTHON" average.py --plot "$AVG_DIR/demo_$ENCODER.png" --title "demo, $ENCODER" --name \
     "${NAME}_uni_modal_random_wiseft_False" \
     "${NAME}_cross_modal_text_wiseft_False" \
     "${NAME}_cross_modal_text_wiseft_True"

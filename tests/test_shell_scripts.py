@@ -56,6 +56,13 @@ def test_who_has_the_requirements_is_not_told(project):
     assert ACTIVATE not in demo(project, PYTHON_WITH_REQUIREMENTS)
 
 
+def test_the_plot_lies_with_the_averages(project):
+    paths = project / "engine" / "config" / "default.py"
+    paths.write_text(paths.read_text().replace('"average_results"', '"averages of mine"'))
+    demo(project, PYTHON_WITH_REQUIREMENTS)
+    assert "average.py --plot averages of mine/demo_demo-RN.png" in (project / "commands.txt").read_text()
+
+
 def test_the_readme_says_how_before_it_shows_a_command():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert ACTIVATE in readme[: readme.index("\npython ")]
