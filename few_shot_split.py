@@ -16,8 +16,7 @@ from engine.datasets import few_shot
 
 def main() -> None:
     """Make every split asked for, and say what happened to each file."""
-    parser = config.parser(__doc__, "dataset", "train_shot", "max_val_shot", "seed", "data_dir", "indices_dir")
-    args = parser.parse_args()
+    args = config.parser(__doc__, *config.SPLITS).parse_args()
     for dataset in args.dataset:
         train, val = few_shot.classes(dataset, args.data_dir)
         for shots, seed in product(args.train_shot, args.seed):

@@ -7,6 +7,7 @@ arguments, seconds earlier.
 import os
 import random
 import runpy
+import shlex
 import signal
 import subprocess
 import sys
@@ -306,6 +307,17 @@ def test_a_missing_split_is_said_with_its_command(world):
     assert f"{world.root}/indices/demo/shot_16-seed_1.json is missing" in run.err
     assert "python few_shot_split.py --dataset demo --train-shot 16 --seed 1" in run.err
     assert not (world.root / "features").exists()
+
+
+def test_the_command_for_a_missing_split_works_as_it_stands(world, script):
+    """Its dataset is found and the split lands where it was looked for, in a folder whose name has a space."""
+    (world.root / "data").rename(world.root / "my data")
+    places = ["--data_dir", world.root / "my data", "--indices_dir", world.root / "my $indices", "--max-val-shot", "2"]
+    run = world.start(*places).wait(check=1)
+    python, *words = shlex.split(run.err.splitlines()[-1])
+    assert python == "python"
+    script(*words, check=0)
+    assert (world.root / "my $indices" / "demo" / "shot_1-seed_1-val_2.json").is_file()
 
 
 def test_a_missing_dataset_is_said_before_any_work(world):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -182,6 +183,19 @@ def test_missing_features_name_the_command_that_makes_them(script, world):
     done = train(script, world, check=1)
     assert "train-layer_0/flip" in done.stderr
     assert "python features.py --dataset demo --train-shot 1 2 --seed 1 2 --clip-encoder fake" in done.stderr
+
+
+@pytest.mark.parametrize("directory", [[], ["--indices_dir", "my indices"]])
+def test_a_missing_split_is_said_with_a_command_that_makes_it(script, tmp_path, directory):
+    """In another folder than the project's, and without images."""
+    words = ["--dataset", "dtd", "--train-shot", "1", "--seed", "9", *directory]
+    done = script("train.py", *words, cwd=tmp_path, check=1)
+    path, command = done.stderr.splitlines()
+    indices = (directory or ["", "indices"])[1]
+    assert path == f"error: {indices}/dtd/shot_1-seed_9.json is missing; few_shot_split.py makes it:"
+    assert command == "  " + shlex.join(["python", "few_shot_split.py", *words])
+    script(*shlex.split(command)[1:], cwd=tmp_path, check=0)
+    assert "is missing" not in script("train.py", *words, cwd=tmp_path, check=1).stderr
 
 
 def test_features_of_two_encoders_are_refused_with_both_names(script, world):

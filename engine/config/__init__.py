@@ -19,7 +19,7 @@ from typing import Any
 from engine import datasets, optimizer, templates
 from engine.clip import names
 from engine.config import default
-from engine.datasets.few_shot import MAX_VAL_SHOT
+from engine.datasets.few_shot import MAX_VAL_SHOT, MissingSplits
 from engine.errors import UserError
 from engine.results.runs import Cell
 
@@ -195,6 +195,7 @@ ARGUMENTS = {
 }
 
 
+SPLITS = "dataset train_shot max_val_shot seed data_dir indices_dir".split()
 FEATURES = (
     "dataset train_shot max_val_shot seed clip_encoder clip_weights image_layer_idx text_layer_idx text_augmentation"
     " image_augmentation image_views test_batch_size num_workers device data_dir indices_dir feature_dir"
@@ -211,9 +212,19 @@ EVAL = (
 """The arguments of scripts that other scripts name in the commands they tell the user to type."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """Keeps the arguments that it read, for the command with which `run` ends an error."""
+
+    arguments = argparse.Namespace()
+
+    def parse_args(self, *words: Any, **settings: Any) -> argparse.Namespace:
+        _Parser.arguments = super().parse_args(*words, **settings)
+        return _Parser.arguments
+
+
 def parser(description: str, *names: str) -> argparse.ArgumentParser:
     """A parser with the arguments of these `names` (keys of `ARGUMENTS`); `description` is a script's docstring."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in names:
         flags, settings = ARGUMENTS[name]
         made.add_argument(*flags, **settings)
@@ -320,6 +331,8 @@ def run(main: Callable[[], int | None]) -> None:
     """Run a script's `main` and exit: 0 or what it returns, 1 after a mistake of the user's, 130 after Ctrl-C."""
     try:
         sys.exit(main() or 0)
+    except MissingSplits as error:  # whatever the script, its command line says where they belong
+        sys.exit(f"error: {error}:\n  {command('few_shot_split.py', SPLITS, _Parser.arguments, **error.wanted)}")
     except UserError as error:
         sys.exit(f"error: {error}")
     except OSError as error:  # no permission, a full disk, a file where a folder should be

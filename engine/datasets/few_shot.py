@@ -32,6 +32,18 @@ Classes = list[Sequence[int]]
 """The positions of each class's images, class after class in the order in which their labels first appear."""
 
 
+class MissingSplits(UserError):
+    """Splits that were asked for are not there. Who knows the command line adds the command that makes them.
+
+    `wanted` are the arguments of few_shot_split.py that say which: splits of these shots and seeds, or more of theirs.
+    """
+
+    def __init__(self, message: str, dataset: str, pairs: Sequence[tuple[int, int]]):
+        super().__init__(message)
+        shots, seeds = (sorted(set(values)) for values in zip(*pairs, strict=True))
+        self.wanted = {"dataset": [dataset], "train_shot": shots, "seed": seeds}
+
+
 @dataclass(frozen=True)
 class FewShotSplit:
     """Positions in `train` and in `val` of `dataset`, in the order drawn; both were made for these arguments."""
@@ -168,25 +180,23 @@ def load_splits(
 ) -> list[FewShotSplit]:
     """Read the splits of all combinations of shots and seeds, shots first.
 
-    Raises UserError when files are missing (with one command that makes them all) or malformed.
+    Raises MissingSplits, which tells of all of them, when files are missing, and for a file that is malformed.
     """
     asked = [(shot, seed) for shot in dict.fromkeys(shots) for seed in dict.fromkeys(seeds)]
     paths = {pair: split_path(indices_dir, dataset, *pair, max_val_shot) for pair in asked}
     missing = [pair for pair, path in paths.items() if not path.exists()]
     if missing:
-        first_path = paths[missing[0]]
-        are_missing = " is missing; this makes it"
+        are_missing = "is missing; few_shot_split.py makes it"
         if len(missing) > 1:
-            are_missing = f" and {len(missing) - 1} more are missing; this makes them"
-        command = _command(indices_dir, dataset, missing, max_val_shot)
-        raise UserError(f"{first_path}{are_missing}:\n  {command}")
+            are_missing = f"and {len(missing) - 1} more are missing; few_shot_split.py makes them"
+        raise MissingSplits(f"{paths[missing[0]]} {are_missing}", dataset, missing)
     return [_read_split(path, dataset, *pair, max_val_shot) for pair, path in paths.items()]
 
 
 def load_split(
     indices_dir: Path | str, dataset: str, shots: int, seed: int, max_val_shot: int = MAX_VAL_SHOT
 ) -> FewShotSplit:
-    """Read a split. Raises UserError when its file is missing (with the command that makes it) or malformed."""
+    """Read a split. Raises MissingSplits when its file is missing or malformed."""
     (split,) = load_splits(indices_dir, dataset, [shots], [seed], max_val_shot)
     return split
 
@@ -197,23 +207,13 @@ def _read_split(path: Path, dataset: str, shots: int, seed: int, max_val_shot: i
     except ValueError:
         content = None
     if not _is_split(content):
-        command = _command(path.parents[1], dataset, [(shots, seed)], max_val_shot)
-        raise UserError(
+        raise MissingSplits(
             f'{path} is damaged: it should hold {{"train": [positions], "val": [positions]}}.'
-            f" Delete it; this makes it anew:\n  {command}"
+            " Delete it; few_shot_split.py makes it anew",
+            dataset,
+            [(shots, seed)],
         )
     return FewShotSplit(dataset, shots, seed, content["train"], content["val"], max_val_shot=max_val_shot)
-
-
-def _command(indices_dir: Path | str, dataset: str, pairs: list[tuple[int, int]], max_val_shot: int) -> str:
-    """The command that makes the splits of these pairs of shots and seed (and of other pairs of theirs)."""
-    shots, seeds = (" ".join(map(str, sorted(set(values)))) for values in zip(*pairs, strict=True))
-    command = f"python few_shot_split.py --dataset {dataset} --train-shot {shots} --seed {seeds}"
-    if max_val_shot != MAX_VAL_SHOT:
-        command += f" --max-val-shot {max_val_shot}"
-    if Path(indices_dir).resolve() != PUBLISHED:
-        command += f" --indices_dir {indices_dir}"
-    return command
 
 
 def _is_split(content: Any) -> bool:

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import json
 import random
-import re
 from collections import Counter
 
 import pytest
@@ -131,15 +130,13 @@ def test_a_different_split_is_never_replaced(tmp_path):
     assert few_shot.load_split(tmp_path, "demo", 1, 1).train == [5]
 
 
-def test_a_missing_split_gives_the_command(tmp_path):
-    with pytest.raises(UserError) as caught:
+def test_missing_splits_are_told_at_once(tmp_path):
+    with pytest.raises(few_shot.MissingSplits, match=r"shot_3-seed_9.json is missing; few_shot_split.py makes it$"):
         few_shot.load_split(few_shot.PUBLISHED, "dtd", 3, 9)
-    assert str(caught.value).endswith(
-        "shot_3-seed_9.json is missing; this makes it:\n"
-        "  python few_shot_split.py --dataset dtd --train-shot 3 --seed 9"
-    )
-    with pytest.raises(UserError, match=f"--seed 9 --max-val-shot 2 --indices_dir {re.escape(str(tmp_path))}$"):
-        few_shot.load_split(tmp_path, "dtd", 3, 9, 2)
+    few_shot.save(few_shot.FewShotSplit("dtd", 2, 1, [5], [0]), tmp_path)
+    with pytest.raises(few_shot.MissingSplits, match=r"shot_2-seed_3.json and 2 more are missing") as caught:
+        few_shot.load_splits(tmp_path, "dtd", [2, 1], [3, 1])
+    assert caught.value.wanted == {"dataset": ["dtd"], "train_shot": [1, 2], "seed": [1, 3]}
 
 
 @pytest.mark.parametrize(
@@ -160,8 +157,9 @@ def test_a_damaged_split_is_named(tmp_path, content):
     path = few_shot.split_path(tmp_path, "dtd", 1, 1)
     path.parent.mkdir()
     path.write_text(content)
-    with pytest.raises(UserError, match=r"shot_1-seed_1.json is damaged.*\n  python few_shot_split.py --dataset dtd"):
+    with pytest.raises(few_shot.MissingSplits, match=r"shot_1-seed_1.json is damaged.* Delete it") as caught:
         few_shot.load_split(tmp_path, "dtd", 1, 1)
+    assert caught.value.wanted == {"dataset": ["dtd"], "train_shot": [1], "seed": [1]}
 
 
 # --- against the installed dataset -----------------------------------------------------------------------------------
