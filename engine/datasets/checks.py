@@ -20,13 +20,16 @@ def first(offenders: Iterable[Any], count: int) -> str:
     return shown if count <= SHOWN else f"{shown} and {count - SHOWN} more"
 
 
+class NotInstalled(UserError):
+    """A dataset, or a part of it, is not where it was looked for."""
+
+
 def require(path: Path, kind: str, name: str) -> Path:
-    """Return `path`, or raise UserError saying that this `kind` ("split file", ...) of dataset `name` is not there."""
+    """Return `path`, or raise NotInstalled: this `kind` ("split file", ...) of dataset `name` is not there."""
     if not path.exists():
-        drawn = "; `python -m engine.demo.install` draws it" if name.startswith("demo") else ""
-        raise UserError(
+        raise NotInstalled(
             f"{name}: its {kind} was looked for at {path}, and is not there."
-            f' DATASETS.md, section "{name}", says where to get it (another folder of datasets: --data_dir){drawn}'
+            f' DATASETS.md, section "{name}", says where to get it (another folder of datasets: --data_dir)'
         )
     return path
 

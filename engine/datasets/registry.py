@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Protocol
 
@@ -83,11 +84,18 @@ def load(name: str, data_dir: Path | str, *, check_images: bool = True) -> Bench
     """Read the dataset `name` installed under `data_dir`.
 
     With `check_images=False` the images of a split file are not looked for: enough to train on cached features.
-    Raises UserError when `name` is unknown, when something is not installed, or when a list is malformed.
+    Raises UserError when `name` is unknown, when something is not installed (with the command that draws it, for a
+    demo dataset), or when a list is malformed.
     """
     layout = _format(name)
-    root = checks.require(Path(data_dir) / layout.folder, "folder", name)
-    return layout.read(name, root, check_images)
+    try:
+        root = checks.require(Path(data_dir) / layout.folder, "folder", name)
+        return layout.read(name, root, check_images)
+    except checks.NotInstalled as error:
+        if not name.startswith("demo"):
+            raise
+        install = shlex.join(["python", "-m", "engine.demo.install", str(data_dir)])
+        raise checks.NotInstalled(f"{error}; this draws it:\n  {install}") from error
 
 
 def _format(name: str) -> Format:

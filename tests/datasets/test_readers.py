@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from engine import datasets
 from engine.datasets import few_shot
 from engine.datasets.registry import FORMATS
+from engine.demo import install as installer
 from engine.errors import UserError
 
 REAL = ["caltech101", "dtd", "eurosat", "oxford_flowers", "oxford_pets", "stanford_cars", "ucf101"]
@@ -101,6 +103,24 @@ def test_a_missing_dataset_says_where_it_was_looked_for(tmp_path):
     expected = str(tmp_path / "dtd" / "split_zhou_DescribableTextures.json")
     with pytest.raises(UserError, match=says("dtd: its split file", expected, "DATASETS.md")):
         datasets.load("dtd", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["demo", "demo_v2"])
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_missing_demo_is_drawn_where_it_was_looked_for(tmp_path, monkeypatch, name, interrupted):
+    """The command that is suggested, read as its module reads it."""
+    data_dir = tmp_path / "my data"
+    if interrupted:
+        (data_dir / name).mkdir(parents=True)
+    with pytest.raises(UserError, match=says(name, str(data_dir), "DATASETS.md", "this draws it")) as caught:
+        datasets.load(name, data_dir)
+    python, *words = shlex.split(str(caught.value).splitlines()[-1])
+    assert (python, words[:2]) == ("python", ["-m", "engine.demo.install"])
+    drawn = []
+    monkeypatch.setattr(installer, "install", lambda folder, progress: drawn.append(folder))
+    monkeypatch.setattr("sys.argv", words[1:])
+    installer.main()
+    assert drawn == [data_dir]
 
 
 def test_a_missing_image_folder_is_no_list_of_images(install_split, small_split):
