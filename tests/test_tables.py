@@ -84,6 +84,21 @@ def test_a_folder_of_averages_speaks_of_one_table(script, tmp_path):
     assert pd.read_csv(tmp_path / "average" / "all_x" / "summary.csv")["shots"].tolist() == [2]
 
 
+def test_a_table_may_be_named_as_its_file_is(script, tmp_path):
+    tables.write_csv(method_table([1], "1"), tmp_path / "all_x.csv")
+    script("average.py", "--name", "all_x.csv", "--eval_dir", tmp_path, "--avg_dir", tmp_path / "average", check=0)
+    assert [path.name for path in (tmp_path / "average").iterdir()] == ["all_x"]
+
+
+def test_a_plot_of_another_format_is_refused_before_any_work(script, tmp_path):
+    tables.write_csv(method_table([1], "1"), tmp_path / "all_x.csv")
+    words = ["--name", "all_x", "--eval_dir", tmp_path, "--avg_dir", tmp_path / "average", "--plot"]
+    assert "'x.pdf' does not end in .png" in script("average.py", *words, "x.pdf", cwd=tmp_path, check=2).stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["all_x.csv"]
+    script("average.py", *words, "x.PNG", cwd=tmp_path, check=0)
+    assert (tmp_path / "x.PNG").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("after", "lost"),
     [

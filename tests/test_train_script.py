@@ -290,6 +290,9 @@ def test_garbage_in_a_record_is_named(script, swept):
         (["--device", "cuda:7"], "--device cuda:7 cannot be used"),
         (["--modality", "both"], "'cross_modal', 'uni_modal'"),
         (["--seed", "-1"], "-1 is negative"),
+        (["--seed", "x"], "--seed: 'x' is not a whole number"),
+        (["--train-shot", "1.5"], "--train-shot: '1.5' is not a whole number"),
+        (["--image-views", "one"], "--image-views: 'one' is not a whole number"),
         (["--dataset", "imagenet_a"], "classifiers for it are trained on --dataset imagenet"),
     ],
 )

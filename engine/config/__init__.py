@@ -36,9 +36,17 @@ def boolean(text: str) -> bool:
     return words[text.lower()]
 
 
+def whole(text: str) -> int:
+    """Read a whole number."""
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from error
+
+
 def positive(text: str) -> int:
     """Read a whole number of at least 1."""
-    number = int(text)
+    number = whole(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
     return number
@@ -46,7 +54,7 @@ def positive(text: str) -> int:
 
 def not_negative(text: str) -> int:
     """Read a whole number of at least 0."""
-    number = int(text)
+    number = whole(text)
     if number < 0:
         raise argparse.ArgumentTypeError(f"{number} is negative")
     return number
@@ -56,6 +64,18 @@ def _dataset(text: str) -> str:
     """A dataset's name, or the names there are."""
     if text not in datasets.names():
         raise argparse.ArgumentTypeError(f"no dataset is called '{text}'; there are: {', '.join(datasets.names())}")
+    return text
+
+
+def _table(text: str) -> str:
+    """A table's name, which may be given as its file is called."""
+    return text.removesuffix(".csv")
+
+
+def _png(text: str) -> str:
+    """The path of a picture, whose name must say what it is: pictures are PNG."""
+    if not text.lower().endswith(".png"):
+        raise argparse.ArgumentTypeError(f"'{text}' does not end in .png, and plots are PNG files alone")
     return text
 
 
@@ -127,7 +147,7 @@ ARGUMENTS = {
         help="views of each training image beside the centre crop (flip)",
     ),
     "image_views": _argument(
-        "--image-views", type=int, help="number of those views: 0 with none, 1 with flip (0 with none, else 1)"
+        "--image-views", type=whole, help="number of those views: 0 with none, 1 with flip (0 with none, else 1)"
     ),
     # the classifier
     "modality": _argument(
@@ -162,9 +182,9 @@ ARGUMENTS = {
     ),
     # tables
     "name": _argument(
-        "--name", nargs="+", metavar="NAME", required=True, help="tables that eval.py wrote, without .csv"
+        "--name", type=_table, nargs="+", metavar="NAME", required=True, help="tables that eval.py wrote"
     ),
-    "plot": _argument("--plot", metavar="FILE.png", help="draw accuracy against shots"),
+    "plot": _argument("--plot", type=_png, metavar="FILE.png", help="draw accuracy against shots"),
     "title": _argument("--title", default="", help="title of the plot"),
     # how to run
     "max_iter": _argument("--max-iter", type=positive, default=optimizer.MAX_ITER, help="training steps (12800)"),
