@@ -185,6 +185,16 @@ def test_missing_features_name_the_command_that_makes_them(script, world):
     assert "python features.py --dataset demo --train-shot 1 2 --seed 1 2 --clip-encoder fake" in done.stderr
 
 
+@pytest.mark.parametrize("what", ["train-layer_0/none", "text-layer_0"])
+def test_damaged_features_name_the_command_that_makes_them_again(script, world, what):
+    path = next((world.place.folder / what).glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:50])
+    said = train(script, world, check=1).stderr
+    assert f"{path} cannot be read" in said
+    assert "remove it" in said
+    assert "python features.py --dataset demo --train-shot 1 2 --seed 1 2 --clip-encoder fake" in said
+
+
 @pytest.mark.parametrize("directory", [[], ["--indices_dir", "my indices"]])
 def test_a_missing_split_is_said_with_a_command_that_makes_it(script, tmp_path, directory):
     """In another folder than the project's, and without images."""

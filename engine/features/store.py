@@ -30,7 +30,7 @@ from engine.files import write_atomically
 
 
 class MissingFeatures(UserError):
-    """Features that were asked for are not in the store. Who knows the command that makes them adds it."""
+    """Features that were asked for are not in the store, or damaged. Who knows the command that makes them adds it."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Bank:
     def __init__(self, folder: Path):
         """Open the bank in `folder`, which may be empty or not exist.
 
-        Raises UserError for a shard that cannot be read, and for two shards of different sources.
+        Raises MissingFeatures for a shard that cannot be read, UserError for two shards of different sources.
         """
         self.folder = folder
         self.source: Source | None = None
@@ -114,7 +114,7 @@ class Bank:
     def read(self, positions: list[int] | None = None) -> tuple[Tensor, Tensor]:
         """Features [n, ...] float32 and labels [n] int64 of `positions`, in their order; None: of the whole list.
 
-        Raises MissingFeatures when rows are not there.
+        Raises MissingFeatures when rows are not there or cannot be read.
         """
         positions = self.require(positions)
         features, labels = None, torch.empty(len(positions), dtype=torch.int64)
@@ -161,7 +161,7 @@ def write_texts(path: Path, texts: Texts) -> None:
 
 
 def read_texts(path: Path) -> Texts:
-    """Read a file of prompts. Raises MissingFeatures when it is not there, UserError when it cannot be read."""
+    """Read a file of prompts. Raises MissingFeatures when it is not there or cannot be read."""
     if not path.is_file():
         raise MissingFeatures(f"no text features {path}")
     with _reading(path) as file:
@@ -180,12 +180,14 @@ def _save(path: Path, tensors: dict[str, Tensor], source: Source, **metadata: st
 
 @contextmanager
 def _reading(path: Path) -> Iterator[safe_open]:
-    """A file of the store, mapped: only what is picked of it is read. Raises UserError for a file that is no such."""
+    """A file of the store, mapped: only what is picked of it is read. Raises MissingFeatures where there is none."""
     try:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); remove it and make the features again") from error
+        raise MissingFeatures(
+            f"{path} cannot be read ({error}); remove it, as its features must be made again"
+        ) from error
 
 
 def _source(file: safe_open) -> Source:
