@@ -31,7 +31,7 @@ def main() -> None:
 
     corrupt: list[str] = []
     for name in args.clip_encoder:
-        encoder = load_encoder(name, args.clip_weights, device)
+        encoder = load_encoder(name, args.clip_weights, device, args.image_layer_idx, args.text_layer_idx)
         for benchmark, parts in zip(benchmarks, wanted, strict=True):
             corrupt += extract_dataset(args, encoder, benchmark, parts, device)
         del encoder  # before the next one is loaded

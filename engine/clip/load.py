@@ -17,6 +17,7 @@ from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 from torch import Tensor, nn
 
 from engine.clip import names
+from engine.clip.split import Split, split_image, split_text
 from engine.errors import UserError
 
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -31,11 +32,16 @@ class Encoder:
     """A CLIP model in eval mode with what its inputs must look like.
 
     `digest` is the SHA-256 of the weights: features of two encoders are told apart by it whatever their names.
+    `image` and `text` are its towers, split before their last `image_layers` and `text_layers` layers.
     """
 
     name: str
     digest: str
     model: nn.Module
+    image: Split
+    text: Split
+    image_layers: int
+    text_layers: int
     tokenizer: open_clip.SimpleTokenizer
     image_size: int
     mean: tuple[float, float, float]
@@ -43,13 +49,26 @@ class Encoder:
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """Raw features [B, D] float32 of normalised pixels [B, 3, image_size, image_size]."""
-        return self.model.encode_image(pixels)
+        """What the image tower's frozen part makes of normalised pixels [B, 3, image_size, image_size].
+
+        With no trainable layers that is raw features [B, D], float32.
+        """
+        return self.image.frozen(pixels)
+
+    def tokens(self, prompts: list[str]) -> Tensor:
+        """Prompts as tokens, int64 [n, L]: L is the context length, or less where the tower is split and allows it."""
+        tokens = self.tokenizer(prompts)
+        return tokens if self.text.trainable is None else self.text.frozen.trim(tokens)
 
     @torch.inference_mode()
-    def encode_texts(self, tokens: Tensor) -> Tensor:
-        """Raw features [B, D] float32 of tokens [B, context length]."""
-        return self.model.encode_text(tokens)
+    def encode_texts(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        """What the text tower's frozen part makes of tokens [n, L].
+
+        With no trainable layers that is raw features [n, D], float32; else [n, L, width], and the positions [n] of the
+        ends of the texts.
+        """
+        encoded = self.text.frozen(tokens)
+        return encoded if isinstance(encoded, tuple) else (encoded,)
 
     def truncated(self, prompts: list[str]) -> list[str]:
         """The prompts that do not fit the text encoder: the tokenizer cuts their end off without a word."""
@@ -58,11 +77,13 @@ class Encoder:
         return [prompt for prompt in prompts if len(encode(prompt)) > room] if encode else []
 
 
-def load_encoder(name: str, weights: str | None = None, device: str = "cpu") -> Encoder:
+def load_encoder(
+    name: str, weights: str | None = None, device: str = "cpu", image_layers: int = 0, text_layers: int = 0
+) -> Encoder:
     """Load the encoder that `--clip-encoder name --clip-weights weights` means, float32, in eval mode, on `device`.
 
-    Raises UserError for a name that open_clip does not know, and for weights that are missing, cannot be downloaded
-    (says which file to get and where to put it) or do not fit the architecture.
+    Raises UserError for a name that open_clip does not know, for weights that are missing, cannot be downloaded (says
+    which file to get and where to put it) or do not fit the architecture, and for layers that cannot be split off.
     """
     architecture, tag = names.architecture(name)
     if name in names.DEMO:
@@ -91,6 +112,10 @@ def load_encoder(name: str, weights: str | None = None, device: str = "cpu") -> 
         name=name,
         digest=state_digest(model),
         model=model,
+        image=split_image(model, image_layers),
+        text=split_text(model, text_layers),
+        image_layers=image_layers,
+        text_layers=text_layers,
         tokenizer=tokenizer,
         image_size=size[0] if isinstance(size, tuple) else size,
         mean=tuple(model.visual.image_mean),

@@ -49,9 +49,10 @@ class CorruptImages(UserError):
 def plan(benchmark: Benchmark, part: str, view: str, positions: list[int], folder: Path, encoder: Encoder) -> Plan:
     """What is missing of `positions` in the bank at `folder`.
 
-    Raises UserError when the bank there was made by other weights or from another list of images.
+    Raises UserError when the bank there was made by other weights or layers, or from another list of images.
     """
-    source = Source(names.folder(encoder.name), encoder.digest, benchmark.digest(part), len(benchmark.part(part)))
+    listed = benchmark.digest(part), len(benchmark.part(part))
+    source = Source(names.folder(encoder.name), encoder.digest, *listed, layer=encoder.image_layers)
     bank = Bank(folder)
     bank.expect(source)
     return Plan(benchmark, part, view, bank.missing(positions), folder, source)
@@ -112,26 +113,30 @@ def extract_texts(
 
     `progress` hears the number of prompts after each batch.
 
-    Raises UserError when the file there was made by other weights or from other prompts.
+    Raises UserError when the file there was made by other weights or layers, or from other prompts.
     """
     digest = hashlib.sha256(json.dumps([prompts, labels]).encode()).hexdigest()
-    source = Source(names.folder(encoder.name), encoder.digest, digest, len(prompts))
+    source = Source(names.folder(encoder.name), encoder.digest, digest, len(prompts), layer=encoder.text_layers)
     if path.exists():
         found = read_texts(path).source
         if found != source:
-            what = "other weights" if found.encoder_digest != encoder.digest else "other prompts or class names"
+            what = "other prompts or class names"
+            if found.encoder_digest != encoder.digest:
+                what = "other weights"
+            elif found.layer != source.layer:
+                what = f"{found.layer} trainable layers there, {source.layer} here"
             raise UserError(
                 f"{path} was made by encoder {found.encoder} ({found.encoder_digest[:12]}), not by {encoder.name}"
                 f" ({encoder.digest[:12]}) from the prompts of {dataset}: {what}.\n"
                 "remove it to make it anew, or give another --feature_dir"
             )
         return False
-    features = []
-    for at in range(0, len(prompts), batch_size):
-        batch = prompts[at : at + batch_size]
-        features.append(encoder.encode_texts(encoder.tokenizer(batch).to(device)).float().cpu())
-        progress(len(batch))
-    write_texts(path, Texts(torch.cat(features), torch.tensor(labels), prompts, source))
+    encoded = []
+    for tokens in encoder.tokens(prompts).split(batch_size):
+        encoded.append([tensor.cpu() for tensor in encoder.encode_texts(tokens.to(device))])
+        progress(len(tokens))
+    features, *positions = map(torch.cat, zip(*encoded, strict=True))
+    write_texts(path, Texts(features.float(), torch.tensor(labels), prompts, source, *positions))
     return True
 
 

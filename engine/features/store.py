@@ -39,7 +39,7 @@ class Source:
 
     `encoder` is the encoder's name as a folder (`ViT-B/16` and `ViT-B-16` are one encoder) and `encoder_digest` the
     SHA-256 of its weights; `list_digest` binds rows to the list of images (or prompts) that positions count in, and
-    `length` is the length of that list.
+    `length` is the length of that list. `layer` is how many of the last layers of the encoder are yet to come.
     """
 
     encoder: str
@@ -47,6 +47,7 @@ class Source:
     list_digest: str
     length: int
     precision: str = "fp32"
+    layer: int = 0
 
 
 @dataclass(frozen=True)
@@ -147,17 +148,30 @@ def write_shard(folder: Path, source: Source, positions: list[int], labels: Tens
 
 @dataclass(frozen=True)
 class Texts:
-    """The prompts of a dataset as features [n, D] float32, with the class [n] and the wording of each."""
+    """The prompts of a dataset as features [n, D] float32, with the class [n] and the wording of each.
+
+    Where layers of the text encoder are yet to come, features are [n, L, width], and `positions` [n] int64 are those
+    of the ends of the texts; otherwise it is None.
+    """
 
     features: Tensor
     labels: Tensor
     prompts: list[str]
     source: Source
+    positions: Tensor | None = None
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What the layers that are yet to come take."""
+        return (self.features,) if self.positions is None else (self.features, self.positions)
 
 
 def write_texts(path: Path, texts: Texts) -> None:
     """Write a file of prompts, atomically."""
-    _save(path, {"features": texts.features, "labels": texts.labels}, texts.source, prompts=json.dumps(texts.prompts))
+    tensors = {"features": texts.features, "labels": texts.labels}
+    if texts.positions is not None:
+        tensors["positions"] = texts.positions
+    _save(path, tensors, texts.source, prompts=json.dumps(texts.prompts))
 
 
 def read_texts(path: Path) -> Texts:
@@ -170,6 +184,7 @@ def read_texts(path: Path) -> Texts:
             labels=file.get_tensor("labels").clone(),
             prompts=json.loads(file.metadata()["prompts"]),
             source=_source(file),
+            positions=file.get_tensor("positions").clone() if "positions" in file.keys() else None,  # noqa: SIM118
         )
 
 

@@ -65,7 +65,7 @@ def same_features(encoder, model):
     tokens = encoder.tokenizer(["a red star", "a dog"])
     with torch.no_grad():
         images, texts = model.encode_image(pixels), model.encode_text(tokens)
-    found = encoder.encode_images(pixels), encoder.encode_texts(tokens)
+    found = encoder.encode_images(pixels), *encoder.encode_texts(tokens)
     assert all(features.dtype == torch.float32 for features in found)
     return torch.equal(found[0], images) and torch.equal(found[1], texts)
 
@@ -153,7 +153,8 @@ def test_demo_encoders_load_by_name(name):
     encoder = load_encoder(name)
     tokens = encoder.tokenizer(["a photo of a striped red star."])
     assert tokens.shape == (1, encoder.model.context_length)
-    assert encoder.encode_texts(tokens).shape == (1, 128)
+    (texts,) = encoder.encode_texts(tokens)
+    assert texts.shape == (1, 128)
     assert encoder.encode_images(torch.zeros(2, 3, encoder.image_size, encoder.image_size)).shape == (2, 128)
     state = load_file(weights)
     assert all(torch.equal(value.to(state[key].dtype), state[key]) for key, value in encoder.model.state_dict().items())
