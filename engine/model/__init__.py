@@ -1,8 +1,9 @@
-"""Classifier heads, zero-shot weights and WiSE-FT (section 4 of the protocol)."""
+"""Classifiers: heads, the adapter, zero-shot weights and WiSE-FT (section 4 of the protocol)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +11,14 @@ from torch.nn import functional as F
 
 WISE_FT_RATIO = 0.5
 """How far WiSE-FT goes back to the zero-shot classifier (Table 1 of the paper uses the middle)."""
+ADAPTER_RATIO = 0.2
+"""How much of an adapted feature is the adapter's output (CLIP-Adapter's residual ratio)."""
+ADAPTER_REDUCTION = 4
+"""How much narrower the adapter's hidden layer is than the feature."""
 
 
 class LinearHead(nn.Module):
-    """Logits = scale * features @ weight.T, for L2-normalised features [B, D] and `weight` [C, D]; no bias."""
+    """Logits = scale * features @ weight.T, for features [B, D] and `weight` [C, D]; no bias."""
 
     def __init__(self, weight: Tensor, scale: float):
         super().__init__()
@@ -22,6 +27,68 @@ class LinearHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.scale * F.linear(features, self.weight)
+
+
+class Adapter(nn.Module):
+    """x -> 0.2 * relu(W2 relu(W1 x)) + 0.8 * x, with W1 [D/4, D] and W2 [D, D/4], for L2-normalised x [B, D].
+
+    The output is not normalised again. W1 and W2 are initialised as torch's Linear is by default.
+    """
+
+    def __init__(self, dimension: int, generator: torch.Generator):
+        super().__init__()
+        hidden = dimension // ADAPTER_REDUCTION
+        self.down = nn.Parameter(random_weight(hidden, dimension, generator))
+        self.up = nn.Parameter(random_weight(dimension, hidden, generator))
+
+    def forward(self, x: Tensor) -> Tensor:
+        adapted = F.relu(F.linear(F.relu(F.linear(x, self.down)), self.up))
+        return ADAPTER_RATIO * adapted + (1 - ADAPTER_RATIO) * x
+
+
+class TrainableEncoder(nn.Module):
+    """The trainable part of an encoder (`engine.clip.split`), and L2 normalisation: [B, D]."""
+
+    def __init__(self, part: nn.Module):
+        super().__init__()
+        self.part = part
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return F.normalize(self.part(*inputs))
+
+
+class Embedding(nn.Module):
+    """What comes before the linear layer: an encoder per source (images, then texts), and the adapter they share.
+
+    A source is the tuple of an encoder's inputs. Where nothing of the encoder is trained (None) that is the
+    L2-normalised feature alone. `embedding(images)` embeds images, `embedding(images, texts)` both, concatenated.
+    """
+
+    def __init__(self, encoders: Sequence[nn.Module | None], adapter: Adapter | None = None):
+        super().__init__()
+        self.encoders = nn.ModuleList(nn.Identity() if part is None else TrainableEncoder(part) for part in encoders)
+        self.adapter = adapter or nn.Identity()
+
+    def forward(self, *sources: tuple[Tensor, ...]) -> Tensor:
+        features = [encoder(*inputs) for encoder, inputs in zip(self.encoders, sources, strict=False)]
+        return self.adapter(torch.cat(features) if len(features) > 1 else features[0])
+
+    @property
+    def trainable(self) -> bool:
+        """Whether anything before the linear layer is trained."""
+        return any(True for _ in self.parameters())
+
+
+class Classifier(nn.Module):
+    """An embedding and a linear head: what is trained, with all its parameters."""
+
+    def __init__(self, embedding: Embedding, head: LinearHead):
+        super().__init__()
+        self.embedding, self.head = embedding, head
+
+    def forward(self, *sources: tuple[Tensor, ...]) -> Tensor:
+        """Logits [B, C] of the samples of all sources together."""
+        return self.head(self.embedding(*sources))
 
 
 def random_weight(classes: int, dimension: int, generator: torch.Generator) -> Tensor:

@@ -40,6 +40,8 @@ class Grid:
 
 GRIDS = {
     "linear": Grid(lr=(1e-3, 1e-4), weight_decay=(0.0, 0.01, 0.0001), batch_size=(8, 32)),
+    "adapter": Grid(lr=(1e-4, 1e-5, 1e-6, 1e-7), weight_decay=(0.0, 0.001, 0.00001), batch_size=(8,)),
+    "partial": Grid(lr=(1e-5, 1e-6, 1e-7), weight_decay=(0.0, 0.001, 0.00001), batch_size=(8,)),
 }
 """What `--hyperparams` names (the authors' grids)."""
 
@@ -55,6 +57,8 @@ class Mode(NamedTuple):
 
 MODES = {
     "linear": Mode("linear", image_layer_idx=0, hyperparams="linear", logit=4.60517),
+    "adapter": Mode("adapter", image_layer_idx=0, hyperparams="adapter", logit=4.60517),
+    "partial": Mode("linear", image_layer_idx=1, hyperparams="partial", logit=4.0),
 }
 """What `eval.py --mode` names."""
 

@@ -2,25 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+from torch.func import functional_call
 from torch.nn import functional as F
+
+from engine.model import Embedding
+from engine.training.problem import Inputs
 
 LOGITS = 1 << 25
 """How many logits are held at a time (128 MiB)."""
+FEATURES, EMBEDDED = 4096, 64
+"""How many images go through a classifier at a time: as final features, or as inputs of a part of an encoder."""
+
+
+class Heads(NamedTuple):
+    """Linear layers, [C, D] each, on one embedding of the images: `embed(images)` is [n, D]."""
+
+    embed: Callable[[Inputs], Tensor]
+    weights: Sequence[Tensor]
+
+
+def embedder(embedding: Embedding, state: dict[str, Tensor]) -> Callable[[Inputs], Tensor]:
+    """The embedding of images with the parameters that the `state` of a whole classifier gives it."""
+    prefix = "embedding."
+    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    return lambda images: functional_call(embedding, own, (images,))
 
 
 @torch.inference_mode()
-def accuracies(weights: list[Tensor], features: Tensor, labels: Tensor) -> list[float]:
-    """The accuracy, 0 to 1, of each linear classifier [C, D] on L2-normalised `features` [n, D] with `labels` [n].
+def accuracies(classifiers: Sequence[Heads], batches: Iterable[tuple[Inputs, Tensor]]) -> list[list[float]]:
+    """The accuracy, 0 to 1, of every head of each of `classifiers` on all `batches` of images and labels together.
 
-    The features are read once for all classifiers. The prediction is the argmax of features @ weight.T.
+    The images are gone through once for all classifiers. A prediction is the argmax of the float32 features @ weight.T.
     """
-    classes = weights[0].shape[0]
-    stack = torch.cat(weights).to(features.device)
-    correct = torch.zeros(len(weights), dtype=torch.int64, device=features.device)
+    correct: list[Tensor | int] = [0] * len(classifiers)
+    stacks = [torch.cat(list(weights)) for _, weights in classifiers]
+    total = 0
+    for inputs, labels in batches:
+        total += len(labels)
+        for number, ((embed, weights), stack) in enumerate(zip(classifiers, stacks, strict=True)):
+            correct[number] = correct[number] + _correct(embed(inputs), labels, stack, len(weights))
+    return [[count / total for count in counts.tolist()] for counts in correct]
+
+
+def _correct(features: Tensor, labels: Tensor, stack: Tensor, heads: int) -> Tensor:
+    """How many of `features` [n, D] each of the heads in `stack` [heads * C, D] gets right, int64 [heads]."""
+    correct = torch.zeros(heads, dtype=torch.int64, device=features.device)
     rows = max(1, LOGITS // len(stack))
     for some, truth in zip(features.split(rows), labels.split(rows), strict=True):
-        predicted = F.linear(some, stack).view(len(some), len(weights), classes).argmax(2)
+        predicted = F.linear(some, stack).view(len(some), heads, -1).argmax(2)
         correct += (predicted == truth.unsqueeze(1)).sum(0)
-    return [count / len(labels) for count in correct.tolist()]
+    return correct

@@ -2,43 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch.nn import functional as F
 
-from engine.model import LinearHead
 from engine.optimizer import BETAS, EPS, EVAL_FREQ, learning_rate
-from engine.training.batches import streams
-from engine.training.evaluate import accuracies
+from engine.training.batches import generator, streams
+from engine.training.evaluate import EMBEDDED, FEATURES, Heads, accuracies
 from engine.training.problem import Job, Outcome
 
 
-def train(jobs: Sequence[Job], *, max_iter: int, progress: Callable[[int], object]) -> list[Outcome]:
-    """Train `jobs` for `max_iter` steps each; `progress` hears the number of steps done since it was last told."""
-    return [train_run(job, max_iter, progress) for job in jobs]
+def train(
+    jobs: Sequence[Job], *, max_iter: int, progress: Callable[[int], object], memory: int | None = None
+) -> Iterator[dict[Job, Outcome]]:
+    """Train `jobs` for `max_iter` steps each and yield what came of each one.
+
+    `progress` hears the number of steps done since it was last told. `memory` is there for the stacked executor.
+    """
+    for job in jobs:
+        device = job.problem.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(generator(f"{job.problem.name}/{job.hyperparameters}/dropout").initial_seed())
+            yield {job: train_run(job, max_iter, progress)}
 
 
 def train_run(job: Job, max_iter: int, progress: Callable[[int], object]) -> Outcome:
     """Train one classifier and keep its first best step on the validation set."""
     problem, (lr, weight_decay, batch_size) = job
-    head = LinearHead(problem.initial, problem.scale)
-    optimizer = torch.optim.AdamW(head.parameters(), betas=BETAS, eps=EPS, weight_decay=weight_decay)
-    batches = [stream.take(max_iter) for stream in streams(problem, batch_size)]
-    val_features, best = problem.val.features, None
+    began, steps_told = time.perf_counter(), 0
+    model = copy.deepcopy(problem.model).requires_grad_(True)
+    optimizer = torch.optim.AdamW(model.parameters(), betas=BETAS, eps=EPS, weight_decay=weight_decay)
+    batches = [stream.take(max_iter).to(problem.device) for stream in streams(problem, batch_size)]
+    rows = FEATURES if problem.val.bank[0].dim() == 2 else EMBEDDED
+    best_step, best_accuracy, best_state = 0, 0.0, _state(model)
     for step in range(max_iter):
+        model.train()
         optimizer.param_groups[0]["lr"] = learning_rate(step, lr, max_iter)
-        picked = [(source, indices[step]) for source, indices in zip(problem.sources, batches, strict=True)]
-        features = torch.cat([source.bank[source.rows[index]] for source, index in picked])
-        labels = torch.cat([source.labels[index] for source, index in picked])
-        loss = F.cross_entropy(head(features), labels)
+        picked = [source.pick(indices[step]) for source, indices in zip(problem.sources, batches, strict=True)]
+        inputs, labels = zip(*picked, strict=True)
+        loss = F.cross_entropy(model(*inputs), torch.cat(labels))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if step % EVAL_FREQ == 0:
-            weight = head.weight.detach()
-            (accuracy,) = accuracies([weight], val_features, problem.val.labels)
-            if best is None or accuracy > best.val_accuracy:
-                best = Outcome(step, accuracy, weight.to("cpu", copy=True))
-            progress(min(EVAL_FREQ, max_iter - step))
-    return best
+            progress(step + 1 - steps_told)
+            steps_told = step + 1
+            if not model.head.weight.isfinite().all():
+                break
+            model.eval()
+            heads = Heads(lambda images: model.embedding(images), [model.head.weight])
+            ((accuracy,),) = accuracies([heads], problem.val.batches(rows))
+            if step == 0 or accuracy > best_accuracy:
+                best_step, best_accuracy, best_state = step, accuracy, _state(model)
+    progress(max_iter - steps_told)
+    diverged = not model.head.weight.isfinite().all()
+    return Outcome(best_step, best_accuracy, best_state, diverged, time.perf_counter() - began)
+
+
+def _state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of all that training changes: parameters, and BatchNorm's statistics."""
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}

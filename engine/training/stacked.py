@@ -1,56 +1,78 @@
-"""All runs of a sweep at once, as one batched problem: the same results as `sequential`, to float tolerance.
+"""All runs of a sweep at once, as a few batched problems: the same results as `sequential`, to float tolerance.
 
 Runs that differ in learning rate and weight decay alone see the same batches. So a stack is a product of *problems*
-(shots, seeds) and *settings* (learning rate, weight decay): each setting has one parameter [problems, C, D], and a step
-is, over all of them, one gather of features, a batched matrix product for the logits, the softmax, a batched product
-for the gradient (its closed form: no autograd) and one fused AdamW step with a parameter group per setting.
+(shots, seeds) and *settings* (learning rate, weight decay): each parameter of the model exists once, with a leading
+axis of runs, [settings * problems, ...]. A step is one gather of samples, one batched computation of all gradients
+(`gradients`) and one fused AdamW step per setting. On a GPU the whole step is one CUDA graph (`graphs`).
 
-A run's weights do not depend, to the last bit, on which other problems are in its stack: batched products treat each
-problem alike once there are two of them, everything else is elementwise. So a sweep that was killed and goes on with
-what is left gives what it would have given. (On CUDA this holds as far as cuBLAS picks the same kernels.)
+A run's weights do not depend, to the last bit, on which other runs are in its stack: batched products treat each run
+alike once there are two of them, everything else is elementwise. So stacks are cut as memory and caches ask for
+(`plan`), and a sweep that was killed and goes on with what is left gives what it would have given. (On CUDA this holds
+as far as cuBLAS picks the same kernels.)
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from threading import Event, Lock
 
 import torch
 from torch import Tensor
 
+from engine import memory
 from engine.optimizer import BETAS, EPS, EVAL_FREQ, learning_rate
 from engine.training.batches import streams
-from engine.training.problem import Job, Outcome, Problem, Samples
+from engine.training.gradients import FunctionalModel, LinearModel
+from engine.training.graphs import captured
+from engine.training.plan import Stack, is_linear, plan
+from engine.training.problem import Inputs, Job, Outcome, Problem, Samples
 
-Setting = tuple[float, float]
-"""Learning rate and weight decay."""
+
+def train(
+    jobs: Sequence[Job], *, max_iter: int, progress: Callable[[int], object], memory: int | None = None
+) -> Iterator[dict[Job, Outcome]]:
+    """Train `jobs` for `max_iter` steps each and yield what came of them, stack by stack.
+
+    `progress` hears the number of steps, over all runs, since it was last told. `memory` is how many bytes the stacks
+    that train at a time may take on the problems' device; None is without a limit.
+    Raises UserError when that is too little for the smallest stack.
+    """
+    with _one_thread_per_kernel() as cores:
+        workers = cores if jobs[0].problem.device.type == "cpu" else 1
+        stacks = plan(jobs, workers, memory)
+        if workers == 1:
+            for stack in stacks:
+                yield _StackTrainer(stack, max_iter).train(progress)
+        else:
+            yield from _train_in_threads(stacks, workers, max_iter, progress)
 
 
-def train(jobs: Sequence[Job], *, max_iter: int, progress: Callable[[int], object]) -> list[Outcome]:
-    """Train `jobs` for `max_iter` steps each; `progress` hears the number of steps, over all runs, since last told."""
-    on_cpu = jobs[0].problem.initial.device.type == "cpu"
-    with _one_thread_per_kernel() as cores, ThreadPoolExecutor(cores if on_cpu else 1) as pool:
-        stop, lock = Event(), Lock()
+def _train_in_threads(
+    stacks: list[Stack], workers: int, max_iter: int, progress: Callable[[int], object]
+) -> Iterator[dict[Job, Outcome]]:
+    """Train stacks side by side, each on one core; what is not done ends when one fails or the caller stops asking."""
+    stop, lock = Event(), Lock()
 
-        def tell(steps: int) -> None:
-            if stop.is_set():
-                raise _Stopped
-            with lock:
-                progress(steps)
+    def tell(steps: int) -> None:
+        if stop.is_set():
+            raise _Stopped
+        with lock:
+            progress(steps)
 
-        stacks = [_Stack(*stack, max_iter) for stack in _stacks(jobs, cores if on_cpu else 1)]
-        trained = [pool.submit(stack.train, tell) for stack in stacks]
+    with ThreadPoolExecutor(workers) as pool:
+        pending = {pool.submit(lambda stack: _StackTrainer(stack, max_iter).train(tell), stack) for stack in stacks}
         try:
-            for stack in wait(trained, return_when=FIRST_EXCEPTION).done:
-                stack.result()  # raises what went wrong, at once and not after the other stacks' last step
-            outcomes = {job: outcome for future in trained for job, outcome in future.result().items()}
-        except BaseException:
+            while pending:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                while done:
+                    yield done.pop().result()
+        finally:
             stop.set()
-            raise
-    return [outcomes[Job(job.problem, tuple(job.hyperparameters))] for job in jobs]
+            for stack in pending:
+                stack.cancel()
 
 
 class _Stopped(Exception):
@@ -72,51 +94,17 @@ def _one_thread_per_kernel() -> Iterator[int]:
         torch.set_num_threads(cores)
 
 
-def run_bytes(problem: Problem) -> int:
-    """Memory that one run of a problem takes in a stack: weight, gradient, two moments, the best weight so far."""
-    return 5 * problem.initial.numel() * problem.initial.element_size()
+class _StackTrainer:
+    """Trains the runs of a stack: G problems x R settings, run number r * G + g."""
 
-
-def _stacks(jobs: Sequence[Job], cores: int) -> list[tuple[list[Problem], list[Setting], int]]:
-    """Cut jobs into products of problems and settings that share shapes and batch size, at least one for each core."""
-    settings: dict[tuple[Problem, int], list[Setting]] = defaultdict(list)
-    for problem, (lr, weight_decay, batch_size) in jobs:
-        settings[problem, batch_size].append((lr, weight_decay))
-    stacks: dict[tuple, list[Problem]] = defaultdict(list)
-    for (problem, batch_size), wanted in settings.items():
-        alike = (batch_size, tuple(wanted), problem.initial.shape, problem.scale, len(problem.sources))
-        stacks[alike].append(problem)
-    return [
-        (problems[part::parts], list(wanted), batch_size)
-        for (batch_size, wanted, *_), problems in stacks.items()
-        for parts in [max(1, min(cores // len(stacks), len(problems) // 2))]  # two problems make a stack: see _Stack
-        for part in range(parts)
-    ]
-
-
-class _Stack:
-    """Runs of G problems x R settings with batches of B samples, C classes, features of D dimensions."""
-
-    def __init__(self, problems: list[Problem], settings: list[Setting], batch_size: int, max_iter: int):
-        self.runs = [[Job(p, (lr, decay, batch_size)) for p in problems] for lr, decay in settings]  # R x G
-        if len(problems) == 1:  # a batched product of one matrix may take another kernel, which rounds differently
-            problems = problems * 2
-        self.settings, self.max_iter = settings, max_iter
-        self.batch_size = problems[0].share(batch_size) * len(problems[0].sources)
-        self.scale = problems[0].scale
-        self.weights = [torch.stack([problem.initial for problem in problems]) for _ in settings]  # R x [G, C, D]
-        for weight in self.weights:
-            weight.grad = torch.zeros_like(weight)
-        groups = [
-            {"params": [weight], "weight_decay": decay}
-            for weight, (_, decay) in zip(self.weights, settings, strict=True)
-        ]
-        self.optimizer = torch.optim.AdamW(groups, betas=BETAS, eps=EPS, fused=True)
-        size = (len(settings), len(problems), self.batch_size, problems[0].initial.shape[0])
-        self.logits = self.weights[0].new_empty(size)  # [R, G, B, C]
-        self.minus_one = self.weights[0].new_full((1, 1, 1, 1), -1.0).expand(*size[:3], 1)
-        self.batches = _Batches(problems, batch_size)
-        self.val = _Validation(problems, self.weights)
+    def __init__(self, stack: Stack, max_iter: int):
+        problems = stack.problems if stack.copies == 1 else stack.problems * stack.copies
+        self.stack, self.max_iter, self.problems = stack, max_iter, problems
+        self.device = problems[0].device
+        self.model = (LinearModel if is_linear(problems[0]) else FunctionalModel)(stack, problems)
+        self.optimizer = _AdamW(self.model.parameters, stack.settings)
+        self.batches = _Batches(problems, stack, max_iter)
+        self.validation = _Validation(problems, len(stack.settings), self.model)
 
     @torch.no_grad()
     def train(self, progress: Callable[[int], object]) -> dict[Job, Outcome]:
@@ -124,97 +112,201 @@ class _Stack:
         # Softmax at a scale of 100 leaves probabilities below 1e-38, which CPUs multiply ten times slower than others,
         # or than the zeros that they may as well be. This holds for the thread it is called on.
         torch.set_flush_denormal(True)
+        began = time.perf_counter()
+        self.batches.load(0)
+        step = captured(self._step, self._reset, self.device)
+        pace = _Pace(self.device)
         for start in range(0, self.max_iter, EVAL_FREQ):
             steps = min(EVAL_FREQ, self.max_iter - start)
-            rows, labels = self.batches.take(steps)
+            self.batches.load(start)
             for offset in range(steps):
-                self._step(start + offset, self.batches.features(rows[offset]), labels[offset])
+                step()
                 if offset == 0:
-                    self.val.measure(start)
-            progress(steps * sum(map(len, self.runs)))
-        rows = zip(self.runs, self.val.outcomes(), strict=True)
-        return {job: outcome for jobs, outcomes in rows for job, outcome in zip(jobs, outcomes, strict=False)}
+                    self.validation.measure(start)
+            pace.wait()
+            progress(steps * self.stack.runs)
+        self.validation.measure_divergence()
+        outcomes = self.validation.outcomes(lambda: (time.perf_counter() - began) / self.stack.runs)
+        return dict(zip(self.stack.jobs, self.stack.in_order_of_jobs(outcomes), strict=True))
 
-    def _step(self, step: int, features: Tensor, labels: Tensor) -> None:
-        """One update of all runs from `features` [G, B, D] and `labels` [G, B]."""
-        for weight, logits in zip(self.weights, self.logits, strict=True):
-            torch.bmm(features, weight.transpose(1, 2), out=logits)
-        # d loss / d logits = (softmax(scale * logits) - one_hot(label)) * scale / B, in the place of the logits
-        torch.softmax(self.logits.mul_(self.scale), dim=3, out=self.logits)
-        self.logits.scatter_add_(3, labels.expand(self.logits.shape[:3]).unsqueeze(3), self.minus_one)
-        self.logits.mul_(self.scale / self.batch_size)
-        for weight, gradient in zip(self.weights, self.logits, strict=True):
-            torch.bmm(gradient.transpose(1, 2), features, out=weight.grad)
-        for group, (lr, _) in zip(self.optimizer.param_groups, self.settings, strict=True):
-            group["lr"] = learning_rate(step, lr, self.max_iter)
-        self.optimizer.step()
+    def _step(self) -> None:
+        """One update of all runs, from the next batch that is loaded."""
+        sources, labels, rates = self.batches.next()
+        self.optimizer.step(self.model.gradients(sources, labels), rates)
+
+    def _reset(self) -> None:
+        """Undo what steps did that were taken to warm up."""
+        self.model.reset(self.problems)
+        self.optimizer.reset()
+
+
+class _Pace:
+    """Keeps the host from running ahead of a GPU by more than two blocks of steps, without ever letting it idle."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.events: list[torch.cuda.Event] = []
+
+    def wait(self) -> None:
+        """Mark this point of the device's work, and wait for the mark before the last."""
+        if self.device.type != "cuda":
+            return
+        self.events.append(torch.cuda.Event())
+        self.events[-1].record(torch.cuda.current_stream(self.device))
+        if len(self.events) > 2:
+            self.events.pop(0).synchronize()
+
+
+class _AdamW:
+    """AdamW with one learning rate and weight decay per setting, on parameters [R * G, ...].
+
+    The kernel of torch.optim.AdamW(fused=True), called without the 20 to 40 us of Python around it, which are more than
+    a small stack's whole update takes.
+    """
+
+    def __init__(self, parameters: list[Tensor], settings: Sequence[tuple[float, float]]):
+        self.settings = settings
+        self.means, self.squares = ([memory.zeros_like(parameter) for parameter in parameters] for _ in range(2))
+        self.taken = torch.zeros((), device=parameters[0].device)  # steps
+        self.slices = [
+            [list(parts) for parts in zip(*(_per_setting(t.detach(), settings) for t in tensors), strict=True)]
+            for tensors in (parameters, self.means, self.squares)
+        ]
+
+    def step(self, gradients: list[Tensor], rates: Tensor) -> None:
+        """Update the parameters by their `gradients`; `rates` [R] are the learning rates."""
+        self.taken += 1
+        of_settings = zip(*(_per_setting(gradient, self.settings) for gradient in gradients), strict=True)
+        for number, (own, weights, means, squares) in enumerate(zip(of_settings, *self.slices, strict=True)):
+            torch._fused_adamw_(
+                weights,
+                list(own),
+                means,
+                squares,
+                [],
+                [self.taken] * len(weights),
+                lr=rates[number],
+                beta1=BETAS[0],
+                beta2=BETAS[1],
+                weight_decay=self.settings[number][1],
+                eps=EPS,
+                amsgrad=False,
+                maximize=False,
+            )
+
+    def reset(self) -> None:
+        """Forget all steps."""
+        for tensor in (*self.means, *self.squares, self.taken):
+            tensor.zero_()
+
+
+def _per_setting(tensor: Tensor, settings: Sequence) -> tuple[Tensor, ...]:
+    """A tensor [R * G, ...] as R tensors [G, ...]."""
+    return tensor.chunk(len(settings))
 
 
 class _Batches:
-    """The batches of G problems side by side."""
+    """The batches of G problems side by side, loaded in blocks of `EVAL_FREQ` steps and taken one after another.
 
-    def __init__(self, problems: list[Problem], batch_size: int):
-        self.streams = [list(zip(p.sources, streams(p, batch_size), strict=True)) for p in problems]
-        self.bank, self.offsets = _join_banks([source for problem in problems for source in problem.sources])
+    What changes from step to step lies in tensors of fixed places and is picked by a counter that is a tensor too, so
+    that a step can be captured once and replayed.
+    """
 
-    def take(self, steps: int) -> tuple[Tensor, Tensor]:
-        """Rows of the bank and labels of the next `steps` batches, both int64 [steps, G, B] on the bank's device."""
-        rows, labels = [], []
-        for sources in self.streams:
-            taken = [(source, stream.take(steps).to(self.bank.device)) for source, stream in sources]
-            rows.append(
-                torch.cat([source.rows[index] + self.offsets[id(source.bank)] for source, index in taken], dim=1)
-            )
-            labels.append(torch.cat([source.labels[index] for source, index in taken], dim=1))
-        return torch.stack(rows, dim=1), torch.stack(labels, dim=1)
+    def __init__(self, problems: Sequence[Problem], stack: Stack, max_iter: int):
+        self.streams = [streams(problem, stack.batch_size) for problem in problems]
+        self.sources = list(zip(*(problem.sources for problem in problems), strict=True))  # a tuple of G per source
+        self.banks = [_JoinedBank(samples) for samples in self.sources]
+        self.share, self.loaded = problems[0].share(stack.batch_size), 0
+        device = problems[0].device
+        shape = (len(self.sources), EVAL_FREQ, len(problems), self.share)
+        self.rows, self.labels = (torch.zeros(shape, dtype=torch.int64, device=device) for _ in range(2))
+        schedule = [[learning_rate(step, lr, max_iter) for lr, _ in stack.settings] for step in range(max_iter)]
+        self.schedule = torch.tensor(schedule, device=device)  # [max_iter, R]
+        self.step = torch.zeros(1, dtype=torch.int64, device=device)  # since the start
+        self.max_iter = max_iter
 
-    def features(self, rows: Tensor) -> Tensor:
-        """Features [G, B, D] of `rows` [G, B]."""
-        return self.bank.index_select(0, rows.view(-1)).view(*rows.shape, -1)
+    def load(self, start: int) -> None:
+        """Make ready for the steps from `start` on."""
+        self.step.fill_(start)
+        while self.loaded <= start:
+            steps = min(EVAL_FREQ, self.max_iter - self.loaded)
+            for number, (samples, bank) in enumerate(zip(self.sources, self.banks, strict=True)):
+                for problem, (own, offset) in enumerate(zip(samples, bank.offsets, strict=True)):
+                    taken = self.streams[problem][number].take(steps).to(own.rows.device, non_blocking=True)
+                    self.rows[number, :steps, problem] = own.rows[taken] + offset
+                    self.labels[number, :steps, problem] = own.labels[taken]
+            self.loaded += EVAL_FREQ
+
+    def next(self) -> tuple[list[tuple[_JoinedBank, Tensor]], Tensor, Tensor]:
+        """The next batch: a bank and rows [G, B / sources] of it per source; labels [G, B]; learning rates [R]."""
+        within = self.step % EVAL_FREQ
+        rows, labels = (tensor.index_select(1, within).squeeze(1) for tensor in (self.rows, self.labels))
+        rates = self.schedule.index_select(0, self.step).squeeze(0)
+        self.step += 1
+        return list(zip(self.banks, rows, strict=True)), torch.cat(labels.unbind(), dim=1), rates
+
+
+class _JoinedBank:
+    """The banks of several samples as one, and where each begins in it. A single one is not copied."""
+
+    def __init__(self, samples: Sequence[Samples]):
+        banks = {id(one.bank[0]): one.bank for one in samples}
+        starts, start = {}, 0
+        for key, bank in banks.items():
+            starts[key] = start
+            start += len(bank[0])
+        first, *others = banks.values()
+        self.tensors = first if not others else tuple(map(torch.cat, zip(first, *others, strict=True)))
+        self.offsets = [starts[id(one.bank[0])] for one in samples]
+
+    def pick(self, rows: Tensor) -> Inputs:
+        """What lies in `rows` [...], as tensors [..., sample]."""
+        picked = (tensor.index_select(0, rows.reshape(-1)) for tensor in self.tensors)
+        return tuple(tensor.view(*rows.shape, *tensor.shape[1:]) for tensor in picked)
 
 
 class _Validation:
     """Accuracy of all runs on their problems' validation sets, and the weights of each run's first best step."""
 
-    def __init__(self, problems: list[Problem], weights: list[Tensor]):
-        most = max(len(problem.val) for problem in problems)
-        self.sizes = torch.tensor([len(problem.val) for problem in problems])
-        self.features = torch.stack([_pad(problem.val.features, most, 0) for problem in problems])  # [G, most, D]
-        self.labels = torch.stack([_pad(problem.val.labels, most, -1) for problem in problems])  # [G, most]
-        self.weights = weights
-        self.best = [weight.clone() for weight in weights]
-        self.correct = torch.full((len(weights), len(problems)), -1, device=self.labels.device)  # [R, G]
+    def __init__(self, problems: Sequence[Problem], settings: int, model: LinearModel | FunctionalModel):
+        device, runs = problems[0].device, settings * len(problems)
+        self.model, self.bank = model, _JoinedBank([problem.val for problem in problems])
+        rows = model.validation_rows
+        blocks = max(-(-len(problem.val) // rows) for problem in problems)
+        # a row that pads is the first one, with a label that no prediction has; all blocks have one shape, as
+        # kernels may round otherwise for other shapes
+        self.rows = torch.zeros(blocks * rows, len(problems), dtype=torch.int64, device=device)
+        self.labels = torch.full_like(self.rows, -1)
+        for problem, (val, offset) in enumerate(zip((p.val for p in problems), self.bank.offsets, strict=True)):
+            self.rows[: len(val), problem] = val.rows + offset
+            self.labels[: len(val), problem] = val.labels
+        self.rows, self.labels = (t.view(blocks, rows, -1).transpose(1, 2) for t in (self.rows, self.labels))
+        self.sizes = [len(problem.val) for problem in problems] * settings
+        self.best = [memory.zeros_like(parameter).copy_(parameter.detach()) for parameter in model.parameters]
+        self.correct = torch.full((runs,), -1, device=device)
         self.step = torch.zeros_like(self.correct)
+        self.diverged = torch.zeros(runs, dtype=torch.bool, device=device)
 
     def measure(self, step: int) -> None:
         """Validate after `step` and keep what is better than ever before."""
-        for setting, (weight, best) in enumerate(zip(self.weights, self.best, strict=True)):
-            predicted = torch.bmm(self.features, weight.transpose(1, 2)).argmax(2)
-            correct = (predicted == self.labels).sum(1)
-            better = correct > self.correct[setting]
-            torch.where(better, correct, self.correct[setting], out=self.correct[setting])
-            self.step[setting].masked_fill_(better, step)
-            torch.where(better.view(-1, 1, 1), weight, best, out=best)
+        self.measure_divergence()
+        correct = torch.zeros_like(self.correct)
+        for rows, labels in zip(self.rows, self.labels, strict=True):
+            predicted = self.model.logits(self.bank.pick(rows)).argmax(3)  # [R, G, rows]
+            correct += (predicted == labels).sum(2).view(-1)
+        better = (correct > self.correct) & ~self.diverged
+        torch.where(better, correct, self.correct, out=self.correct)
+        self.step.masked_fill_(better, step)
+        for parameter, best in zip(self.model.parameters, self.best, strict=True):
+            torch.where(better.view(-1, *[1] * (best.dim() - 1)), parameter.detach(), best, out=best)
 
-    def outcomes(self) -> list[list[Outcome]]:
-        """Outcomes by setting, then by problem."""
-        accuracies = (self.correct.cpu().double() / self.sizes).tolist()
-        return [
-            [Outcome(*run) for run in zip(steps, accuracy, best.cpu().unbind(), strict=True)]
-            for steps, accuracy, best in zip(self.step.tolist(), accuracies, self.best, strict=True)
-        ]
+    def measure_divergence(self) -> None:
+        """Note which runs have weights that are not finite; these never become so again."""
+        self.diverged |= ~self.model.head.detach().flatten(1).sum(1).isfinite()
 
-
-def _join_banks(samples: list[Samples]) -> tuple[Tensor, dict[int, int]]:
-    """The banks of all samples as one, and where each begins in it (by the bank's id). A single one is not copied."""
-    banks = {id(sample.bank): sample.bank for sample in samples}
-    offsets, start = {}, 0
-    for key, bank in banks.items():
-        offsets[key] = start
-        start += len(bank)
-    return (next(iter(banks.values())) if len(banks) == 1 else torch.cat(list(banks.values()))), offsets
-
-
-def _pad(tensor: Tensor, length: int, value: int) -> Tensor:
-    """`tensor` [n, ...] filled up with `value` to [length, ...]."""
-    return torch.cat([tensor, tensor.new_full((length - len(tensor), *tensor.shape[1:]), value)])
+    def outcomes(self, seconds: Callable[[], float]) -> list[Outcome]:
+        """What came of each run; `seconds` is asked when the device is done."""
+        correct, steps, diverged = (tensor.tolist() for tensor in (self.correct, self.step, self.diverged))
+        accuracies = [max(count, 0) / size for count, size in zip(correct, self.sizes, strict=True)]
+        states = [dict(zip(self.model.names, run, strict=True)) for run in zip(*self.best, strict=True)]
+        return [Outcome(*run, seconds()) for run in zip(steps, accuracies, states, diverged, strict=True)]

@@ -1,15 +1,20 @@
 """Training: both executors against the protocol's formulas in float64, and against each other."""
 
+import copy
 import dataclasses
+import time
 
 import pytest
 import torch
 
+from engine.clip.split import unstackable
+from engine.errors import UserError
 from engine.optimizer import GRIDS, Hyperparameters, learning_rate
 from engine.training import EXECUTORS, sequential, stacked
 from engine.training.batches import streams
-from engine.training.evaluate import accuracies
+from engine.training.plan import packed_bytes, plan, run_bytes
 from engine.training.problem import Job, Samples, admits
+from problems import KINDS, STACKABLE
 
 
 def silent(steps):
@@ -24,39 +29,91 @@ def fits(problem, batch_size):
     return admits([len(source) for source in problem.sources], batch_size)
 
 
+def run(executor, jobs, max_iter, progress=silent, **options):
+    """The outcomes of all jobs, in their order."""
+    outcomes = {}
+    for trained in EXECUTORS[executor](jobs, max_iter=max_iter, progress=progress, **options):
+        outcomes |= trained
+    assert outcomes.keys() == set(jobs)
+    return [outcomes[job] for job in jobs]
+
+
+def same(one, other):
+    """Whether two outcomes are bit for bit the same, but for the time they took."""
+    return (one.step, one.val_accuracy, one.diverged) == (other.step, other.val_accuracy, other.diverged) and all(
+        torch.equal(one.state[name], other.state[name]) for name in one.state | other.state
+    )
+
+
+def close(one, other, tolerance=1e-4):
+    """Whether two outcomes agree: same accuracy, same step, weights within a tolerance."""
+    return (one.step, one.val_accuracy) == (other.step, other.val_accuracy) and off(one.state, other.state) < tolerance
+
+
+def off(state, other):
+    """The largest difference between two states, biases of attention's keys apart.
+
+    Such a bias adds the same to all scores of a query, so its gradient is zero but for rounding, and Adam takes steps
+    of the learning rate's size in whatever direction that has.
+    """
+    differences = [0.0]
+    for name, value in state.items():
+        difference = (value.double() - other[name].double()).abs()
+        if name.endswith("in_proj_bias"):
+            queries, _, values = difference.chunk(3)
+            difference = torch.cat([queries, values])
+        if not name.endswith("k_proj.bias"):
+            differences.append(difference.max().item())
+    return max(differences)
+
+
 def reference(job, max_iter, last_step):
-    """Weights after 0-based `last_step`, by the formulas of sections 4 and 5 of the protocol, in float64."""
+    """The state after 0-based `last_step`, by the formulas of sections 4 and 5 of the protocol, in float64."""
     problem, (lr, decay, batch_size) = job
-    weight = problem.initial.double()
-    mean, square = torch.zeros_like(weight), torch.zeros_like(weight)
+    model = copy.deepcopy(problem.model).double().requires_grad_(True).train()
+    weights = list(model.parameters())
+    moments = [(torch.zeros_like(weight), torch.zeros_like(weight)) for weight in weights]
     drawn = [stream.take(max_iter) for stream in streams(problem, batch_size)]
     for step in range(last_step + 1):
-        picked = [(source, indices[step]) for source, indices in zip(problem.sources, drawn, strict=True)]
-        features = torch.cat([source.features[index] for source, index in picked]).double()
-        labels = torch.cat([source.labels[index] for source, index in picked])
-        residual = torch.softmax(problem.scale * features @ weight.T, 1)
-        residual[torch.arange(len(labels)), labels] -= 1
-        gradient = problem.scale * residual.T @ features / len(labels)
-        mean = 0.9 * mean + 0.1 * gradient
-        square = 0.999 * square + 0.001 * gradient**2
+        picked = [source.pick(indices[step]) for source, indices in zip(problem.sources, drawn, strict=True)]
+        inputs = [tuple(t.double() if t.is_floating_point() else t for t in own) for own, _ in picked]
+        log_probabilities = torch.log_softmax(model(*inputs), 1)
+        labels = torch.cat([labels for _, labels in picked])
+        loss = -log_probabilities[torch.arange(len(labels)), labels].mean()
         rate = learning_rate(step, lr, max_iter)
-        weight = weight * (1 - rate * decay)
-        unbiased_mean, unbiased_square = mean / (1 - 0.9 ** (step + 1)), square / (1 - 0.999 ** (step + 1))
-        weight = weight - rate * unbiased_mean / (unbiased_square.sqrt() + 1e-8)
-    return weight
+        with torch.no_grad():
+            for weight, (mean, square), gradient in zip(
+                weights, moments, torch.autograd.grad(loss, weights), strict=True
+            ):
+                mean.mul_(0.9).add_(0.1 * gradient)
+                square.mul_(0.999).add_(0.001 * gradient**2)
+                unbiased_mean, unbiased_square = mean / (1 - 0.9 ** (step + 1)), square / (1 - 0.999 ** (step + 1))
+                weight.mul_(1 - rate * decay).sub_(rate * unbiased_mean / (unbiased_square.sqrt() + 1e-8))
+    return model.state_dict()
+
+
+def accuracy(model, samples):
+    """The accuracy of a classifier in eval mode."""
+    inputs, labels = samples.pick(torch.arange(len(samples)))
+    with torch.no_grad():
+        return (model.eval()(inputs).argmax(1) == labels).double().mean().item()
+
+
+EXECUTORS_AND_KINDS = [("sequential", kind) for kind in KINDS] + [("stacked", kind) for kind in STACKABLE]
 
 
 @pytest.mark.parametrize("cross_modal", [True, False])
-@pytest.mark.parametrize("executor", EXECUTORS)
-def test_training_follows_the_formulas(executor, cross_modal, make_problem):
+@pytest.mark.parametrize(("executor", "kind"), EXECUTORS_AND_KINDS)
+def test_training_follows_the_formulas(executor, kind, cross_modal, make_problem):
     # a low scale: softmax - 1 of a sample that is right beyond doubt is rounding noise, which Adam makes large
-    problem = dataclasses.replace(make_problem(cross_modal=cross_modal), scale=10.0)
-    jobs = [Job(problem, Hyperparameters(lr, decay, batch)) for lr, decay, batch in [(1e-3, 0.01, 8), (1e-4, 0.0, 16)]]
-    for job, outcome in zip(jobs, EXECUTORS[executor](jobs, max_iter=301, progress=silent), strict=True):
-        expected = reference(job, 301, outcome.step)
-        assert torch.allclose(outcome.weight.double(), expected, atol=1e-5)
-        (accuracy,) = accuracies([expected.float()], problem.val.features, problem.val.labels)
-        assert outcome.val_accuracy == accuracy
+    problem = make_problem(cross_modal=cross_modal, kind=kind, scale=10.0)
+    settings = [(1e-3, 0.01, 8), (1e-4, 0.0, 16)] if kind != "BatchNorm" else [(1e-5, 0.01, 8)]
+    jobs = [Job(problem, Hyperparameters(*setting)) for setting in settings]
+    for job, outcome in zip(jobs, run(executor, jobs, 121), strict=True):
+        assert off(outcome.state, reference(job, 121, outcome.step)) < 1e-5
+        model = copy.deepcopy(problem.model)
+        model.load_state_dict(outcome.state)
+        assert outcome.val_accuracy == accuracy(model, problem.val)
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
@@ -64,17 +121,15 @@ def test_the_first_best_step_is_kept(executor, make_problem):
     """A validation set of one class that every step gets right ties at 100 %: step 0 must win."""
     problem = make_problem()
     easy = Samples(problem.val.bank, torch.tensor([0]), torch.tensor([0]))
-    (outcome,) = EXECUTORS[executor](
-        [Job(dataclasses.replace(problem, val=easy), Hyperparameters(1e-3, 0.0, 8))], max_iter=201, progress=silent
-    )
+    (outcome,) = run(executor, [Job(dataclasses.replace(problem, val=easy), Hyperparameters(1e-3, 0.0, 8))], 201)
     assert (outcome.step, outcome.val_accuracy) == (0, 1.0)
 
 
 def test_validation_is_after_step_0_and_every_100_and_not_after_the_last(make_problem, monkeypatch):
     """With a validation set that nothing gets right the first is kept; count how often it is asked."""
     asked = []
-    monkeypatch.setattr(sequential, "accuracies", lambda *_: asked.append(1) or [len(asked) / 1000])
-    (outcome,) = sequential.train([Job(make_problem(), Hyperparameters(1e-3, 0.0, 8))], max_iter=300, progress=silent)
+    monkeypatch.setattr(sequential, "accuracies", lambda *_: asked.append(1) or [[len(asked) / 1000]])
+    (outcome,) = run("sequential", [Job(make_problem(), Hyperparameters(1e-3, 0.0, 8))], 300)
     assert len(asked) == 3
     assert outcome.step == 200
 
@@ -84,11 +139,8 @@ def test_executors_agree(make_problem):
     problems = [make_problem(shots, cross) for shots in (1, 2, 4, 16) for cross in (True, False)]
     jobs = jobs_of(*problems)
     assert {job.hyperparameters.batch_size for job in jobs} == {8, 32}
-    stack = stacked.train(jobs, max_iter=350, progress=silent)
-    plain = sequential.train(jobs, max_iter=350, progress=silent)
-    for one, other in zip(stack, plain, strict=True):
-        assert (one.step, one.val_accuracy) == (other.step, other.val_accuracy)
-        assert torch.allclose(one.weight, other.weight, atol=1e-4)
+    stack, plain = (run(executor, jobs, 350) for executor in ("stacked", "sequential"))
+    assert all(map(close, stack, plain))
     by_problem = [outcome.val_accuracy for outcome in plain[:12]]
     assert len(set(by_problem)) < len(by_problem), "no ties: the test does not show what it is meant to"
 
@@ -97,35 +149,87 @@ def test_executors_agree_after_all_steps_of_the_protocol(make_problem):
     """12 800 steps, with validation sets that make the last steps the best: errors have had time to grow."""
     problem = make_problem(shots=16, cross_modal=False)
     jobs = [Job(problem, Hyperparameters(1e-3, 0.01, 8))]
-    (one,), (other,) = (train(jobs, max_iter=12_800, progress=silent) for train in EXECUTORS.values())
-    assert (one.step, one.val_accuracy) == (other.step, other.val_accuracy)
-    assert torch.allclose(one.weight, other.weight, atol=1e-4)
+    (one,), (other,) = (run(executor, jobs, 12_800) for executor in EXECUTORS)
+    assert close(one, other)
 
 
-def test_a_run_does_not_depend_on_its_stack(make_problem):
+@pytest.mark.parametrize("kind", STACKABLE[1:])
+def test_executors_agree_on_whatever_is_trained(kind, make_problem):
+    """Problems of different shots, so of different validation sets, uni- and cross-modal, with several settings."""
+    problems = [make_problem(shots, cross, kind=kind, scale=10.0) for shots in (1, 2, 4) for cross in (True, False)]
+    settings = [Hyperparameters(lr, decay, 8) for lr in (1e-3, 1e-4) for decay in (0.0, 0.01)]
+    jobs = [Job(problem, point) for problem in problems for point in settings]
+    stack, plain = (run(executor, jobs, 220) for executor in ("stacked", "sequential"))
+    assert all(map(close, stack, plain))
+    assert len({outcome.step for outcome in plain}) > 1, "all runs are best at one step: the test shows little"
+
+
+def test_batchnorm_trains_with_the_statistics_of_its_batches(make_problem):
+    """As a plain PyTorch loop would: the running statistics move, and are kept with the weights."""
+    problem = make_problem(kind="BatchNorm")
+    (outcome,) = run("sequential", [Job(problem, Hyperparameters(1e-5, 0.0, 8))], 150)
+    name = next(name for name in outcome.state if name.endswith("running_mean"))
+    assert not torch.equal(outcome.state[name], problem.model.state_dict()[name])
+    assert unstackable(problem.model.embedding.encoders[0].part) == "it has Conv2d layers"
+
+
+@pytest.mark.parametrize("kind", STACKABLE)
+def test_a_run_does_not_depend_on_its_stack(kind, make_problem):
     """Bit for bit: what a killed sweep still has to train is another stack than the whole."""
-    jobs = jobs_of(*[make_problem(shots) for shots in (1, 2, 4, 8, 16)])
-    whole = stacked.train(jobs, max_iter=150, progress=silent)
+    jobs = jobs_of(*[make_problem(shots, kind=kind) for shots in (1, 2, 4, 8, 16)])
+    whole = run("stacked", jobs, 110)
     for part in (slice(0, 1), slice(3, 5), slice(7, None, 3)):
-        for one, other in zip(stacked.train(jobs[part], max_iter=150, progress=silent), whole[part], strict=True):
-            assert torch.equal(one.weight, other.weight)
-            assert (one.step, one.val_accuracy) == (other.step, other.val_accuracy)
+        assert all(map(same, run("stacked", jobs[part], 110), whole[part]))
 
 
 @pytest.mark.parametrize("cores", [1, 3, 8])
 def test_cores_do_not_matter(cores, make_problem, monkeypatch):
     jobs = jobs_of(*[make_problem(shots) for shots in (1, 2, 4)])
-    expected = stacked.train(jobs, max_iter=120, progress=silent)
+    expected = run("stacked", jobs, 120)
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
-    for one, other in zip(stacked.train(jobs, max_iter=120, progress=silent), expected, strict=True):
-        assert torch.equal(one.weight, other.weight)
+    assert all(map(same, run("stacked", jobs, 120), expected))
+
+
+@pytest.mark.parametrize("kind", ["linear", "adapter"])
+def test_memory_does_not_matter(kind, make_problem):
+    """Room for two runs a stack, for six, and for all."""
+    jobs = jobs_of(*[make_problem(shots, kind=kind) for shots in (1, 2, 4)])
+    one = max(run_bytes(p, batch_size) + packed_bytes(p) for p, (_, _, batch_size) in jobs)
+    expected = run("stacked", jobs, 110)
+    assert len(plan(jobs, 1, 2 * one)) > len(plan(jobs, 1, 6 * one)) > len(plan(jobs, 1))
+    for memory in (2 * one, 6 * one):
+        assert all(stack.bytes <= memory for stack in plan(jobs, 1, memory))
+        assert all(map(same, run("stacked", jobs, 110, memory=memory), expected))
+
+
+def test_too_little_memory_for_a_stack_is_said(make_problem):
+    with pytest.raises(UserError, match=r"--max-memory.*--executor sequential"):
+        run("stacked", jobs_of(make_problem()), 10, memory=1000)
+
+
+@pytest.mark.parametrize(("executor", "kind"), EXECUTORS_AND_KINDS)
+def test_a_run_that_diverges_keeps_its_best_step_and_leaves_the_others_alone(executor, kind, make_problem):
+    """A learning rate of 1e38 leaves step 0, which the warm-up gives a rate of its own, and ends in NaN soon after."""
+    problems = [make_problem(shots, kind=kind) for shots in (1, 4)]
+    sound = [Job(problem, Hyperparameters(1e-4, 0.0, 8)) for problem in problems]
+    mad = [Job(problem, Hyperparameters(1e38, 0.0, 8)) for problem in problems]
+    alone, together = run(executor, sound, 210), run(executor, sound + mad, 210)
+    assert all(map(same, together[:2], alone))
+    for outcome in together[2:]:
+        assert outcome.diverged
+        assert outcome.step == 0
+        assert all(value.isfinite().all() for value in outcome.state.values())
+    assert not any(outcome.diverged for outcome in together[:2])
+    assert [outcome.val_accuracy for outcome in together[2:]] == [
+        run(executor, [Job(job.problem, Hyperparameters(1e-4, 0.0, 8))], 1)[0].val_accuracy for job in mad
+    ]
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_progress_counts_all_run_steps(executor, make_problem):
     jobs = jobs_of(make_problem(1), make_problem(2))
     heard = []
-    EXECUTORS[executor](jobs, max_iter=150, progress=heard.append)
+    run(executor, jobs, 150, heard.append)
     assert sum(heard) == 150 * len(jobs)
 
 
@@ -139,34 +243,49 @@ def test_an_error_in_progress_stops_all_stacks(make_problem, monkeypatch):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stacked.train(jobs_of(make_problem()), max_iter=10**7, progress=interrupt)
+        run("stacked", jobs_of(make_problem()), 10**5, interrupt)
     assert len(heard) <= 2
 
 
 def test_a_stack_that_fails_stops_the_others(make_problem, monkeypatch):
     """The error comes at once, and not when the stacks before it have done their ten million steps."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    step = stacked._Stack._step
+    step = stacked._StackTrainer._step
 
-    def fail(self, *args):
-        if self.batch_size == 16:
+    def fail(self):
+        if self.stack.batch_size == 16:
             raise MemoryError("the second stack")
-        step(self, *args)
+        step(self)
 
-    monkeypatch.setattr(stacked._Stack, "_step", fail)
+    monkeypatch.setattr(stacked._StackTrainer, "_step", fail)
     problem = make_problem(cross_modal=False)
     jobs = [Job(problem, Hyperparameters(1e-3, 0.0, batch_size)) for batch_size in (8, 16)]
     with pytest.raises(MemoryError, match="the second stack"):
-        stacked.train(jobs, max_iter=10**7, progress=silent)
+        run("stacked", jobs, 10**5)
 
 
-def test_training_leaves_the_problem_as_it_was(make_problem):
-    problem = make_problem()
-    before = problem.initial.clone(), problem.sources[0].bank.clone()
-    for train in EXECUTORS.values():
-        train(jobs_of(problem)[:2], max_iter=5, progress=silent)
-    assert torch.equal(problem.initial, before[0])
-    assert torch.equal(problem.sources[0].bank, before[1])
+def test_a_caller_that_stops_asking_stops_all_stacks(make_problem, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    jobs = jobs_of(*[make_problem(shots) for shots in (1, 2, 4)])
+    short = [job for job in jobs if job.hyperparameters.batch_size == 8]
+    began = time.perf_counter()
+    outcomes = stacked.train(short, max_iter=100, progress=silent)
+    next(outcomes)
+    outcomes.close()
+    assert time.perf_counter() - began < 60
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("kind", STACKABLE)
+def test_training_leaves_the_problem_as_it_was(kind, make_problem):
+    problem = make_problem(kind=kind)
+    before = {name: value.clone() for name, value in problem.model.state_dict().items()}
+    bank = problem.sources[0].bank[0].clone()
+    for executor in EXECUTORS:
+        run(executor, jobs_of(problem)[:2], 5)
+    assert all(torch.equal(value, before[name]) for name, value in problem.model.state_dict().items())
+    assert torch.equal(problem.sources[0].bank[0], bank)
+    assert not problem.model.training
 
 
 def test_a_batch_must_be_smaller_than_its_sources(make_problem):

@@ -1,0 +1,49 @@
+"""How much memory is free, and memory that goes back at once."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def free(device: str | torch.device) -> int:
+    """Bytes that can still be allocated on `device`: of a GPU's memory, or of this machine's (or container's)."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    found = [_available(Path("/proc/meminfo")), _left_in_container()]
+    return min(number for number in (*found, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if number)
+
+
+def zeros_like(tensor: Tensor) -> Tensor:
+    """float32 zeros of a tensor's shape, on its device, in memory that the system gets back when they are let go of.
+
+    What comes and goes by the tens of megabytes in several threads malloc would hold on to in each of them.
+    """
+    if tensor.device.type != "cpu":
+        return torch.zeros_like(tensor, requires_grad=False)
+    size = tensor.numel()
+    return torch.frombuffer(mmap.mmap(-1, max(4, 4 * size)), dtype=torch.float32, count=size).view(tensor.shape)
+
+
+def _available(meminfo: Path) -> int | None:
+    """MemAvailable, which counts what the system would give up for it; None where there is no such file."""
+    try:
+        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def _left_in_container() -> int | None:
+    """What the limit of this process's control group leaves beside what cannot be given up; None without a limit."""
+    try:
+        usage = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        return int((CGROUP / "memory.max").read_text()) - int(usage["anon"])
+    except (OSError, KeyError, ValueError):
+        return None

@@ -1,0 +1,185 @@
+"""Cut the runs of a sweep in stacks: what may train side by side, what memory it takes, what caches hold."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional as F
+
+from engine.errors import UserError
+from engine.optimizer import EVAL_FREQ, Hyperparameters
+from engine.training.problem import Job, Outcome, Problem
+
+CPU_CACHE = 12 << 20
+"""Bytes of weights, gradients and moments that a stack on a CPU is cut to: a stack that no longer fits the caches is
+slower than two that do (measured in bench/)."""
+VALIDATION_BYTES = 1 << 20
+"""How much of its validation inputs a run looks at, at a time: 256 features of 1024."""
+
+Setting = tuple[float, float]
+"""Learning rate and weight decay."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Runs that train side by side: all settings on all problems.
+
+    With `copies` 2 every problem is there twice, and the second one's results are not used: a batched product of a
+    single matrix may take another kernel than one of several, which rounds differently. `bytes` is what training it
+    takes, beside the problems themselves.
+    """
+
+    problems: tuple[Problem, ...]
+    settings: tuple[Setting, ...]
+    batch_size: int
+    copies: int
+    bytes: int
+
+    @property
+    def runs(self) -> int:
+        """How many runs it trains."""
+        return len(self.problems) * len(self.settings)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Its runs, setting after setting."""
+        return [
+            Job(problem, Hyperparameters(lr, weight_decay, self.batch_size))
+            for lr, weight_decay in self.settings
+            for problem in self.problems
+        ]
+
+    def in_order_of_jobs(self, outcomes: list[Outcome]) -> list[Outcome]:
+        """The outcomes of `jobs`, out of those of all runs with their copies."""
+        problems = len(self.problems)
+        return [
+            outcomes[setting * problems * self.copies + problem]
+            for setting in range(len(self.settings))
+            for problem in range(problems)
+        ]
+
+
+def is_linear(problem: Problem) -> bool:
+    """Whether the linear layer is all that is trained."""
+    return not problem.model.embedding.trainable
+
+
+def plan(jobs: Sequence[Job], workers: int, memory: int | None = None) -> list[Stack]:
+    """Cut `jobs` in stacks of runs that share shapes and batch size, of which `workers` train at a time.
+
+    Stacks are as large as `memory` (bytes, for all workers together) and, on a CPU, the caches admit; there are at
+    least as many as workers if there are jobs for them. Raises UserError when a stack of a single run takes too much.
+    """
+    families = _families(jobs)
+    return [
+        stack
+        for problems, settings, batch_size in families
+        for stack in _cut(problems, settings, batch_size, -(-workers // len(families)), memory and memory // workers)
+    ]
+
+
+def _families(jobs: Sequence[Job]) -> list[tuple[list[Problem], list[Setting], int]]:
+    """Products of problems and settings that share shapes and batch size."""
+    settings: dict[tuple[Problem, int], list[Setting]] = defaultdict(list)
+    for problem, (lr, weight_decay, batch_size) in jobs:
+        settings[problem, batch_size].append((lr, weight_decay))
+    families: dict[tuple, list[Problem]] = defaultdict(list)
+    for (problem, batch_size), wanted in settings.items():
+        shapes = tuple(parameter.shape for parameter in problem.model.parameters())
+        alike = (batch_size, tuple(wanted), shapes, problem.model.head.scale, len(problem.sources))
+        families[alike].append(problem)
+    return [(problems, list(alike[1]), alike[0]) for alike, problems in families.items()]
+
+
+def _cut(
+    problems: list[Problem], settings: list[Setting], batch_size: int, at_least: int, memory: int | None
+) -> list[Stack]:
+    """Cut a product of problems and settings in `at_least` that many stacks of at most `memory` bytes."""
+    of_run, packed = run_bytes(problems[0], batch_size), packed_bytes(problems[0])
+    smallest = 2 * of_run + packed
+    if memory is not None and smallest > memory:
+        raise UserError(
+            f"two runs of {problems[0].name} side by side take {smallest / 2**30:.2f} GiB, and there are"
+            f" {memory / 2**30:.2f} GiB for a stack; give more (--max-memory), or train with --executor sequential"
+        )
+    most = len(problems) * len(settings) if memory is None else (memory - packed) // of_run
+    if problems[0].device.type == "cpu":
+        most = min(most, max(3, CPU_CACHE // (4 * _parameter_bytes(problems[0]))))
+    groups = _even(problems, max(2, most))
+    pieces = _even(settings, max(1, most // max(2, *map(len, groups))))
+    while len(groups) * len(pieces) < at_least and len(pieces) < len(settings):
+        pieces = _even(settings, len(pieces[0]) - 1)
+    return [
+        Stack(tuple(group), tuple(piece), batch_size, copies, copies * len(group) * len(piece) * of_run + packed)
+        for group in groups
+        for piece in pieces
+        for copies in [2 if len(group) == 1 else 1]
+    ]
+
+
+def _even(items: list[T], most: int) -> list[list[T]]:
+    """Cut a list in as few parts of at most `most` items as it takes, of about the same size."""
+    parts = -(-len(items) // most)
+    return [items[part * len(items) // parts : (part + 1) * len(items) // parts] for part in range(parts)]
+
+
+def validation_rows(problem: Problem) -> int:
+    """How many validation images of a problem go through the model at a time; the same whatever the stack."""
+    return min(256, max(8, VALIDATION_BYTES // _row_bytes(problem)))
+
+
+def run_bytes(problem: Problem, batch_size: int) -> int:
+    """Memory that one run of a problem takes in a stack.
+
+    That is five times its parameters (weights, gradients, two moments, the best weights so far), its batches, and the
+    larger of what a step saves for its backward pass and what a block of validation images leaves behind.
+    """
+    share, classes = problem.share(batch_size), problem.model.head.weight.shape[0]
+    order = 2 * 8 * EVAL_FREQ * share * len(problem.sources)
+    rows = validation_rows(problem)
+    inputs = rows * _row_bytes(problem)
+    validation = inputs + 4 * rows * classes
+    step = 4 * batch_size * classes if is_linear(problem) else _saved_bytes(problem, share)
+    if not is_linear(problem):
+        validation += inputs
+    return 5 * _parameter_bytes(problem) + order + max(step, validation)
+
+
+def packed_bytes(problem: Problem) -> int:
+    """What a matrix library makes copies of, once a stack: the largest product is that of validation."""
+    return validation_rows(problem) * _row_bytes(problem) + problem.model.head.weight.nbytes
+
+
+def _row_bytes(problem: Problem) -> int:
+    return sum(tensor[0].nbytes for tensor in problem.val.bank)
+
+
+def _parameter_bytes(problem: Problem) -> int:
+    return sum(parameter.nbytes for parameter in problem.model.parameters())
+
+
+def _saved_bytes(problem: Problem, share: int) -> int:
+    """What the forward pass of one batch saves for the backward pass, its parameters apart, counted by taking one."""
+    parameters = {parameter.data_ptr() for parameter in problem.model.parameters()}
+    saved: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if tensor.data_ptr() not in parameters:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    picked = [source.pick(torch.arange(share, device=source.rows.device)) for source in problem.sources]
+    inputs, labels = zip(*picked, strict=True)
+    with torch.enable_grad(), saved_tensors_hooks(note, lambda tensor: tensor):
+        leaves = {name: p.detach().requires_grad_() for name, p in problem.model.named_parameters()}
+        logits = torch.func.functional_call(problem.model, leaves, inputs)
+        loss = F.cross_entropy(logits, torch.cat(labels))
+    del loss
+    return sum(saved.values())
