@@ -25,8 +25,10 @@ def main() -> None:
     # the slow imports (torch) come after the arguments are known to make sense
     from engine.sweep import sweep
 
-    options = sweep.Options(args.result_dir, args.executor, args.test == "all", config.device(args))
+    options = sweep.Options(args.result_dir, args.executor, args.test == "all", config.device(args), args.max_memory)
     loaded = load_features(args, cells, options.device)
+    for reason in {data.unstackable: None for data in loaded if data.unstackable and args.executor == "stacked"}:
+        print(f"note: runs train one after another, because {reason}")
     while loaded:
         data = loaded.pop(0)  # and let go of the one before
         grids = [sweep.CellSweep(cell, data, options) for cell in data.cells]
@@ -46,11 +48,12 @@ def load_features(args: argparse.Namespace, cells: list[Cell], device: str) -> l
 
     loaded, missing = [], []
     for encoder in args.clip_encoder:
+        layers = trainable_layers(args, encoder, device)
         for dataset in args.dataset:
             place = (names.folder(encoder, args.clip_weights), dataset)
             own = [cell for cell in cells if (cell.encoder, cell.dataset) == place]
             try:
-                loaded.append(DatasetFeatures(own, args.feature_dir, args.indices_dir, device))
+                loaded.append(DatasetFeatures(own, args.feature_dir, args.indices_dir, device, layers))
             except MissingFeatures as error:
                 make = config.command("features.py", config.FEATURES, args, dataset=[dataset], clip_encoder=[encoder])
                 missing.append(f"{error}; make them with\n  {make}")
@@ -59,14 +62,24 @@ def load_features(args: argparse.Namespace, cells: list[Cell], device: str) -> l
     return loaded
 
 
+def trainable_layers(args: argparse.Namespace, name: str, device: str):
+    """The encoder, split before the layers that stay trainable; None when there are none, and no weights are needed."""
+    if args.image_layer_idx == args.text_layer_idx == 0:
+        return None
+    from engine.clip.load import load_encoder
+
+    return load_encoder(name, args.clip_weights, device, args.image_layer_idx, args.text_layer_idx)
+
+
 def summary(grid) -> str:
     """One line about a complete cell."""
     best = selected(grid.records)
     lr, weight_decay, batch_size = best.hyperparameters
+    diverged = sum(record.diverged for record in grid.records.values())
     return (
         f"{grid.cell}: val {best.trained.val:6.1%}  test {best.trained.test:6.1%}  WiSE-FT {best.wiseft.test:6.1%}"
         f"  zero-shot {best.zeroshot.test:6.1%}   (lr {lr:g}, weight decay {weight_decay:g}, batch {batch_size},"
-        f" step {best.step})"
+        f" step {best.step})" + (f", {diverged} runs diverged" if diverged else "")
     )
 
 

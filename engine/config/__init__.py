@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -58,6 +59,24 @@ def not_negative(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError(f"{number} is negative")
     return number
+
+
+def _layers(text: str) -> int:
+    """A number of layers, or -1 for all; how many there are is known once the encoder is loaded."""
+    number = whole(text)
+    if number < -1:
+        raise argparse.ArgumentTypeError(f"{number} is neither a number of layers nor -1 (all of them)")
+    return number
+
+
+def size(text: str) -> int:
+    """Read a number of bytes, as in `8G`, `500M` or `1.5T` (powers of 1024)."""
+    units = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+    match = re.fullmatch(r"([0-9.]+)\s*([KMGT]?)(i?B)?", text.strip(), re.IGNORECASE)
+    try:
+        return int(float(match[1]) * 1024 ** units[match[2].upper()])
+    except (TypeError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a size such as 8G or 500M") from error
 
 
 def _dataset(text: str) -> str:
@@ -121,17 +140,17 @@ ARGUMENTS = {
     ),
     "image_layer_idx": _argument(
         "--image-layer-idx",
-        type=int,
-        choices=[0],
+        type=_layers,
+        metavar="N",
         default=0,
-        help="how many of the image encoder's last layers stay trainable (0)",
+        help="how many of the image encoder's last layers stay trainable, -1 for all (0)",
     ),
     "text_layer_idx": _argument(
         "--text-layer-idx",
-        type=int,
-        choices=[0],
+        type=_layers,
+        metavar="N",
         default=0,
-        help="how many of the text encoder's last layers stay trainable (0)",
+        help="how many of the text encoder's last layers stay trainable, -1 for all (0)",
     ),
     # its inputs
     "text_augmentation": _argument(
@@ -156,7 +175,12 @@ ARGUMENTS = {
         default="cross_modal",
         help="half of each batch prompts, or images alone (cross_modal)",
     ),
-    "classifier_head": _argument("--classifier_head", choices=["linear"], default="linear", help="(linear)"),
+    "classifier_head": _argument(
+        "--classifier_head",
+        choices=["linear", "adapter"],
+        default="linear",
+        help="a linear layer, or a residual adapter before it (linear)",
+    ),
     "classifier_init": _argument(
         "--classifier_init",
         choices=["zeroshot", "random"],
@@ -200,6 +224,12 @@ ARGUMENTS = {
         default="stacked",
         help="train all runs of a sweep at once, or one after another: the same results (stacked)",
     ),
+    "max_memory": _argument(
+        "--max-memory",
+        type=size,
+        metavar="SIZE",
+        help="memory that runs training at once may take, such as 8G (most of what is free)",
+    ),
     "device": _argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)"),
     "test_batch_size": _argument("--test-batch-size", type=positive, default=32, help="images encoded at a time (32)"),
     "num_workers": _argument(
@@ -223,7 +253,7 @@ FEATURES = (
 TRAIN = (
     "modality classifier_head classifier_init logit hyperparams dataset train_shot max_val_shot seed clip_encoder"
     " clip_weights image_layer_idx text_layer_idx text_augmentation image_augmentation image_views max_iter test"
-    " executor device indices_dir feature_dir result_dir"
+    " executor max_memory device indices_dir feature_dir result_dir"
 ).split()
 EVAL = (
     "mode modality classifier_init datasets train_shot max_val_shot seed clip_encoder clip_weights text_augmentation"

@@ -72,7 +72,8 @@ class Record:
 
     `inputs` are the digests of what it was trained on: the encoder's weights, lists of images, prompts, split. `grid`
     are the valid points of its cell, in order. `trained` is the classifier of the first best `step`; `wiseft` the same
-    after WiSE-FT, `zeroshot` the one it went back to. `seconds` is the run's share of its stack's time.
+    after WiSE-FT, `zeroshot` the one it went back to. A run that `diverged` has the best step from before it did.
+    `seconds` is the run's share of its stack's time.
     """
 
     cell: Cell
@@ -85,6 +86,7 @@ class Record:
     zeroshot: Accuracy
     seconds: float = field(compare=False)
     versions: dict[str, str] = field(compare=False)
+    diverged: bool = False
 
     @property
     def tested(self) -> bool:

@@ -3,34 +3,54 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from engine.datasets import checks
 from engine.datasets.few_shot import FewShotSplit, load_splits
 from engine.errors import UserError
-from engine.features.store import Bank, Place, read_texts
+from engine.features.store import Bank, Place, Source, read_texts
 from engine.features.views import training_views
-from engine.model import random_weight, zeroshot_weight
+from engine.model import Adapter, Classifier, Embedding, LinearHead, random_weight, zeroshot_weight
 from engine.results.runs import Cell
 from engine.training.batches import generator
-from engine.training.problem import Problem, Samples
+from engine.training.evaluate import EMBEDDED, FEATURES, Heads, accuracies
+from engine.training.problem import Inputs, Problem, Samples
+
+if TYPE_CHECKING:  # open_clip takes seconds to import, and training on final features does not need it
+    from engine.clip.load import Encoder
 
 
 class DatasetFeatures:
     """What `cells` of one dataset, encoder and choice of inputs need. Checked at once, read when first asked for.
 
-    All cells share one bank of training images and one of validation images, on `device`.
+    All cells share one bank of training images and one of validation images, on `device`, and the trainable parts that
+    training starts from.
     """
 
-    def __init__(self, cells: list[Cell], feature_dir: str | Path, indices_dir: str | Path, device: str):
-        """Raises MissingFeatures for what is not in the store, UserError when its parts do not belong together."""
+    def __init__(
+        self,
+        cells: list[Cell],
+        feature_dir: str | Path,
+        indices_dir: str | Path,
+        device: str,
+        encoder: Encoder | None = None,
+    ):
+        """`encoder`, on `device`, has the layers that the cells train; None when there are none.
+
+        Raises MissingFeatures for what is not in the store, UserError when its parts do not belong together.
+        """
         cell = cells[0]
         self.cells, self.device = cells, device
+        self.image_part = encoder.image.trainable if encoder else None
+        self.text_part = encoder.text.trainable if encoder else None
         asked = [c.shots for c in cells], [c.seed for c in cells]
         splits = load_splits(indices_dir, cell.dataset, *asked, cell.max_val_shot)
         self.splits = {(split.shots, split.seed): split for split in splits}
@@ -40,13 +60,16 @@ class DatasetFeatures:
             "test": None,  # all of them
         }
         place = Place.of(feature_dir, cell.encoder, cell.dataset)
-        self._texts = read_texts(place.texts(cell.text_layer, cell.text_augmentation))
+        self._text_path = place.texts(cell.text_layer, cell.text_augmentation)
+        self._texts = read_texts(self._text_path)
+        self._check_layers(self._text_path, self._texts.source, cell.text_layer, encoder)
         self.classes = int(self._texts.labels.max()) + 1
         self.views = training_views(cell.image_augmentation, cell.image_views)
         parts = [*(("train", view) for view in self.views), ("val", "none"), ("test", "none")]
         self._banks = {(part, view): Bank(place.bank(part, cell.image_layer, view)) for part, view in parts}
         for (part, _), bank in self._banks.items():
             bank.require(self.positions[part])
+            self._check_layers(bank.folder, bank.source, cell.image_layer, encoder)
             self._check_source(bank, part)
 
     def sizes(self, cell: Cell) -> list[int]:
@@ -58,19 +81,24 @@ class DatasetFeatures:
         """The problem that the runs of a cell solve."""
         split = self.splits[cell.shots, cell.seed]
         name = f"{cell.dataset}/shot {cell.shots}/seed {cell.seed}/{cell.modality}"
-        if cell.init == "zeroshot":
-            initial = self.zeroshot
-        else:
-            initial = random_weight(*self.zeroshot.shape, generator(f"{name}/init")).to(self.device)
         images = self._pick("train", self.views, split.train)
         self._check_balance(split, images.labels[: len(split.train)])
-        return Problem(
-            name=name,
-            sources=(images, self.texts) if cell.modality == "cross_modal" else (images,),
-            val=self._pick("val", ["none"], split.val),
-            initial=initial,
-            scale=math.exp(cell.logit),
-        )
+        sources = (images, self.texts) if cell.modality == "cross_modal" else (images,)
+        return Problem(name, sources, self._pick("val", ["none"], split.val), self._model(cell, name, len(sources)))
+
+    @cached_property
+    def unstackable(self) -> str | None:
+        """Why the runs of these cells cannot train side by side; None if they can."""
+        parts = {"image": self.image_part}
+        if self.cells[0].modality == "cross_modal":
+            parts["text"] = self.text_part
+        trained = {tower: part for tower, part in parts.items() if part is not None}
+        if not trained:
+            return None
+        from engine.clip.split import unstackable  # imports open_clip, which an encoder has been loaded with
+
+        reasons = ((tower, unstackable(part)) for tower, part in trained.items())
+        return next((f"of the trainable part of the {tower} encoder: {why}" for tower, why in reasons if why), None)
 
     def inputs(self, cell: Cell) -> dict[str, str]:
         """Digests of all that a cell's runs are trained on."""
@@ -79,26 +107,71 @@ class DatasetFeatures:
         split = self.splits[cell.shots, cell.seed].digest
         return {"encoder": text.encoder_digest, "text": text.list_digest, "split": split, **lists}
 
+    def test_batches(self) -> Iterable[tuple[Inputs, Tensor]]:
+        """The whole test set: final features at once, from memory; what goes into a trainable part in small batches.
+
+        These come from disk each time, as they may be larger than memory.
+        """
+        return [self._test_set] if self.image_part is None else self._stream_test_set()
+
+    @property
+    def rows_at_a_time(self) -> int:
+        """How many images go through a model at a time when it is not trained."""
+        return FEATURES if self.image_part is None else EMBEDDED
+
     @cached_property
     def zeroshot(self) -> Tensor:
-        """The zero-shot classifier [C, D]."""
-        return zeroshot_weight(self._texts.features, self._texts.labels, self.classes).to(self.device)
+        """The zero-shot classifier [C, D], from the text encoder as it is before training."""
+        features = self._texts.features
+        if self.text_part is not None:
+            with torch.no_grad():
+                batches = self.texts.batches(EMBEDDED)
+                features = torch.cat([self.text_part(*inputs) for inputs, _ in batches]).cpu()
+        return zeroshot_weight(features, self._texts.labels, self.classes).to(self.device)
 
     @cached_property
     def texts(self) -> Samples:
         """The prompts as samples."""
-        return self._samples(self._texts.features, self._texts.labels)
+        found = self._texts
+        _check_finite(found.features, range(len(found.labels)), f"the prompts in {self._text_path}")
+        inputs = (F.normalize(found.features),) if self.text_part is None else found.inputs
+        return self._samples(inputs, found.labels)
 
     @cached_property
-    def test_set(self) -> tuple[Tensor, Tensor]:
-        """The whole test set: L2-normalised features [n, D] and labels [n]."""
-        test = self._read("test", ["none"])
-        return test.bank, test.labels
+    def untrained(self) -> Heads:
+        """The zero-shot classifier on images, as `accuracies` takes it."""
+        embedding = Embedding([self.image_part])
+        return Heads(lambda images: embedding(images), [self.zeroshot])
+
+    @cached_property
+    def zeroshot_test(self) -> float:
+        """The zero-shot classifier's accuracy on the test set, 0 to 1."""
+        return accuracies([self.untrained], self.test_batches())[0][0]
+
+    def _model(self, cell: Cell, name: str, sources: int) -> Classifier:
+        """What the runs of a cell start from."""
+        if cell.init == "zeroshot":
+            initial = self.zeroshot
+        else:
+            initial = random_weight(*self.zeroshot.shape, generator(f"{name}/init"))
+        adapter = Adapter(initial.shape[1], generator(f"{name}/adapter")) if cell.head == "adapter" else None
+        embedding = Embedding([self.image_part, self.text_part][:sources], adapter)
+        return Classifier(embedding, LinearHead(initial, scale=math.exp(cell.logit))).to(self.device).eval()
 
     @cached_property
     def _images(self) -> dict[str, Samples]:
         """All training images in all views, and all validation images."""
         return {"train": self._read("train", self.views), "val": self._read("val", ["none"])}
+
+    @cached_property
+    def _test_set(self) -> tuple[Inputs, Tensor]:
+        test = self._read("test", ["none"])
+        return test.bank, test.labels
+
+    def _stream_test_set(self) -> Iterator[tuple[Inputs, Tensor]]:
+        for positions in torch.arange(self._banks["test", "none"].source.length).split(EMBEDDED):
+            features, labels = self._read_bank("test", "none", positions.tolist())
+            yield (features.to(self.device),), labels.to(self.device)
 
     def _pick(self, part: str, views: list[str], positions: list[int]) -> Samples:
         """The images at `positions` of a part, in each of the views that were read."""
@@ -110,17 +183,42 @@ class DatasetFeatures:
 
     def _read(self, part: str, views: list[str]) -> Samples:
         """All images of a part that any cell needs, view after view."""
-        read = [self._banks[part, view].read(self.positions[part]) for view in views]
-        labels = torch.cat([labels for _, labels in read])
-        if int(labels.max()) >= self.classes:
-            folder = self._banks[part, views[0]].folder
-            raise UserError(f"{folder} has label {int(labels.max())}, but there are prompts of {self.classes} classes")
-        return self._samples(torch.cat([features for features, _ in read]), labels)
+        read = [self._read_bank(part, view, self.positions[part]) for view in views]
+        features = torch.cat([features for features, _ in read])
+        if self.image_part is None:
+            features = F.normalize(features)
+        return self._samples((features,), torch.cat([labels for _, labels in read]))
 
-    def _samples(self, features: Tensor, labels: Tensor) -> Samples:
-        """All rows of raw `features` as samples, normalised."""
+    def _read_bank(self, part: str, view: str, positions: list[int] | None) -> tuple[Tensor, Tensor]:
+        """Features and labels of a bank, checked."""
+        bank = self._banks[part, view]
+        features, labels = bank.read(positions)
+        where = range(len(labels)) if positions is None else positions
+        _check_finite(features, where, f"{self.cells[0].dataset}, {part} images, in {bank.folder}")
+        if int(labels.max()) >= self.classes:
+            raise UserError(
+                f"{bank.folder} has label {int(labels.max())}, but there are prompts of {self.classes} classes"
+            )
+        return features, labels
+
+    def _samples(self, inputs: Inputs, labels: Tensor) -> Samples:
+        """All rows of `inputs` as samples."""
         rows = torch.arange(len(labels), device=self.device)
-        return Samples(F.normalize(features).to(self.device), rows, labels.to(self.device))
+        return Samples(tuple(tensor.to(self.device) for tensor in inputs), rows, labels.to(self.device))
+
+    def _check_layers(self, place: Path, found: Source, layers: int, encoder: Encoder | None) -> None:
+        """Refuse features that do not go into the layers that are trained."""
+        if found.layer != layers:
+            raise UserError(
+                f"{place} holds what goes into the last {found.layer} layers of {found.encoder}, not into the last"
+                f" {layers}; remove it, and make these features anew"
+            )
+        if encoder is not None and found.encoder_digest != encoder.digest:
+            raise UserError(
+                f"{place} was made by {found.encoder} ({found.encoder_digest[:12]}), but the layers to train are of"
+                f" {encoder.name} ({encoder.digest[:12]}); give the weights that it was made by with --clip-weights,"
+                " or remove it and make the features anew"
+            )
 
     def _check_source(self, bank: Bank, part: str) -> None:
         """Refuse a bank of another encoder than the prompts', or of another list than the part's first view."""
@@ -146,3 +244,14 @@ class DatasetFeatures:
                 f" whose features are cached: it has {fewest} to {most} training images a class; delete the one"
                 " that is wrong"
             )
+
+
+def _check_finite(features: Tensor, positions: Iterable[int], what: str) -> None:
+    """Raise UserError for features [n, ...] with NaN or infinite numbers, naming `what` they are and the first rows."""
+    bad = ~features.flatten(1).isfinite().all(1)
+    if bad.any():
+        rows = [position for position, wrong in zip(positions, bad.tolist(), strict=True) if wrong]
+        raise UserError(
+            f"{what}: features that are not finite numbers, at positions {checks.first(rows, len(rows))}; remove them"
+            " there and make them again"
+        )

@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
+from engine import memory
 from engine.errors import UserError
 from engine.model import wise_ft
 from engine.optimizer import GRIDS, Hyperparameters
 from engine.results.runs import Accuracy, Cell, Record, read_cell, read_record, record_path, select, write_record
 from engine.sweep.data import DatasetFeatures
 from engine.training import EXECUTORS
-from engine.training.evaluate import accuracies
+from engine.training.evaluate import Heads, accuracies, embedder
 from engine.training.problem import Job, Outcome, Problem, admits
-from engine.training.stacked import run_bytes
 
-CPU_STACK_BYTES = 32 << 20
-"""Runs that train at once on a CPU: a stack much larger than the caches is no faster, and a kill loses all of it."""
-CUDA_SHARE = 0.8
-"""The part of a GPU's free memory that the runs of a stack may take."""
+MEMORY_SHARE = 0.8
+"""The part of free memory that runs may take where the user does not say."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to run a sweep. Nothing here changes a result; `test_all` tests every run, not only the selected one."""
+    """How to run a sweep. Nothing here changes a result; `test_all` tests every run, not only the selected one.
+
+    `max_memory` is in bytes; None is most of what is free.
+    """
 
     result_dir: str | Path
     executor: str
     test_all: bool
     device: str
+    max_memory: int | None = None
+
+
+class Trained(NamedTuple):
+    """A run that is trained and waits for its test."""
+
+    outcome: Outcome
+    wiseft: torch.Tensor
+    wiseft_val: float
 
 
 class CellSweep:
@@ -52,6 +63,7 @@ class CellSweep:
             )
         self.inputs = data.inputs(cell)
         self.records = read_cell(cell, options.result_dir)
+        self.waiting: dict[Hyperparameters, Trained] = {}
         for record in self.records.values():
             if record.inputs != self.inputs or record.grid != self.points:
                 raise UserError(
@@ -73,92 +85,126 @@ class CellSweep:
         absent = [point for point in self.points if point not in self.records]
         if absent:
             return absent
-        wanted = self._to_test({point: record.trained.val for point, record in self.records.items()})
+        wanted = self.points if self.options.test_all else [self._selected()]
         return [point for point in wanted if not self.records[point].tested]
 
-    def finish(self, outcomes: dict[Hyperparameters, Outcome], seconds: float) -> None:
-        """Test what is to be tested among newly trained runs, and write their records."""
-        val = {point: record.trained.val for point, record in self.records.items()}
-        to_test = self._to_test(val | {point: outcome.val_accuracy for point, outcome in outcomes.items()})
-        for point, outcome in outcomes.items():
-            trained, wiseft, zeroshot = self._classifiers(outcome, point in to_test)
-            record = Record(
-                cell=self.cell,
-                hyperparameters=point,
-                inputs=self.inputs,
-                grid=self.points,
-                step=outcome.step,
-                trained=trained,
-                wiseft=wiseft,
-                zeroshot=zeroshot,
-                seconds=seconds,
-                versions={"python": platform.python_version(), "torch": torch.__version__},
-            )
-            self.records[point] = self._keep(record)
+    def add(self, outcomes: dict[Hyperparameters, Outcome]) -> dict[Hyperparameters, Trained]:
+        """Take newly trained runs; gives those that are to be tested now, which `finish` then takes.
 
-    def _keep(self, record: Record) -> Record:
-        """Write a new record; a tested one that lies there, from this or another process, stays and is given back.
+        Runs that validation cannot select any more are recorded at once. The best so far waits for the others, with a
+        copy of its weights: those of the rest of its stack can go.
+        """
+        for point, outcome in outcomes.items():
+            wiseft = wise_ft(outcome.weight, self.data.zeroshot)
+            embed = embedder(self.problem.model.embedding, outcome.state)
+            ((wiseft_val,),) = accuracies([Heads(embed, [wiseft])], self._val_batches())
+            self.waiting[point] = Trained(outcome, wiseft, wiseft_val)
+        if self.options.test_all:
+            return dict(self.waiting)
+        best = self._selected()
+        for point in self.waiting.keys() - {best}:
+            self._record(point, self.waiting.pop(point), test=None)
+        if self._known().keys() >= set(self.points):
+            return dict(self.waiting)
+        if best in outcomes:
+            outcome = outcomes[best]
+            copied = replace(outcome, state={name: tensor.clone() for name, tensor in outcome.state.items()})
+            self.waiting[best] = self.waiting[best]._replace(outcome=copied)
+        return {}
+
+    def finish(self, point: Hyperparameters, test: tuple[float, float]) -> None:
+        """Record a run that was tested: accuracies on the test set of the trained classifier and of WiSE-FT."""
+        self._record(point, self.waiting.pop(point), test)
+
+    def _record(self, point: Hyperparameters, trained: Trained, test: tuple[float, float] | None) -> None:
+        """Write the record of a run; a tested one that lies there, from this or another process, stays and counts.
 
         Raises UserError when a run that was trained again, for its test, did not give what its record says.
         """
-        path = record_path(self.cell, record.hyperparameters, self.options.result_dir)
+        outcome, (trained_test, wiseft_test) = trained.outcome, test or (None, None)
+        record = Record(
+            cell=self.cell,
+            hyperparameters=point,
+            inputs=self.inputs,
+            grid=self.points,
+            step=outcome.step,
+            trained=Accuracy(outcome.val_accuracy, trained_test),
+            wiseft=Accuracy(trained.wiseft_val, wiseft_test),
+            zeroshot=Accuracy(self._zeroshot_val, None if test is None else self.data.zeroshot_test),
+            seconds=outcome.seconds,
+            versions={"python": platform.python_version(), "torch": torch.__version__},
+            diverged=outcome.diverged,
+        )
+        path = record_path(self.cell, point, self.options.result_dir)
         if path.exists():
             there = read_record(path)
             if (there.step, there.trained.val) != (record.step, record.trained.val):
                 raise UserError(
                     f"{path} cannot be completed: trained again, here and now, the run chose step {record.step} (val"
-                    f" {record.trained.val:.4f}) instead of {there.step} (val {there.trained.val:.4f}). Another device"
-                    f" or version of torch rounds differently; remove {path.parents[1]} to train the cell anew"
+                    f" {record.trained.val:.4f}) instead of {there.step} (val {there.trained.val:.4f}). Another device,"
+                    f" executor or version of torch rounds differently; remove {path.parents[1]} to train the cell anew"
                 )
-            if there.tested:
-                return there
+            if there.tested or test is None:
+                self.records[point] = there
+                return
         write_record(record, self.options.result_dir)
-        return record
+        self.records[point] = record
 
-    def _to_test(self, val: dict[Hyperparameters, float]) -> list[Hyperparameters]:
-        return self.points if self.options.test_all else [select(self.points, val)]
+    @cached_property
+    def _zeroshot_val(self) -> float:
+        return accuracies([self.data.untrained], self._val_batches())[0][0]
 
-    def _classifiers(self, outcome: Outcome, test: bool) -> tuple[Accuracy, Accuracy, Accuracy]:
-        """Accuracies of the trained classifier, of WiSE-FT and of the zero-shot classifier."""
-        weight, zeroshot = outcome.weight.to(self.options.device), self.data.zeroshot
-        classifiers = [weight, wise_ft(weight, zeroshot), zeroshot]
-        _, *others = accuracies(classifiers, self.problem.val.features, self.problem.val.labels)
-        val = [outcome.val_accuracy, *others]
-        tests = accuracies(classifiers, *self.data.test_set) if test else [None] * 3
-        return tuple(map(Accuracy, val, tests))
+    def _val_batches(self) -> Iterator:
+        return self.problem.val.batches(self.data.rows_at_a_time)
+
+    def _known(self) -> dict[Hyperparameters, float]:
+        """Validation accuracies of all runs that are trained."""
+        recorded = {point: record.trained.val for point, record in self.records.items()}
+        return recorded | {point: trained.outcome.val_accuracy for point, trained in self.waiting.items()}
+
+    def _selected(self) -> Hyperparameters:
+        """What validation selects among the runs that are trained."""
+        known = self._known()
+        return select([point for point in self.points if point in known], known)
 
 
 def run(grids: list[CellSweep], options: Options, progress: Callable[[int], object]) -> Iterator[CellSweep]:
-    """Train what `grids` lack and yield each as it becomes complete; `progress` hears of run-steps done."""
-    train = EXECUTORS[options.executor]
-    for chunk in _chunks([grid for grid in grids if grid.to_train()], options):
-        while jobs := [(grid, point) for grid in chunk for point in grid.to_train()]:
-            began = time.perf_counter()
-            max_iter = chunk[0].cell.max_iter
-            outcomes = train([Job(grid.problem, point) for grid, point in jobs], max_iter=max_iter, progress=progress)
-            seconds = (time.perf_counter() - began) / len(jobs)
-            for grid in chunk:
-                own = {point: outcome for (of, point), outcome in zip(jobs, outcomes, strict=True) if of is grid}
-                grid.finish(own, seconds)
-        yield from chunk
+    """Train what `grids` of one dataset lack and yield each as it becomes complete.
+
+    `progress` hears of run-steps done. What the stacked executor cannot train the sequential one does.
+    """
+    pending = [grid for grid in grids if grid.to_train()]
+    while pending:
+        jobs = {Job(grid.problem, point): (grid, point) for grid in pending for point in grid.to_train()}
+        train = EXECUTORS["sequential" if pending[0].data.unstackable else options.executor]
+        budget = options.max_memory or int(MEMORY_SHARE * memory.free(options.device))
+        max_iter = pending[0].cell.max_iter
+        for outcomes in train(list(jobs), max_iter=max_iter, progress=progress, memory=budget):
+            own: dict[CellSweep, dict[Hyperparameters, Outcome]] = {}
+            for job, outcome in outcomes.items():
+                grid, point = jobs[job]
+                own.setdefault(grid, {})[point] = outcome
+            _test({grid: grid.add(of_grid) for grid, of_grid in own.items()})
+            yield from (grid for grid in own if not grid.to_train())
+            outcomes.clear()  # their weights, before the next ones are made
+            own.clear()
+        pending = [grid for grid in pending if grid.to_train()]
 
 
-def _chunks(grids: list[CellSweep], options: Options) -> Iterator[list[CellSweep]]:
-    """Cut a sweep in parts that train at once: as many grids as fit in memory, one for the sequential executor."""
-    budget = CPU_STACK_BYTES
-    if options.device.startswith("cuda"):
-        budget = CUDA_SHARE * torch.cuda.mem_get_info(options.device)[0]
-    chunk, size = [], 0
-    for grid in grids:
-        needed = run_bytes(grid.problem) * len(grid.points)
-        # not one alone, if there are more: the stacked executor would have to double it
-        if (len(chunk) > 1 and size + needed > budget) or (chunk and options.executor == "sequential"):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(grid)
-        size += needed
-    if chunk:
-        yield chunk
+def _test(ready: dict[CellSweep, dict[Hyperparameters, Trained]]) -> None:
+    """Test the runs that are ready for it, in one pass over the test set, and record them."""
+    runs = [(grid, point, trained) for grid, of_grid in ready.items() for point, trained in of_grid.items()]
+    if not runs:
+        return
+    weights = [(trained.outcome.weight, trained.wiseft) for _, _, trained in runs]
+    if any(grid.problem.model.embedding.trainable for grid in ready):
+        embeds = [embedder(grid.problem.model.embedding, trained.outcome.state) for grid, _, trained in runs]
+        classifiers = [Heads(*run) for run in zip(embeds, weights, strict=True)]
+    else:  # features are what they are: one large matrix product for all heads
+        classifiers = [Heads(lambda images: images[0], [weight for pair in weights for weight in pair])]
+    counted = list(itertools.chain.from_iterable(accuracies(classifiers, runs[0][0].data.test_batches())))
+    for (grid, point, _), test in zip(runs, zip(counted[::2], counted[1::2], strict=True), strict=True):
+        grid.finish(point, test)
 
 
 def _differences(found: dict[str, str], wanted: dict[str, str]) -> str:
