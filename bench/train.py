@@ -1,0 +1,353 @@
+"""Speed and memory of training, against a plain loop and against what the hardware allows.
+
+    python bench/train.py                                   # everything, about ten minutes on two cores
+    python bench/train.py --classes 47 100 --parts steps    # a part of it
+
+Random features of given classes, D = 1024, 16 shots and 3 seeds (on a GPU 5 shots x 3 seeds), the linear grid. What is
+printed, each a median of several rounds in which all contenders take their turn:
+
+steps   ms per run-step of the sequential and of the stacked executor with all that belongs to it, and their ratio; then
+        of a stacked step alone, with next to no validation, and its ratio to the floor. On a CPU the floor is the two
+        matrix products (logits; weight gradient) and one fused AdamW step, each timed alone, on the shapes of the very
+        stacks, on as many threads at once as train stacks. On a GPU it is the bytes of one AdamW step (7 floats a
+        parameter) over the bandwidth of a copy.
+partial the same ratio for the attention pool of RN50 with random weights, 9 configurations x 3 seeds
+test    testing the heads of a stack on 50 000 features of 1000 classes: FLOP/s, against a large matrix product
+memory  the peak of a stacked sweep, against what was planned
+start   seconds that `train.py` takes to find out that everything is done
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+from engine.model import Classifier, Embedding, LinearHead  # noqa: E402
+from engine.optimizer import GRIDS  # noqa: E402
+from engine.training import EXECUTORS, plan  # noqa: E402
+from engine.training.evaluate import Heads, accuracies  # noqa: E402
+from engine.training.problem import Job, Problem, Samples, admits  # noqa: E402
+
+DIMENSION = 1024
+CLASSES = [10, 47, 100, 397, 1000]
+SECONDS = 3.0
+"""How long one measurement should take at least."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--classes", type=int, nargs="+", default=CLASSES, help="numbers of classes")
+    parts = {"steps": steps, "partial": partial, "test": test, "memory": memory, "start": start}
+    parser.add_argument("--parts", nargs="+", choices=list(parts), default=list(parts), help="what to measure")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that a median is taken of")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    threads = f"{torch.get_num_threads()} threads"
+    machine = torch.cuda.get_device_name(args.device) if args.device != "cpu" else f"{cpu_name()}, {threads}"
+    print(f"{machine}; Python {platform.python_version()}, torch {torch.__version__}")
+    for name in args.parts:
+        print(f"\n{name}")
+        parts[name](args)
+
+
+# --- problems --------------------------------------------------------------------------------------------------------
+
+
+def problem(classes: int, shots: int, seed: int, device: str, bank: dict[str, Tensor]) -> Problem:
+    """A cross-modal problem on random features: two views of each training image, four validation images a class."""
+
+    def samples(name: str, per_class: int) -> Samples:
+        rows = torch.arange(classes * per_class, device=device)
+        return Samples((bank[name],), rows, rows % classes)
+
+    model = Classifier(Embedding([None, None]), LinearHead(bank["texts"][:classes], 100.0)).to(device)
+    sources = (samples("images", 2 * shots), samples("texts", 1))
+    return Problem(f"bench/{classes}/{shots}/{seed}", sources, samples("val", min(shots, 4)), model)
+
+
+def random_banks(classes: int, device: str) -> dict[str, Tensor]:
+    """L2-normalised features that all problems share."""
+    sizes = {"images": 32 * classes, "val": 4 * classes, "texts": classes}
+    return {name: F.normalize(torch.randn(size, DIMENSION, device=device)) for name, size in sizes.items()}
+
+
+def linear_jobs(classes: int, device: str, shots: list[int]) -> list[Job]:
+    """The linear grid on cross-modal problems of these shots and three seeds."""
+    banks = random_banks(classes, device)
+    problems = [problem(classes, s, seed, device, banks) for s in shots for seed in (1, 2, 3)]
+    return [
+        Job(p, point)
+        for p in problems
+        for point in GRIDS["linear"]
+        if admits([len(source) for source in p.sources], point.batch_size)
+    ]
+
+
+def hardly_validated(jobs: list[Job]) -> list[Job]:
+    """The same jobs with eight validation images each, which leaves their steps."""
+    cut = {
+        job.problem: replace(
+            job.problem, val=replace(job.problem.val, rows=job.problem.val.rows[:8], labels=job.problem.val.labels[:8])
+        )
+        for job in jobs
+    }
+    return [Job(cut[job.problem], job.hyperparameters) for job in jobs]
+
+
+# --- timing ----------------------------------------------------------------------------------------------------------
+
+
+def seconds_per_run_step(executor: str, jobs: list[Job], steps: int) -> float:
+    """Seconds of one step of one run, training `jobs` for `steps` steps; setting up is part of it."""
+    began = time.perf_counter()
+    for _ in EXECUTORS[executor](jobs, max_iter=steps, progress=lambda done: None):
+        pass
+    synchronize(jobs)
+    return (time.perf_counter() - began) / steps / len(jobs)
+
+
+def synchronize(jobs: list[Job]) -> None:
+    if jobs[0].problem.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(work: Callable[[], object], device: str = "cpu", at_least: float = 0.2) -> float:
+    """Seconds that one call of `work` takes, on average over `at_least` that many seconds."""
+    work()
+    calls = 0
+    began = time.perf_counter()
+    while (passed := time.perf_counter() - began) < at_least:
+        work()
+        calls += 1
+        if device != "cpu":
+            torch.cuda.synchronize()
+    return passed / calls
+
+
+def in_threads(works: list[Callable[[], object]]) -> list[float]:
+    """Seconds of a call of each of `works`, all at the same time, each kernel on a thread of its own."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with ThreadPoolExecutor(len(works)) as pool:
+        timed = list(pool.map(seconds, works))
+    torch.set_num_threads(threads)
+    return timed
+
+
+# --- what is measured ------------------------------------------------------------------------------------------------
+
+
+def steps(args: argparse.Namespace) -> None:
+    """Sequential, stacked and floor by number of classes."""
+    on_gpu = args.device != "cpu"
+    print("classes  runs  stacks  sequential ms  stacked ms  ratio  step ms  floor ms  step/floor", end="")
+    print("  12 800 steps of all runs" if on_gpu else "")
+    for classes in args.classes:
+        jobs = linear_jobs(classes, args.device, [1, 2, 4, 8, 16] if on_gpu else [16])
+        stacks = plan.plan(jobs, 1 if on_gpu else torch.get_num_threads())
+        few, steps_alone = [jobs[0], jobs[len(jobs) // 2 - 1]], hardly_validated(jobs)
+        number = steps_for("stacked", jobs), steps_for("sequential", few)
+        times = [
+            (
+                seconds_per_run_step("sequential", few, number[1]),
+                seconds_per_run_step("stacked", jobs, number[0]),
+                seconds_per_run_step("stacked", steps_alone, number[0]),
+                gpu_floor(classes, args.device) if on_gpu else cpu_floor(stacks),
+            )
+            for _ in range(args.rounds)
+        ]
+        plain, stacked, step, floor = map(statistics.median, zip(*times, strict=True))
+        print(
+            f"{classes:7d}  {len(jobs):4d}  {len(stacks):6d}  {1e3 * plain:13.4f}  {1e3 * stacked:10.4f}"
+            f"  {plain / stacked:5.1f}  {1e3 * step:7.4f}  {1e3 * floor:8.4f}  {step / floor:10.2f}",
+            f" {12_800 * len(jobs) * stacked:8.1f} s" if on_gpu else "",
+            flush=True,
+        )
+
+
+def steps_for(executor: str, jobs: list[Job]) -> int:
+    """How many steps make a measurement of `SECONDS`, in whole blocks between validations."""
+    once = seconds_per_run_step(executor, jobs, 100) * 100 * len(jobs)
+    return 100 * min(128, max(1, round(SECONDS / once)))
+
+
+def cpu_floor(stacks: list) -> float:
+    """Seconds of a run-step that is two matrix products and a fused AdamW step and no more, on all cores."""
+    workers = torch.get_num_threads()
+    total = 0.0
+    for kind in {(s.copies * len(s.problems), len(s.settings), s.batch_size): s for s in stacks}.values():
+        alike = sum(s.batch_size == kind.batch_size and s.runs == kind.runs for s in stacks)
+        works = [floor_of(kind) for _ in range(workers)]
+        for of_workers in zip(*works, strict=True):
+            total += alike * statistics.mean(in_threads(list(of_workers))) / workers
+    return total / sum(stack.runs for stack in stacks)
+
+
+def floor_of(stack) -> list[Callable[[], object]]:
+    """The two products and the optimizer's step on the shapes of a stack, as functions."""
+    classes = stack.problems[0].model.head.weight.shape[0]
+    runs = stack.copies * stack.runs
+    features, residual = torch.randn(runs, stack.batch_size, DIMENSION), torch.randn(runs, stack.batch_size, classes)
+    weight = torch.randn(runs, classes, DIMENSION)
+    weight.grad, logits = torch.randn_like(weight), torch.empty_like(residual)
+    optimizer = torch.optim.AdamW([weight], fused=True)
+    return [
+        lambda: torch.bmm(features, weight.transpose(1, 2), out=logits),
+        lambda: torch.bmm(residual.transpose(1, 2), features, out=weight.grad),
+        optimizer.step,
+    ]
+
+
+def gpu_floor(classes: int, device: str) -> float:
+    """Seconds that the bytes of one AdamW step of one run take: weight, gradient, moments read; three written."""
+    block = torch.empty(1 << 28, device=device)  # 1 GiB
+    target = torch.empty_like(block)
+    bandwidth = 2 * block.numel() * 4 / seconds(lambda: target.copy_(block), device)
+    return 7 * 4 * classes * DIMENSION / bandwidth
+
+
+def partial(args: argparse.Namespace) -> None:
+    """The attention pool of RN50, on inputs of its shape."""
+    from open_clip.modified_resnet import AttentionPool2d
+
+    from engine.clip.split import AttentionPool
+
+    classes, device = 47, args.device
+    torch.manual_seed(0)
+    pool = AttentionPool(AttentionPool2d(7, 2048, 32, 1024)).to(device).eval().requires_grad_(False)
+    images, val = (torch.randn(n, 2048, 7, 7, device=device) for n in (4 * classes, classes))
+    banks = random_banks(classes, device)
+    problems = []
+    for seed in (1, 2, 3):
+        p = problem(classes, 1, seed, device, banks)
+        rows = torch.arange(len(images), device=device)
+        sources = (Samples((images,), rows, rows % classes), p.sources[1])
+        model = Classifier(Embedding([pool, None]), LinearHead(banks["texts"], 54.6)).to(device)
+        problems.append(Problem(p.name, sources, Samples((val,), rows[:classes], rows[:classes]), model))
+    jobs = [Job(p, point) for p in problems for point in GRIDS["partial"]]
+    number = 100 if device != "cpu" else 10
+    times = [
+        (seconds_per_run_step("sequential", jobs[:3], number), seconds_per_run_step("stacked", jobs, number))
+        for _ in range(min(3, args.rounds))
+    ]
+    plain, stacked = map(statistics.median, zip(*times, strict=True))
+    print(f"{len(jobs)} runs: sequential {1e3 * plain:.2f} ms, stacked {1e3 * stacked:.2f} ms: {plain / stacked:.1f}")
+
+
+def test(args: argparse.Namespace) -> None:
+    """Twelve runs and their WiSE-FT, tested in one pass, against a matrix product as large as the machine likes."""
+    rows, classes, heads = 50_000, 1000, 24
+    features, labels = F.normalize(torch.randn(rows, DIMENSION, device=args.device)), torch.arange(rows) % classes
+    batch = [((features,), labels.to(args.device))]
+    weights = [F.normalize(torch.randn(classes, DIMENSION, device=args.device)) for _ in range(heads)]
+    left, right = (torch.randn(4096, 4096, device=args.device) for _ in range(2))
+    times = []
+    for _ in range(min(3, args.rounds)):
+        began = time.perf_counter()
+        found = accuracies([Heads(lambda images: images[0], weights)], batch)
+        passed = time.perf_counter() - began
+        times.append((passed, seconds(lambda: left @ right, args.device, 1.0)))
+    passed, product = map(statistics.median, zip(*times, strict=True))
+    reached, peak = 2 * rows * classes * heads * DIMENSION / passed, 2 * 4096**3 / product
+    plain = [((features @ w.T).argmax(1).cpu() == labels).double().mean().item() for w in weights]
+    print(
+        f"{heads} heads on {rows} x {DIMENSION}: {passed:.2f} s, {reached / 1e12:.3f} TFLOP/s,"
+        f" {reached / peak:.0%} of a 4096 x 4096 product's {peak / 1e12:.3f};"
+        f" accuracies {'equal' if found[0] == plain else 'DIFFER FROM'} those of one head at a time in float32"
+    )
+
+
+def memory(args: argparse.Namespace) -> None:
+    """What a sweep takes beyond its problems, at its peak."""
+    for _ in EXECUTORS["stacked"](linear_jobs(47, args.device, [16]), max_iter=5, progress=lambda done: None):
+        pass  # libraries make their workspaces
+    for classes, budget in ((397, None), (1000, 400 << 20)):
+        jobs = linear_jobs(classes, args.device, [16])
+        workers = torch.get_num_threads() if args.device == "cpu" else 1
+        stacks = plan.plan(jobs, workers, budget)
+        planned = sum(sorted((stack.bytes for stack in stacks), reverse=True)[:workers])
+        with Peak(args.device) as peak:
+            for _ in EXECUTORS["stacked"](jobs, max_iter=200, progress=lambda done: None, memory=budget):
+                pass
+        limit = f" (limit {budget / 2**20:.0f})" if budget else ""
+        print(
+            f"{classes} classes, {len(jobs)} runs in {len(stacks)} stacks: planned {planned / 2**20:.0f} MiB{limit},"
+            f" taken {peak.bytes / 2**20:.0f} MiB, {peak.bytes / planned:.2f} of it"
+        )
+
+
+class Peak:
+    """The most memory taken within a `with` block beyond what was taken before: of a GPU, or of this process."""
+
+    def __init__(self, device: str):
+        self.device, self.bytes, self._done = device, 0, threading.Event()
+
+    def __enter__(self) -> Peak:
+        if self.device == "cpu":
+            self._before = resident()
+            self._watch = threading.Thread(target=self._sample)
+            self._watch.start()
+        else:
+            torch.cuda.reset_peak_memory_stats()
+            self._before = torch.cuda.memory_allocated()
+        return self
+
+    def _sample(self) -> None:
+        while not self._done.wait(0.002):
+            self.bytes = max(self.bytes, resident() - self._before)
+
+    def __exit__(self, *exception: object) -> None:
+        if self.device == "cpu":
+            self._done.set()
+            self._watch.join()
+        else:
+            self.bytes = torch.cuda.max_memory_allocated() - self._before
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def start(args: argparse.Namespace) -> None:
+    """The second run of a sweep of one cell on random features, which finds all of it done."""
+    from stores import store_of_random_features
+
+    with tempfile.TemporaryDirectory() as folder:
+        store = store_of_random_features(Path(folder), classes=20)
+        command = [sys.executable, "train.py", "--dataset", "demo", "--clip-encoder", "fake", "--max-iter", "1"]
+        command += ["--train-shot", "1", "--seed", "1", "--device", args.device, *store.flags]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        times = []
+        for _ in range(args.rounds):
+            began = time.perf_counter()
+            subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+            times.append(time.perf_counter() - began)
+    print(f"train.py starts, finds everything done and ends in {statistics.median(times):.1f} s")
+
+
+def cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+if __name__ == "__main__":
+    main()
