@@ -9,19 +9,21 @@ leaves a record; complete runs are skipped, so a killed sweep goes on where it s
 """
 
 import argparse
+from pathlib import Path
 
 from tqdm import tqdm
 
-from engine import config
+from engine import config, files
 from engine.clip import names
 from engine.errors import UserError
-from engine.results.runs import Cell, selected
+from engine.results.runs import Cell
 
 
 def main() -> None:
     args = config.parser(__doc__, *config.TRAIN).parse_args()
     config.check_encoders(args)
     cells = config.cells(args)
+    files.require_writable(Path(args.result_dir))
     # the slow imports (torch) come after the arguments are known to make sense
     from engine.sweep import sweep
 
@@ -38,7 +40,7 @@ def main() -> None:
         print(f"{title}: {len(grids)} cells, {runs} runs, {missing} to train on {options.device}", flush=True)
         with tqdm(total=missing * args.max_iter, unit="step", unit_scale=True, disable=not missing) as bar:
             for grid in sweep.run(grids, options, bar.update):
-                bar.write(summary(grid))
+                bar.write(grid.summary())
 
 
 def load_features(args: argparse.Namespace, cells: list[Cell], device: str) -> list:
@@ -56,7 +58,8 @@ def load_features(args: argparse.Namespace, cells: list[Cell], device: str) -> l
                 loaded.append(DatasetFeatures(own, args.feature_dir, args.indices_dir, device, layers))
             except MissingFeatures as error:
                 make = config.command("features.py", config.FEATURES, args, dataset=[dataset], clip_encoder=[encoder])
-                missing.append(f"{error}; make them with\n  {make}")
+                hint = "" if args.clip_weights else names.hint(encoder)
+                missing.append(f"{error}{hint}; make them with\n  {make}")
     if missing:
         raise UserError("\n".join(missing))
     return loaded
@@ -69,18 +72,6 @@ def trainable_layers(args: argparse.Namespace, name: str, device: str):
     from engine.clip.load import load_encoder
 
     return load_encoder(name, args.clip_weights, device, args.image_layer_idx, args.text_layer_idx)
-
-
-def summary(grid) -> str:
-    """One line about a complete cell."""
-    best = selected(grid.records)
-    lr, weight_decay, batch_size = best.hyperparameters
-    diverged = sum(record.diverged for record in grid.records.values())
-    return (
-        f"{grid.cell}: val {best.trained.val:6.1%}  test {best.trained.test:6.1%}  WiSE-FT {best.wiseft.test:6.1%}"
-        f"  zero-shot {best.zeroshot.test:6.1%}   (lr {lr:g}, weight decay {weight_decay:g}, batch {batch_size},"
-        f" step {best.step})" + (f", {diverged} runs diverged" if diverged else "")
-    )
 
 
 if __name__ == "__main__":

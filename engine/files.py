@@ -35,6 +35,13 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         raise
 
 
+def require_writable(folder: Path) -> None:
+    """Make `folder`, and raise OSError unless files can be written in it: before hours of work, not after."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` as UTF-8, atomically."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

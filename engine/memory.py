@@ -27,8 +27,7 @@ def zeros_like(tensor: Tensor) -> Tensor:
     """
     if tensor.device.type != "cpu":
         return torch.zeros_like(tensor, requires_grad=False)
-    size = tensor.numel()
-    return torch.frombuffer(mmap.mmap(-1, max(4, 4 * size)), dtype=torch.float32, count=size).view(tensor.shape)
+    return torch.frombuffer(mmap.mmap(-1, 4 * tensor.numel()), dtype=torch.float32).view(tensor.shape)
 
 
 def _available(meminfo: Path) -> int | None:

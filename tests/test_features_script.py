@@ -1,18 +1,14 @@
 """features.py as a user meets it: what it leaves in the store, killed or not, alone or not, and what it says.
 
-Most runs are forks of this process, which has imported torch and open_clip already: the same script under the same
-arguments, seconds earlier.
+Most runs are forks of this process (`forks`): the same script under the same arguments, seconds earlier.
 """
 
-import os
 import random
-import runpy
 import shlex
 import signal
 import subprocess
 import sys
 import time
-import traceback
 from pathlib import Path
 
 import pytest
@@ -23,6 +19,7 @@ from engine.clip import load
 from engine.datasets import few_shot
 from engine.features import extract
 from engine.features.store import Bank, Place, read_texts
+from forks import Fork
 
 ROOT = Path(__file__).parents[1]
 SEVERAL = [
@@ -40,63 +37,6 @@ SEVERAL = [
 ]
 
 
-class Fork:
-    """features.py in a fork of this process; `code`, `out` and `err` once it has ended."""
-
-    def __init__(self, words, folder, shard_images):
-        self.files = [folder / f"{name}-{time.monotonic_ns()}" for name in ("out", "err")]
-        self.pid = os.fork()
-        if not self.pid:
-            self._be(words, shard_images)
-
-    def _be(self, words, shard_images):
-        code = 70
-        try:
-            for number, path in enumerate(self.files, start=1):
-                os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY), number)
-            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-            os.chdir(ROOT)
-            extract.SHARD_IMAGES = shard_images
-            sys.argv = ["features.py", *map(str, words)]
-            runpy.run_path("features.py", run_name="__main__")
-        except SystemExit as end:
-            if isinstance(end.code, str):
-                print(end.code, file=sys.stderr)
-            code = 1 if isinstance(end.code, str) else end.code or 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-
-    def ended(self):
-        if self.pid:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.pid, self.code = 0, os.waitstatus_to_exitcode(status)
-                self.out, self.err = (path.read_text() for path in self.files)
-        return not self.pid
-
-    def wait(self, check=None):
-        deadline = time.monotonic() + 120
-        while not self.ended():
-            if time.monotonic() > deadline:
-                self.kill()
-                raise TimeoutError("features.py")
-            time.sleep(0.01)
-        assert "Traceback" not in self.err, self.err
-        if check is not None:
-            assert self.code == check, self.out + self.err
-        return self
-
-    def kill(self):
-        if not self.ended():
-            os.kill(self.pid, signal.SIGKILL)
-            self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-            self.pid = 0
-
-
 @pytest.fixture
 def world(install_images, random_weights):
     """The dataset, `weights`, `words(...)` of a command line and `start(...)`, which runs it."""
@@ -111,7 +51,16 @@ def world(install_images, random_weights):
         return list(map(str, [*fixed, "--train-shot", "1", "--seed", "1", *encoder, *places, *more]))
 
     world.words = words
-    world.start = lambda *more, shard_images=8, **kwargs: Fork(words(*more, **kwargs), world.root, shard_images)
+
+    def start(*more, shard_images=8, **kwargs):
+        return Fork(
+            "features.py",
+            words(*more, **kwargs),
+            world.root,
+            lambda: setattr(extract, "SHARD_IMAGES", shard_images),
+        )
+
+    world.start = start
     return world
 
 

@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from engine.model import LinearHead, random_weight, wise_ft, zeroshot_weight
+from engine.model import (
+    Adapter,
+    Classifier,
+    Embedding,
+    LinearHead,
+    TrainableEncoder,
+    random_weight,
+    wise_ft,
+    zeroshot_weight,
+)
 
 
 def test_zeroshot_rows_are_normalised_means_of_raw_features():
@@ -33,3 +42,35 @@ def test_random_weight_is_what_torch_gives_a_linear_layer():
 def test_wise_ft_is_the_weighted_mean_of_the_weights(ratio):
     weight, zeroshot = torch.randn(3, 4), torch.randn(3, 4)
     assert torch.allclose(wise_ft(weight, zeroshot, ratio), (1 - ratio) * weight + ratio * zeroshot)
+
+
+def test_the_adapter_is_a_residual_of_the_protocols_ratio():
+    adapter, x = Adapter(16, torch.Generator().manual_seed(0)), torch.randn(5, 16)
+    assert adapter.down.shape == (4, 16)
+    assert adapter.up.shape == (16, 4)
+    expected = 0.2 * torch.relu(torch.relu(x @ adapter.down.T) @ adapter.up.T) + 0.8 * x
+    assert torch.allclose(adapter(x), expected, atol=1e-6)
+    bound = 1 / math.sqrt(16)  # torch's default for a Linear layer of 16 inputs
+    assert 0.9 * bound < adapter.down.abs().max() <= bound
+
+
+def test_an_embedding_takes_images_alone_or_images_and_texts():
+    adapter = Adapter(8, torch.Generator().manual_seed(0))
+    images, texts = torch.randn(3, 8), torch.randn(2, 4)
+    embedding = Embedding([None, nn.Linear(4, 8)], adapter)
+    encoded = torch.nn.functional.normalize(embedding.encoders[1].part(texts))
+    assert torch.equal(embedding((images,)), adapter(images))
+    assert torch.allclose(embedding((images,), (texts,)), adapter(torch.cat([images, encoded])))
+    assert embedding.trainable
+    assert not Embedding([None, None]).trainable
+
+
+def test_a_trainable_encoder_normalises_what_its_part_gives():
+    encoder = TrainableEncoder(nn.Linear(4, 8))
+    assert torch.allclose(encoder(torch.randn(3, 4)).norm(dim=1), torch.ones(3))
+
+
+def test_a_classifier_scales_the_logits_of_its_embedding():
+    weight, images = torch.randn(3, 8), torch.randn(5, 8)
+    classifier = Classifier(Embedding([None]), LinearHead(weight, scale=50.0))
+    assert torch.allclose(classifier((images,)), 50 * images @ weight.T, atol=1e-3)

@@ -23,6 +23,13 @@ def architecture(name: str) -> tuple[str, str | None]:
     return model, "openai" if model in map(_dashed, OPENAI) else None
 
 
+def hint(name: str) -> str:
+    """Which names there are, as the end of a message, if `name` is none that can be understood without open_clip."""
+    if architecture(name)[1] or name in DEMO:
+        return ""
+    return f" (no encoder of OpenAI's or the project's is called '{name}'; they are {', '.join(OPENAI + DEMO)})"
+
+
 def _dashed(name: str) -> str:
     """A name as open_clip writes it."""
     return name.replace("/", "-").replace("@336px", "-336")

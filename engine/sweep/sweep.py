@@ -116,6 +116,17 @@ class CellSweep:
         """Record a run that was tested: accuracies on the test set of the trained classifier and of WiSE-FT."""
         self._record(point, self.waiting.pop(point), test)
 
+    def summary(self) -> str:
+        """One line about a complete cell: what validation selected, and how it did."""
+        best = self.records[self._selected()]
+        lr, weight_decay, batch_size = best.hyperparameters
+        diverged = sum(record.diverged for record in self.records.values())
+        return (
+            f"{self.cell}: val {best.trained.val:6.1%}  test {best.trained.test:6.1%}"
+            f"  WiSE-FT {best.wiseft.test:6.1%}  zero-shot {best.zeroshot.test:6.1%}"
+            f"   (lr {lr:g}, weight decay {weight_decay:g}, batch {batch_size}, step {best.step})"
+        ) + (f"; {diverged} of {len(self.points)} runs diverged" if diverged else "")
+
     def _record(self, point: Hyperparameters, trained: Trained, test: tuple[float, float] | None) -> None:
         """Write the record of a run; a tested one that lies there, from this or another process, stays and counts.
 

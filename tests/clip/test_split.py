@@ -1,0 +1,226 @@
+"""Frozen and trainable parts of encoders: together they are the whole, and a step changes the trainable part alone."""
+
+import copy
+
+import pytest
+import torch
+from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.modified_resnet import AttentionPool2d
+from torch import nn
+from torch.nn import functional as F
+
+from engine.clip.split import AttentionPool, split_image, split_text, unstackable
+from engine.errors import UserError
+
+RESNET = {"image_size": 64, "layers": [1, 2, 1, 1], "width": 4, "head_width": 32, "patch_size": None}
+VIT = {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 16}
+IMAGES = {
+    "ModifiedResNet": RESNET,
+    "ViT": VIT,
+    "ViT, mean token": VIT | {"pool_type": "avg", "final_ln_after_pool": True, "no_ln_pre": True},
+    "ViT, attentional pool": VIT | {"attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
+    "ViT, patch dropout": VIT | {"patch_dropout": 0.5},
+    "timm ViT": {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "", "timm_proj": "linear", "image_size": 224},
+    "timm ViT, mean token": {
+        "timm_model_name": "test_vit2",
+        "timm_pool": "avg",
+        "timm_proj": "linear",
+        "image_size": 64,
+    },
+    "timm ViT, attention pool": {
+        "timm_model_name": "test_vit3",
+        "timm_pool": "map",
+        "timm_proj": "none",
+        "image_size": 160,
+    },
+}
+"""Vision towers by name; with the number of layers each can be split at in `LAYERS`."""
+LAYERS = {"ModifiedResNet": 5, "timm ViT": 12, "timm ViT, mean token": 8, "timm ViT, attention pool": 9}
+WHOLE = {
+    "ConvNeXt": {"timm_model_name": "test_convnext", "timm_pool": "avg", "timm_proj": "linear", "image_size": 64},
+    "Eva": {"timm_model_name": "eva02_tiny_patch14_224", "timm_pool": "avg", "timm_proj": "linear", "image_size": 224},
+}
+"""Vision towers that are trained whole or not at all."""
+
+TEXT = {"context_length": 12, "vocab_size": 64, "width": 16, "heads": 2, "layers": 3}
+TEXTS = {
+    "CLIP": (CLIP, TEXT),
+    "CLIP, end of text by its token": (CLIP, TEXT | {"pool_type": "eos", "eos_id": 63}),
+    "custom": (CustomTextCLIP, TEXT | {"no_causal_mask": True, "pool_type": "last", "proj_bias": True}),
+    "custom, causal": (CustomTextCLIP, TEXT),
+    "custom, no projection": (CustomTextCLIP, TEXT | {"proj_type": "none", "width": 24}),
+}
+
+
+def lively(model):
+    """A frozen model in eval mode, whose norms and biases are not the ones and zeros they start as."""
+    for parameter in model.eval().requires_grad_(False).parameters():
+        if parameter.dim() <= 1:
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def image_model(vision):
+    torch.manual_seed(0)
+    embed_dim = 64 if vision.get("timm_proj") == "none" else 24
+    return lively(CLIP(embed_dim=embed_dim, vision_cfg=vision, text_cfg=TEXT))
+
+
+def text_model(name):
+    torch.manual_seed(0)
+    form, text = TEXTS[name]
+    return lively(form(embed_dim=24, vision_cfg=RESNET, text_cfg=text))
+
+
+def prompts():
+    """Tokens of three prompts of different lengths; 63, the end of text, is the largest token."""
+    tokens = torch.zeros(3, 12, dtype=torch.int64)
+    for row, length in zip(tokens, (2, 5, 7), strict=True):
+        row[:length] = torch.randint(1, 60, (length,))
+        row[length] = 63
+    return tokens
+
+
+def difference(found, expected):
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_image_parts_are_the_whole_at_all_layers(name):
+    model = image_model(IMAGES[name])
+    pixels = torch.randn(2, 3, IMAGES[name]["image_size"], IMAGES[name]["image_size"])
+    whole = model.visual(pixels)
+    whole = whole[0] if isinstance(whole, tuple) else whole
+    for layers in [*range(1, LAYERS.get(name, 3) + 1), -1]:
+        frozen, trainable = split_image(model, layers)
+        assert difference(trainable(frozen(pixels)), whole) < 2e-6, layers
+    frozen, trainable = split_image(model, 0)
+    assert trainable is None
+    assert frozen(pixels) is not None
+    with pytest.raises(UserError, match=f"--image-layer-idx {LAYERS.get(name, 3) + 1}: .* supports 0 to"):
+        split_image(model, LAYERS.get(name, 3) + 1)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_other_image_towers_are_trained_whole_or_not_at_all(name):
+    model = image_model(WHOLE[name])
+    pixels = torch.randn(2, 3, WHOLE[name]["image_size"], WHOLE[name]["image_size"])
+    frozen, trainable = split_image(model, -1)
+    assert torch.equal(frozen(pixels), pixels)
+    assert difference(trainable(pixels), model.encode_image(pixels)) < 2e-6
+    with pytest.raises(UserError, match=rf"--image-layer-idx 1: the image tower \({name}\) .* supports 0 and -1"):
+        split_image(model, 1)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_text_parts_are_the_whole_at_all_layers(name):
+    model, tokens = text_model(name), prompts()
+    whole = model.encode_text(tokens)
+    for layers in (1, 2, 3, -1):
+        frozen, trainable = split_text(model, layers)
+        trimmed = frozen.trim(tokens)
+        assert trimmed.shape[1] == (12 if "no_causal_mask" in TEXTS[name][1] else 8)
+        inputs, positions = frozen(trimmed)
+        assert positions.dtype == torch.int64
+        assert difference(trainable(inputs, positions), whole) < 2e-6, layers
+    with pytest.raises(UserError, match=r"--text-layer-idx 4: .* supports 0 to 3, and -1 for all of it"):
+        split_text(model, 4)
+
+
+def test_what_is_cached_for_all_text_layers_is_the_embedded_tokens():
+    model, tokens = text_model("CLIP"), prompts()
+    inputs, _ = split_text(model, -1).frozen(tokens)
+    assert torch.equal(inputs, model.token_embedding(tokens))
+
+
+def test_text_towers_that_cannot_be_split_say_so():
+    torch.manual_seed(0)
+    model = CustomTextCLIP(embed_dim=24, vision_cfg=RESNET, text_cfg=TEXT | {"embed_cls": True, "output_tokens": True})
+    assert split_text(model, 0).trainable is None
+    for layers in (1, -1):
+        with pytest.raises(UserError, match=r"--text-layer-idx .* \(TextTransformer\) .* supports 0$"):
+            split_text(model, layers)
+
+
+def parts(name, layers):
+    model = text_model(name) if name in TEXTS else image_model(IMAGES[name])
+    return model, (split_text if name in TEXTS else split_image)(model, layers)
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "trained"),
+    [
+        ("ModifiedResNet", 1, ["visual.attnpool"]),
+        ("ModifiedResNet", 2, ["visual.layer4", "visual.attnpool"]),
+        ("ModifiedResNet", -1, ["visual"]),
+        ("ViT", 1, ["visual.transformer.resblocks.2", "visual.ln_post", "visual.proj"]),
+        ("ViT", 2, [f"visual.transformer.resblocks.{n}" for n in (1, 2)] + ["visual.ln_post", "visual.proj"]),
+        ("ViT", -1, ["visual"]),
+        ("timm ViT", 1, ["visual.trunk.blocks.11", "visual.trunk.norm", "visual.head"]),
+        ("CLIP", 1, ["transformer.resblocks.2", "ln_final", "text_projection"]),
+        ("CLIP", -1, ["transformer", "positional_embedding", "ln_final", "text_projection"]),
+        ("custom", 2, [f"text.transformer.resblocks.{n}" for n in (1, 2)] + ["text.ln_final", "text.text_projection"]),
+    ],
+)
+def test_a_step_changes_the_trainable_part_and_nothing_else(name, layers, trained):
+    """A step on the parts, which share the model's parameters, so that the model shows what it changed."""
+    model, (frozen, trainable) = parts(name, layers)
+    before = copy.deepcopy(model.state_dict())
+    samples = prompts() if name in TEXTS else torch.randn(4, 3, *2 * [IMAGES[name]["image_size"]])
+    inputs = frozen(samples)
+    features = trainable.requires_grad_(True)(*inputs if isinstance(inputs, tuple) else (inputs,))
+    F.cross_entropy(features, torch.arange(len(features))).backward()
+    torch.optim.SGD(trainable.parameters(), lr=1.0).step()
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    # a bias of attention's keys has no gradient but for rounding, and may stay
+    expected = {
+        key for key in before if key.startswith(tuple(trained)) and not key.endswith("k_proj.bias")
+    } - not_trained(model)
+    assert expected <= changed
+    assert all(key.startswith(tuple(trained)) for key in changed)
+
+
+def not_trained(model):
+    """Keys of a state dict that are no parameters."""
+    return model.state_dict().keys() - dict(model.named_parameters()).keys()
+
+
+def test_the_attention_pool_is_open_clips():
+    """Outputs and gradients, at RN50's proportions and with biases that are not zero."""
+    torch.manual_seed(0)
+    pool = AttentionPool2d(3, 128, 4, 32)
+    for bias in (pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias, pool.c_proj.bias):
+        nn.init.normal_(bias)
+    ours = AttentionPool(copy.deepcopy(pool))
+    maps = torch.randn(6, 128, 3, 3)
+    expected, found = pool(maps), ours(maps)
+    assert difference(found, expected) < 1e-6
+    expected.square().sum().backward()
+    found.square().sum().backward()
+    assert pool.state_dict().keys() == ours.state_dict().keys()
+    for name, parameter in ours.named_parameters():
+        if name != "k_proj.bias":  # zero but for rounding
+            assert difference(parameter.grad, pool.get_parameter(name).grad) < 1e-5, name
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "reason"),
+    [
+        ("ModifiedResNet", 1, None),
+        ("ModifiedResNet", 2, "it has Conv2d layers"),
+        ("ViT", 3, None),
+        ("ViT", -1, "it has Conv2d layers"),
+        ("ViT, attentional pool", 1, None),
+        ("timm ViT", 2, None),
+        ("CLIP", -1, None),
+        ("custom", 1, None),
+    ],
+)
+def test_what_can_be_stacked(name, layers, reason):
+    assert unstackable(parts(name, layers)[1].trainable) == reason
+
+
+def test_dropout_cannot_be_stacked():
+    assert unstackable(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0))) is None
+    assert unstackable(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1))) == "it has Dropout layers"
+    assert unstackable(nn.BatchNorm1d(3)) == "it has BatchNorm1d layers"

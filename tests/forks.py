@@ -1,0 +1,78 @@
+"""Scripts in forks of the tests' process, which has imported torch and open_clip already: the same, seconds earlier."""
+
+import os
+import runpy
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+class Fork:
+    """A script in a fork of this process, which starts it before it returns; `code`, `out` and `err` once it has ended.
+
+    `prepare` is called in the fork before the script.
+    """
+
+    def __init__(self, script, words, folder, prepare=lambda: None):
+        self.files = [folder / f"{name}-{time.monotonic_ns()}" for name in ("out", "err")]
+        self.pid = os.fork()
+        if not self.pid:
+            self._be(script, words, prepare)
+
+    def _be(self, script, words, prepare):
+        code = 70
+        try:
+            for number, path in enumerate(self.files, start=1):
+                os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY), number)
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            os.chdir(ROOT)
+            prepare()
+            sys.argv = [script, *map(str, words)]
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as end:
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
+            code = 1 if isinstance(end.code, str) else end.code or 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def ended(self):
+        if self.pid:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.pid, self.code = 0, os.waitstatus_to_exitcode(status)
+                self.out, self.err = (path.read_text() for path in self.files)
+        return not self.pid
+
+    def wait(self, check=None):
+        deadline = time.monotonic() + 120
+        while not self.ended():
+            if time.monotonic() > deadline:
+                self.kill()
+                raise TimeoutError("the script does not end")
+            time.sleep(0.01)
+        assert "Traceback" not in self.err, self.err
+        if check is not None:
+            assert self.code == check, self.out + self.err
+        return self
+
+    def kill(self):
+        if not self.ended():
+            os.kill(self.pid, signal.SIGKILL)
+            self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            self.pid = 0
+
+
+def run_fork(script, *words, folder, check=None):
+    """Run a script to its end; its exit status must be `check`. Gives `.stdout` and `.stderr` as a process has them."""
+    done = Fork(script, words, folder).wait(check)
+    done.stdout, done.stderr = done.out, done.err
+    return done
