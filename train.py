@@ -32,15 +32,21 @@ def main() -> None:
     for reason in {data.unstackable: None for data in loaded if data.unstackable and args.executor == "stacked"}:
         print(f"note: runs train one after another, because {reason}")
     while loaded:
-        data = loaded.pop(0)  # and let go of the one before
-        grids = [sweep.CellSweep(cell, data, options) for cell in data.cells]
-        runs = sum(len(grid.points) for grid in grids)
-        missing = sum(len(grid.to_train()) for grid in grids)
-        title = f"{data.cells[0].encoder} {data.cells[0].dataset}"
-        print(f"{title}: {len(grids)} cells, {runs} runs, {missing} to train on {options.device}", flush=True)
-        with tqdm(total=missing * args.max_iter, unit="step", unit_scale=True, disable=not missing) as bar:
-            for grid in sweep.run(grids, options, bar.update):
-                bar.write(grid.summary())
+        sweep_dataset(loaded.pop(0), options)  # and let go of it before the next one
+
+
+def sweep_dataset(data, options) -> None:
+    """Train what the cells of one dataset lack."""
+    from engine.sweep import sweep
+
+    grids = [sweep.CellSweep(cell, data, options) for cell in data.cells]
+    runs, missing = sum(len(grid.points) for grid in grids), sum(len(grid.to_train()) for grid in grids)
+    cell = data.cells[0]
+    title = f"{cell.encoder} {cell.dataset}: {len(grids)} cells, {runs} runs"
+    print(f"{title}, {missing} to train on {options.device}", flush=True)
+    with tqdm(total=missing * cell.max_iter, unit="step", unit_scale=True, disable=not missing) as bar:
+        for grid in sweep.run(grids, options, bar.update):
+            bar.write(grid.summary())
 
 
 def load_features(args: argparse.Namespace, cells: list[Cell], device: str) -> list:

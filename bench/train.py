@@ -11,7 +11,7 @@ steps   ms per run-step of the sequential and of the stacked executor with all t
         matrix products (logits; weight gradient) and one fused AdamW step, each timed alone, on the shapes of the very
         stacks, on as many threads at once as train stacks. On a GPU it is the bytes of one AdamW step (7 floats a
         parameter) over the bandwidth of a copy.
-partial the same ratio for the attention pool of RN50 with random weights, 9 configurations x 3 seeds
+partial the same ratio for the last layers of RN50 (attention pool) and ViT-B/16 (a block), 9 configurations x 3 seeds
 test    testing the heads of a stack on 50 000 features of 1000 classes: FLOP/s, against a large matrix product
 memory  the peak of a stacked sweep, against what was planned
 start   seconds that `train.py` takes to find out that everything is done
@@ -44,6 +44,7 @@ from engine.model import Classifier, Embedding, LinearHead  # noqa: E402
 from engine.optimizer import GRIDS  # noqa: E402
 from engine.training import EXECUTORS, plan  # noqa: E402
 from engine.training.evaluate import Heads, accuracies  # noqa: E402
+from engine.training.gradients import plain_attention  # noqa: E402
 from engine.training.problem import Job, Problem, Samples, admits  # noqa: E402
 
 DIMENSION = 1024
@@ -162,7 +163,7 @@ def steps(args: argparse.Namespace) -> None:
     print("  12 800 steps of all runs" if on_gpu else "")
     for classes in args.classes:
         jobs = linear_jobs(classes, args.device, [1, 2, 4, 8, 16] if on_gpu else [16])
-        stacks = plan.plan(jobs, 1 if on_gpu else torch.get_num_threads())
+        stacks, _ = plan.plan(jobs, 1 if on_gpu else torch.get_num_threads())
         few, steps_alone = [jobs[0], jobs[len(jobs) // 2 - 1]], hardly_validated(jobs)
         number = steps_for("stacked", jobs), steps_for("sequential", few)
         times = [
@@ -225,31 +226,42 @@ def gpu_floor(classes: int, device: str) -> float:
 
 
 def partial(args: argparse.Namespace) -> None:
-    """The attention pool of RN50, on inputs of its shape."""
-    from open_clip.modified_resnet import AttentionPool2d
+    """The last layer of two encoders with random weights, on random inputs of their shapes."""
+    from open_clip import create_model
 
-    from engine.clip.split import AttentionPool
+    from engine.clip.split import split_image
 
-    classes, device = 47, args.device
-    torch.manual_seed(0)
-    pool = AttentionPool(AttentionPool2d(7, 2048, 32, 1024)).to(device).eval().requires_grad_(False)
-    images, val = (torch.randn(n, 2048, 7, 7, device=device) for n in (4 * classes, classes))
-    banks = random_banks(classes, device)
-    problems = []
-    for seed in (1, 2, 3):
-        p = problem(classes, 1, seed, device, banks)
-        rows = torch.arange(len(images), device=device)
-        sources = (Samples((images,), rows, rows % classes), p.sources[1])
-        model = Classifier(Embedding([pool, None]), LinearHead(banks["texts"], 54.6)).to(device)
-        problems.append(Problem(p.name, sources, Samples((val,), rows[:classes], rows[:classes]), model))
-    jobs = [Job(p, point) for p in problems for point in GRIDS["partial"]]
-    number = 100 if device != "cpu" else 10
-    times = [
-        (seconds_per_run_step("sequential", jobs[:3], number), seconds_per_run_step("stacked", jobs, number))
-        for _ in range(min(3, args.rounds))
-    ]
-    plain, stacked = map(statistics.median, zip(*times, strict=True))
-    print(f"{len(jobs)} runs: sequential {1e3 * plain:.2f} ms, stacked {1e3 * stacked:.2f} ms: {plain / stacked:.1f}")
+    for name, shape in (("RN50", (2048, 7, 7)), ("ViT-B-16", (197, 768))):
+        part = split_image(create_model(name, precision="fp32").eval().requires_grad_(False), 1).trainable
+        jobs = partial_jobs(part.to(args.device), shape, args.device)
+        with plain_attention():  # as training plans
+            stacks, workers = plan.plan(jobs, torch.get_num_threads() if args.device == "cpu" else 1)
+        number = 100 if args.device != "cpu" else 10
+        times = []
+        for _ in range(min(3, args.rounds)):
+            plain = seconds_per_run_step("sequential", jobs[:2], number)
+            with Peak(args.device) as peak:
+                times.append((plain, seconds_per_run_step("stacked", jobs, number)))
+        plain, stacked = map(statistics.median, zip(*times, strict=True))
+        print(
+            f"{name}, {sum(p.numel() for p in part.parameters()) / 1e6:.1f} M parameters, {len(jobs)} runs: sequential"
+            f" {1e3 * plain:.2f} ms, stacked {1e3 * stacked:.2f} ms, ratio {plain / stacked:.1f};"
+            f" {peak.against(stacks, workers)}"
+        )
+
+
+def partial_jobs(part: torch.nn.Module, shape: tuple[int, ...], device: str) -> list[Job]:
+    """The partial grid on three uni-modal problems of 47 classes, whose images are inputs of a part."""
+    classes = 47
+    images, val = (torch.randn(n, *shape, device=device) for n in (4 * classes, classes))
+    rows = torch.arange(len(images), device=device)
+    samples, of_val = Samples((images,), rows, rows % classes), Samples((val,), rows[:classes], rows[:classes])
+    with torch.no_grad():
+        dimension = part(val[:1]).shape[1]
+    weight = F.normalize(torch.randn(classes, dimension, device=device))
+    model = Classifier(Embedding([part]), LinearHead(weight, 54.6)).to(device).eval()
+    problems = [Problem(f"bench/partial/{seed}", (samples,), of_val, model) for seed in (1, 2, 3)]
+    return [Job(p, point) for p in problems for point in GRIDS["partial"]]
 
 
 def test(args: argparse.Namespace) -> None:
@@ -281,17 +293,12 @@ def memory(args: argparse.Namespace) -> None:
         pass  # libraries make their workspaces
     for classes, budget in ((397, None), (1000, 400 << 20)):
         jobs = linear_jobs(classes, args.device, [16])
-        workers = torch.get_num_threads() if args.device == "cpu" else 1
-        stacks = plan.plan(jobs, workers, budget)
-        planned = sum(sorted((stack.bytes for stack in stacks), reverse=True)[:workers])
+        stacks, workers = plan.plan(jobs, torch.get_num_threads() if args.device == "cpu" else 1, budget)
         with Peak(args.device) as peak:
-            for _ in EXECUTORS["stacked"](jobs, max_iter=200, progress=lambda done: None, memory=budget):
+            for _ in EXECUTORS["stacked"](jobs, max_iter=200, progress=lambda done: None, budget=budget):
                 pass
-        limit = f" (limit {budget / 2**20:.0f})" if budget else ""
-        print(
-            f"{classes} classes, {len(jobs)} runs in {len(stacks)} stacks: planned {planned / 2**20:.0f} MiB{limit},"
-            f" taken {peak.bytes / 2**20:.0f} MiB, {peak.bytes / planned:.2f} of it"
-        )
+        limit = f", limit {budget / 2**20:.0f} MiB" if budget else ""
+        print(f"{classes} classes, {len(jobs)} runs in {len(stacks)} stacks{limit}: {peak.against(stacks, workers)}")
 
 
 class Peak:
@@ -306,20 +313,27 @@ class Peak:
             self._watch = threading.Thread(target=self._sample)
             self._watch.start()
         else:
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-            self._before = torch.cuda.memory_allocated()
+            self._before = torch.cuda.memory_reserved()
         return self
 
     def _sample(self) -> None:
         while not self._done.wait(0.002):
             self.bytes = max(self.bytes, resident() - self._before)
 
+    def against(self, stacks: list, workers: int) -> str:
+        """What was taken, beside what the `workers` largest of some stacks were planned to take."""
+        planned = sum(sorted((stack.bytes for stack in stacks), reverse=True)[:workers])
+        ratio = self.bytes / planned
+        return f"memory planned {planned / 2**20:.0f} MiB, taken {self.bytes / 2**20:.0f}, {ratio:.2f} of it"
+
     def __exit__(self, *exception: object) -> None:
         if self.device == "cpu":
             self._done.set()
             self._watch.join()
         else:
-            self.bytes = torch.cuda.max_memory_allocated() - self._before
+            self.bytes = torch.cuda.max_memory_reserved() - self._before
 
 
 def resident() -> int:

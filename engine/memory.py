@@ -15,6 +15,7 @@ CGROUP = Path("/sys/fs/cgroup")
 def free(device: str | torch.device) -> int:
     """Bytes that can still be allocated on `device`: of a GPU's memory, or of this machine's (or container's)."""
     if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()  # what torch keeps for later is free too
         return torch.cuda.mem_get_info(device)[0]
     found = [_available(Path("/proc/meminfo")), _left_in_container()]
     return min(number for number in (*found, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if number)
@@ -26,8 +27,9 @@ def zeros_like(tensor: Tensor) -> Tensor:
     What comes and goes by the tens of megabytes in several threads malloc would hold on to in each of them.
     """
     if tensor.device.type != "cpu":
-        return torch.zeros_like(tensor, requires_grad=False)
-    return torch.frombuffer(mmap.mmap(-1, 4 * tensor.numel()), dtype=torch.float32).view(tensor.shape)
+        return torch.zeros(tensor.shape, device=tensor.device)
+    pages = mmap.mmap(-1, 4 * tensor.numel(), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=torch.float32).view(tensor.shape)
 
 
 def _available(meminfo: Path) -> int | None:
@@ -43,6 +45,6 @@ def _left_in_container() -> int | None:
     """What the limit of this process's control group leaves beside what cannot be given up; None without a limit."""
     try:
         usage = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
-        return int((CGROUP / "memory.max").read_text()) - int(usage["anon"])
+        return int((CGROUP / "memory.max").read_text()) - int(usage["anon"]) - int(usage["shmem"])
     except (OSError, KeyError, ValueError):
         return None

@@ -196,7 +196,9 @@ def test_prompts_that_are_not_finite_are_named(world):
     texts = read_texts(path)
     texts.features[2] = float("nan")
     write_texts(path, texts)
-    assert f"the prompts in {path}: features that are not finite" in train(world, check=1).stderr
+    for modality in ("cross_modal", "uni_modal"):
+        said = train(world, "--modality", modality, check=1).stderr
+        assert f"demo, prompts, in {path}: features that are not finite numbers, at positions 2;" in said
 
 
 def test_adapters_and_their_table(tmp_path):

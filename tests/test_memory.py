@@ -17,7 +17,7 @@ def test_a_container_has_what_its_limit_leaves(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "CGROUP", tmp_path)
     assert memory._left_in_container() is None
     (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.stat").write_text("anon 700\nfile 9000\n")
+    (tmp_path / "memory.stat").write_text("anon 600\nshmem 100\nfile 9000\n")
     assert memory._left_in_container() is None
     (tmp_path / "memory.max").write_text("1000\n")
     assert memory._left_in_container() == 300

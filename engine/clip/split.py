@@ -21,11 +21,18 @@ import torch
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
 from open_clip.timm_model import TimmModel
-from open_clip.transformer import PatchDropout, TextTransformer, VisionTransformer, text_global_pool
+from open_clip.transformer import (
+    PatchDropout,
+    ResidualAttentionBlock,
+    TextTransformer,
+    VisionTransformer,
+    text_global_pool,
+)
 from timm.layers import DropPath
 from timm.layers import PatchDropout as TimmPatchDropout
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
@@ -49,7 +56,7 @@ def split_image(model: nn.Module, layers: int) -> Split:
         return Split(model.encode_image, None)
     stages = _image_stages(model.visual)
     count = _checked(layers, len(stages), "--image-layer-idx", f"image tower ({_kind(model.visual)})")
-    return Split(nn.Sequential(*stages[:-count]), nn.Sequential(*stages[-count:]))
+    return Split(nn.Sequential(*stages[:-count]), _for_training(nn.Sequential(*stages[-count:])))
 
 
 def split_text(model: nn.Module, layers: int) -> Split:
@@ -65,7 +72,7 @@ def split_text(model: nn.Module, layers: int) -> Split:
     stages = len(tower.transformer.resblocks) + 1 if tower else 0  # the embedding, which only goes with all blocks
     kind = f"text tower ({type(getattr(model, 'text', model)).__name__})"
     count = _checked(layers, stages, "--text-layer-idx", kind)
-    return Split(_TextBottom(tower, stages - count), _TextTop(tower, count))
+    return Split(_TextBottom(tower, stages - count), _for_training(_TextTop(tower, count)))
 
 
 def unstackable(part: nn.Module) -> str | None:
@@ -89,6 +96,41 @@ def _checked(layers: int, stages: int, flag: str, kind: str) -> int:
         supported = "0" if stages < 1 else "0 and -1" if stages < 2 else f"0 to {stages - 1}, and -1 for all of it"
         raise UserError(f"{flag} {layers}: the {kind} of this encoder supports {supported}")
     return layers
+
+
+# --- attention that can be stacked ------------------------------------------------------------------------------------
+
+
+class SelfAttention(nn.Module):
+    """The self-attention of a transformer block, with the parameters of nn.MultiheadAttention under its names.
+
+    That one turns batches around before it projects them, so that weights of several runs would be copied for every
+    token.
+    """
+
+    def __init__(self, attention: nn.MultiheadAttention):
+        super().__init__()
+        self.num_heads, self.out_proj = attention.num_heads, attention.out_proj
+        self.in_proj_weight, self.in_proj_bias = attention.in_proj_weight, attention.in_proj_bias
+
+    def forward(
+        self, x: Tensor, key: Tensor, value: Tensor, need_weights: bool = False, attn_mask: Tensor | None = None
+    ) -> tuple[Tensor, None]:
+        """[B, L, width] of tokens [B, L, width], which are keys and values too, and no weights."""
+        projected = F.linear(x, self.in_proj_weight, self.in_proj_bias).unflatten(2, (3, self.num_heads, -1))
+        query, key, value = projected.permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=attn_mask)
+        return self.out_proj(attended.transpose(1, 2).flatten(2)), None
+
+
+def _for_training(part: nn.Module) -> nn.Module:
+    """A copy of a part, around the same parameters, in which transformer blocks attend by `SelfAttention`."""
+    copied = copy.copy(part)
+    copied.__dict__["_parameters"] = dict(part._parameters)
+    copied.__dict__["_modules"] = {name: _for_training(module) for name, module in part._modules.items()}
+    if isinstance(part, ResidualAttentionBlock):
+        copied.attn = SelfAttention(part.attn)
+    return copied
 
 
 # --- image towers ----------------------------------------------------------------------------------------------------

@@ -74,9 +74,12 @@ def size(text: str) -> int:
     units = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
     match = re.fullmatch(r"([0-9.]+)\s*([KMGT]?)(i?B)?", text.strip(), re.IGNORECASE)
     try:
-        return int(float(match[1]) * 1024 ** units[match[2].upper()])
-    except (TypeError, ValueError) as error:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a size such as 8G or 500M") from error
+        number = int(float(match[1]) * 1024 ** units[match[2].upper()])
+    except (TypeError, ValueError):
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a size such as 8G or 500M")
+    return number
 
 
 def _dataset(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -89,6 +90,16 @@ class Classifier(nn.Module):
     def forward(self, *sources: tuple[Tensor, ...]) -> Tensor:
         """Logits [B, C] of the samples of all sources together."""
         return self.head(self.embedding(*sources))
+
+
+def twin(module: nn.Module) -> nn.Module:
+    """A copy of a module around the very same parameters and buffers.
+
+    torch.func.functional_call puts other tensors into a module while it runs. Whoever uses it, on modules that somebody
+    else may use at the same time, does so on a copy.
+    """
+    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    return copy.deepcopy(module, shared)
 
 
 def random_weight(classes: int, dimension: int, generator: torch.Generator) -> Tensor:

@@ -62,6 +62,9 @@ class DatasetFeatures:
         place = Place.of(feature_dir, cell.encoder, cell.dataset)
         self._text_path = place.texts(cell.text_layer, cell.text_augmentation)
         self._texts = read_texts(self._text_path)
+        _check_finite(
+            self._texts.features, range(len(self._texts.labels)), f"{cell.dataset}, prompts, in {self._text_path}"
+        )
         self._check_layers(self._text_path, self._texts.source, cell.text_layer, encoder)
         self.classes = int(self._texts.labels.max()) + 1
         self.views = training_views(cell.image_augmentation, cell.image_views)
@@ -133,7 +136,6 @@ class DatasetFeatures:
     def texts(self) -> Samples:
         """The prompts as samples."""
         found = self._texts
-        _check_finite(found.features, range(len(found.labels)), f"the prompts in {self._text_path}")
         inputs = (F.normalize(found.features),) if self.text_part is None else found.inputs
         return self._samples(inputs, found.labels)
 

@@ -128,9 +128,10 @@ class CellSweep:
         ) + (f"; {diverged} of {len(self.points)} runs diverged" if diverged else "")
 
     def _record(self, point: Hyperparameters, trained: Trained, test: tuple[float, float] | None) -> None:
-        """Write the record of a run; a tested one that lies there, from this or another process, stays and counts.
+        """Write the record of a run, unless another process has: that one stays and counts, but for a missing test.
 
-        Raises UserError when a run that was trained again, for its test, did not give what its record says.
+        A run that is trained again for its test replaces its record. It is the same run, bit for bit on one machine; on
+        another it may differ, and the record then says what was tested.
         """
         outcome, (trained_test, wiseft_test) = trained.outcome, test or (None, None)
         record = Record(
@@ -147,19 +148,11 @@ class CellSweep:
             diverged=outcome.diverged,
         )
         path = record_path(self.cell, point, self.options.result_dir)
-        if path.exists():
-            there = read_record(path)
-            if (there.step, there.trained.val) != (record.step, record.trained.val):
-                raise UserError(
-                    f"{path} cannot be completed: trained again, here and now, the run chose step {record.step} (val"
-                    f" {record.trained.val:.4f}) instead of {there.step} (val {there.trained.val:.4f}). Another device,"
-                    f" executor or version of torch rounds differently; remove {path.parents[1]} to train the cell anew"
-                )
-            if there.tested or test is None:
-                self.records[point] = there
-                return
-        write_record(record, self.options.result_dir)
-        self.records[point] = record
+        there = read_record(path) if path.exists() else None
+        if there is None or (test is not None and not there.tested):
+            write_record(record, self.options.result_dir)
+            there = record
+        self.records[point] = there
 
     @cached_property
     def _zeroshot_val(self) -> float:
@@ -190,16 +183,20 @@ def run(grids: list[CellSweep], options: Options, progress: Callable[[int], obje
         train = EXECUTORS["sequential" if pending[0].data.unstackable else options.executor]
         budget = options.max_memory or int(MEMORY_SHARE * memory.free(options.device))
         max_iter = pending[0].cell.max_iter
-        for outcomes in train(list(jobs), max_iter=max_iter, progress=progress, memory=budget):
-            own: dict[CellSweep, dict[Hyperparameters, Outcome]] = {}
-            for job, outcome in outcomes.items():
-                grid, point = jobs[job]
-                own.setdefault(grid, {})[point] = outcome
-            _test({grid: grid.add(of_grid) for grid, of_grid in own.items()})
-            yield from (grid for grid in own if not grid.to_train())
+        for outcomes in train(list(jobs), max_iter=max_iter, progress=progress, budget=budget):
+            yield from _take(outcomes, jobs)
             outcomes.clear()  # their weights, before the next ones are made
-            own.clear()
         pending = [grid for grid in pending if grid.to_train()]
+
+
+def _take(outcomes: dict[Job, Outcome], jobs: dict[Job, tuple[CellSweep, Hyperparameters]]) -> list[CellSweep]:
+    """Hand newly trained runs to their grids, test those that are ready for it; gives the grids that are complete."""
+    own: dict[CellSweep, dict[Hyperparameters, Outcome]] = {}
+    for job, outcome in outcomes.items():
+        grid, point = jobs[job]
+        own.setdefault(grid, {})[point] = outcome
+    _test({grid: grid.add(of_grid) for grid, of_grid in own.items()})
+    return [grid for grid in own if not grid.to_train()]
 
 
 def _test(ready: dict[CellSweep, dict[Hyperparameters, Trained]]) -> None:

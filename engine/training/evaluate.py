@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from engine.model import Embedding
+from engine.model import Embedding, twin
 from engine.training.problem import Inputs
 
 LOGITS = 1 << 25
@@ -30,7 +30,8 @@ def embedder(embedding: Embedding, state: dict[str, Tensor]) -> Callable[[Inputs
     """The embedding of images with the parameters that the `state` of a whole classifier gives it."""
     prefix = "embedding."
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    return lambda images: functional_call(embedding, own, (images,))
+    module = twin(embedding)
+    return lambda images: functional_call(module, own, (images,))
 
 
 @torch.inference_mode()

@@ -7,7 +7,6 @@ Both hold S = R * G runs of R settings and G problems, run number r * G + g.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
@@ -18,6 +17,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from engine import memory
+from engine.model import twin
 from engine.training.plan import Stack, validation_rows
 from engine.training.problem import Inputs, Problem
 
@@ -44,35 +44,51 @@ class _StackedModel:
 
 
 class LinearModel(_StackedModel):
-    """A linear head on L2-normalised features."""
+    """A linear head on L2-normalised features.
+
+    On a CPU a product is computed setting by setting, so that the features of a batch need not be copied for each; on a
+    GPU for all runs at once, as launches cost more than copies.
+    """
 
     def __init__(self, stack: Stack, problems: Sequence[Problem]):
         super().__init__(stack, problems)
-        classes = self.head.shape[1]
-        self._weights, self._gradient = self.head.chunk(self.settings), memory.zeros_like(self.head)
-        self._gradients = self._gradient.chunk(self.settings)
-        self._logits = self.head.new_empty(self.settings, self.problems, self.batch_size, classes)
-        self._seen = self.head.new_empty(self.settings, self.problems, self.validation_rows, classes)
-        self._minus_one = self.head.new_full((1, 1, 1, 1), -1.0).expand(*self._logits.shape[:3], 1)
+        self._products = self.settings if self.head.device.type == "cpu" else 1
+        self._gradient = memory.zeros_like(self.head)
+        self._logits, self._seen = (
+            self.head.new_empty(self.settings * self.problems, rows, self.head.shape[1])
+            for rows in (self.batch_size, self.validation_rows)
+        )
 
     def gradients(self, sources: Sequence, labels: Tensor) -> list[Tensor]:
         """The gradient of every run's loss, from rows of banks of features [N, D] and `labels` [G, B]."""
-        features = torch.cat([bank.pick(rows)[0] for bank, rows in sources], dim=1)  # [G, B, D]
-        for weight, logits in zip(self._weights, self._logits, strict=True):
-            torch.bmm(features, weight.transpose(1, 2), out=logits)
+        features = self._repeated(torch.cat([bank.pick(rows)[0] for bank, rows in sources], dim=1))
+        self._multiply(features, self._logits)
         # d loss / d logits = (softmax(scale * logits) - one_hot(label)) * scale / B, in the place of the logits
-        torch.softmax(self._logits.mul_(self.scale), dim=3, out=self._logits)
-        self._logits.scatter_add_(3, labels.expand(self._logits.shape[:3]).unsqueeze(3), self._minus_one)
+        torch.softmax(self._logits.mul_(self.scale), dim=2, out=self._logits)
+        right = labels.repeat(self.settings, 1).unsqueeze(2)
+        self._logits.scatter_add_(2, right, self._logits.new_full((1, 1, 1), -1.0).expand_as(right))
         self._logits.mul_(self.scale / self.batch_size)
-        for residual, gradient in zip(self._logits, self._gradients, strict=True):
+        for residual, gradient in zip(*self._in_products(self._logits, self._gradient), strict=True):
             torch.bmm(residual.transpose(1, 2), features, out=gradient)
         return [self._gradient]
 
     def logits(self, images: Inputs) -> Tensor:
         """Logits [R, G, n, C], but for their scale, of each problem's features [G, n, D]; valid until the next call."""
-        for weight, logits in zip(self._weights, self._seen, strict=True):
-            torch.bmm(images[0], weight.transpose(1, 2), out=logits)
-        return self._seen
+        self._multiply(self._repeated(images[0]), self._seen)
+        return self._seen.view(self.settings, self.problems, *self._seen.shape[1:])
+
+    def _multiply(self, features: Tensor, logits: Tensor) -> None:
+        for weight, of_product in zip(*self._in_products(self.head, logits), strict=True):
+            torch.bmm(features, weight.transpose(1, 2), out=of_product)
+
+    def _repeated(self, features: Tensor) -> Tensor:
+        """Features [G, n, D] for the runs of a product."""
+        times = self.settings // self._products
+        return features if times == 1 else features.repeat(times, 1, 1)
+
+    def _in_products(self, *of_runs: Tensor) -> list[tuple[Tensor, ...]]:
+        """Tensors [S, ...] cut in the runs of each product."""
+        return [tensor.chunk(self._products) for tensor in of_runs]
 
 
 class FunctionalModel(_StackedModel):
@@ -80,25 +96,22 @@ class FunctionalModel(_StackedModel):
 
     def __init__(self, stack: Stack, problems: Sequence[Problem]):
         super().__init__(stack, problems)
-        # modules of its own, since functional_call changes them while it runs, around parameters that are not copied
-        model = problems[0].model
-        shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-        self._model = copy.deepcopy(model, shared).train()
+        self._model = twin(problems[0].model).train()
         for parameter in self.parameters:
             parameter.requires_grad_()
 
     def gradients(self, sources: Sequence, labels: Tensor) -> list[Tensor]:
         """The gradient of every run's loss, from rows of banks of inputs and `labels` [G, B]."""
         inputs = [bank.pick(self._of_runs(rows)) for bank, rows in sources]
-        with torch.enable_grad(), _plain_attention():
+        with torch.enable_grad():
             losses = vmap(self._loss)(self._named(), inputs, self._of_runs(labels))
-            gradients = torch.autograd.grad(losses.sum(), self.parameters)
+            gradients = torch.autograd.grad(losses.sum(), self.parameters, materialize_grads=True)
         # some are transposed in memory, which the optimizer's kernel would not see
         return [gradient.contiguous() for gradient in gradients]
 
     def logits(self, images: Inputs) -> Tensor:
         """Logits [R, G, n, C] of each problem's images: inputs [G, n, ...]."""
-        with torch.no_grad(), _plain_attention():
+        with torch.no_grad():
             of_runs = tuple(map(self._of_runs, images))
             logits = vmap(lambda parameters, inputs: self._call(parameters, inputs))(self._named(), of_runs)
         return logits.view(self.settings, self.problems, *logits.shape[1:])
@@ -117,6 +130,9 @@ class FunctionalModel(_StackedModel):
         return tensor.repeat(self.settings, *[1] * (tensor.dim() - 1))
 
 
-def _plain_attention() -> AbstractContextManager:
-    """Attention as matrix products and a softmax, which vmap batches on every device; sequences are short here."""
+def plain_attention() -> AbstractContextManager:
+    """Attention as matrix products and a softmax, which vmap batches on every device; sequences are short here.
+
+    This is a switch of the whole process: it is thrown once around the training of all stacks.
+    """
     return sdpa_kernel(SDPBackend.MATH)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -19,7 +20,7 @@ def captured(step: Callable[[], None], reset: Callable[[], None], device: torch.
     if device.type != "cuda":
         return step
     with torch.cuda.device(device):
-        stream = torch.cuda.Stream()
+        stream = _side_stream(device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP):
@@ -27,6 +28,12 @@ def captured(step: Callable[[], None], reset: Callable[[], None], device: torch.
             reset()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=stream):
             step()
     return graph.replay
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream of a device that steps are captured on: libraries keep a workspace for every stream they have met."""
+    return torch.cuda.Stream(device)

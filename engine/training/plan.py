@@ -70,18 +70,27 @@ def is_linear(problem: Problem) -> bool:
     return not problem.model.embedding.trainable
 
 
-def plan(jobs: Sequence[Job], workers: int, memory: int | None = None) -> list[Stack]:
-    """Cut `jobs` in stacks of runs that share shapes and batch size, of which `workers` train at a time.
+def plan(jobs: Sequence[Job], workers: int, budget: int | None = None) -> tuple[list[Stack], int]:
+    """Cut `jobs` in stacks of runs that share shapes and batch size; gives them, and how many train at a time.
 
-    Stacks are as large as `memory` (bytes, for all workers together) and, on a CPU, the caches admit; there are at
-    least as many as workers if there are jobs for them. Raises UserError when a stack of a single run takes too much.
+    That is `workers`, or as many as find room for a stack of two runs. Stacks are as large as their share of `budget`
+    (bytes) and, on a CPU, the caches admit; there are at least as many as workers if there are jobs for them. The order
+    is that of the problems. Raises UserError when there is no room for a single stack.
     """
     families = _families(jobs)
-    return [
-        stack
-        for problems, settings, batch_size in families
-        for stack in _cut(problems, settings, batch_size, -(-workers // len(families)), memory and memory // workers)
-    ]
+    if budget is not None:
+        # a single run is trained twice, see `Stack`
+        problem, largest = max(((f[0][0], 2 * run_bytes(f[0][0], f[2])) for f in families), key=lambda pair: pair[1])
+        if largest > budget:
+            raise UserError(
+                f"two runs of {problem.name} side by side take {largest / 2**30:.2f} GiB, and there are"
+                f" {budget / 2**30:.2f} GiB; give more (--max-memory), or train with --executor sequential"
+            )
+        workers = min(workers, budget // largest)
+        budget //= workers
+    stacks = [stack for family in families for stack in _cut(*family, -(-workers // len(families)), budget)]
+    order = {problem: place for place, (problem, _) in enumerate(jobs)}
+    return sorted(stacks, key=lambda stack: order[stack.problems[0]]), workers
 
 
 def _families(jobs: Sequence[Job]) -> list[tuple[list[Problem], list[Setting], int]]:
@@ -98,25 +107,19 @@ def _families(jobs: Sequence[Job]) -> list[tuple[list[Problem], list[Setting], i
 
 
 def _cut(
-    problems: list[Problem], settings: list[Setting], batch_size: int, at_least: int, memory: int | None
+    problems: list[Problem], settings: list[Setting], batch_size: int, at_least: int, budget: int | None
 ) -> list[Stack]:
-    """Cut a product of problems and settings in `at_least` that many stacks of at most `memory` bytes."""
-    of_run, packed = run_bytes(problems[0], batch_size), packed_bytes(problems[0])
-    smallest = 2 * of_run + packed
-    if memory is not None and smallest > memory:
-        raise UserError(
-            f"two runs of {problems[0].name} side by side take {smallest / 2**30:.2f} GiB, and there are"
-            f" {memory / 2**30:.2f} GiB for a stack; give more (--max-memory), or train with --executor sequential"
-        )
-    most = len(problems) * len(settings) if memory is None else (memory - packed) // of_run
+    """Cut a product of problems and settings in `at_least` that many stacks of at most `budget` bytes."""
+    of_run = run_bytes(problems[0], batch_size)
+    most = len(problems) * len(settings) if budget is None else budget // of_run
     if problems[0].device.type == "cpu":
         most = min(most, max(3, CPU_CACHE // (4 * _parameter_bytes(problems[0]))))
     groups = _even(problems, max(2, most))
     pieces = _even(settings, max(1, most // max(2, *map(len, groups))))
     while len(groups) * len(pieces) < at_least and len(pieces) < len(settings):
-        pieces = _even(settings, len(pieces[0]) - 1)
+        pieces = _even(settings, max(map(len, pieces)) - 1)
     return [
-        Stack(tuple(group), tuple(piece), batch_size, copies, copies * len(group) * len(piece) * of_run + packed)
+        Stack(tuple(group), tuple(piece), batch_size, copies, copies * len(group) * len(piece) * of_run)
         for group in groups
         for piece in pieces
         for copies in [2 if len(group) == 1 else 1]
@@ -137,23 +140,21 @@ def validation_rows(problem: Problem) -> int:
 def run_bytes(problem: Problem, batch_size: int) -> int:
     """Memory that one run of a problem takes in a stack.
 
-    That is five times its parameters (weights, gradients, two moments, the best weights so far), its batches, and the
-    larger of what a step saves for its backward pass and what a block of validation images leaves behind.
+    That is five times its parameters (weights, gradients, two moments, the best weights so far; autograd makes the
+    gradients once more than it returns), its batches, what a step saves for its backward pass and what a block of
+    validation images leaves behind. On a CPU the latter two take turns; a captured step keeps its memory for itself.
     """
     share, classes = problem.share(batch_size), problem.model.head.weight.shape[0]
     order = 2 * 8 * EVAL_FREQ * share * len(problem.sources)
     rows = validation_rows(problem)
-    inputs = rows * _row_bytes(problem)
-    validation = inputs + 4 * rows * classes
-    step = 4 * batch_size * classes if is_linear(problem) else _saved_bytes(problem, share)
+    validation = rows * (_row_bytes(problem) + 4 * classes)
+    step, copies = 4 * batch_size * classes, 5
     if not is_linear(problem):
-        validation += inputs
-    return 5 * _parameter_bytes(problem) + order + max(step, validation)
-
-
-def packed_bytes(problem: Problem) -> int:
-    """What a matrix library makes copies of, once a stack: the largest product is that of validation."""
-    return validation_rows(problem) * _row_bytes(problem) + problem.model.head.weight.nbytes
+        copies = 6
+        step = _saved_bytes(problem, share)
+        validation += step * rows // (share * len(problem.sources))
+    together = max if problem.device.type == "cpu" else sum
+    return copies * _parameter_bytes(problem) + order + together([step, validation])
 
 
 def _row_bytes(problem: Problem) -> int:

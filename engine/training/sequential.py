@@ -16,17 +16,18 @@ from engine.training.problem import Job, Outcome
 
 
 def train(
-    jobs: Sequence[Job], *, max_iter: int, progress: Callable[[int], object], memory: int | None = None
+    jobs: Sequence[Job], *, max_iter: int, progress: Callable[[int], object], budget: int | None = None
 ) -> Iterator[dict[Job, Outcome]]:
     """Train `jobs` for `max_iter` steps each and yield what came of each one.
 
-    `progress` hears the number of steps done since it was last told. `memory` is there for the stacked executor.
+    `progress` hears the number of steps done since it was last told. `budget` is there for the stacked executor.
     """
     for job in jobs:
         device = job.problem.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(generator(f"{job.problem.name}/{job.hyperparameters}/dropout").initial_seed())
-            yield {job: train_run(job, max_iter, progress)}
+            outcome = train_run(job, max_iter, progress)
+        yield {job: outcome}
 
 
 def train_run(job: Job, max_iter: int, progress: Callable[[int], object]) -> Outcome:

@@ -25,54 +25,56 @@ from torch import Tensor
 from engine import memory
 from engine.optimizer import BETAS, EPS, EVAL_FREQ, learning_rate
 from engine.training.batches import streams
-from engine.training.gradients import FunctionalModel, LinearModel
+from engine.training.gradients import FunctionalModel, LinearModel, plain_attention
 from engine.training.graphs import captured
 from engine.training.plan import Stack, is_linear, plan
 from engine.training.problem import Inputs, Job, Outcome, Problem, Samples
 
 
 def train(
-    jobs: Sequence[Job], *, max_iter: int, progress: Callable[[int], object], memory: int | None = None
+    jobs: Sequence[Job], *, max_iter: int, progress: Callable[[int], object], budget: int | None = None
 ) -> Iterator[dict[Job, Outcome]]:
     """Train `jobs` for `max_iter` steps each and yield what came of them, stack by stack.
 
-    `progress` hears the number of steps, over all runs, since it was last told. `memory` is how many bytes the stacks
+    `progress` hears the number of steps, over all runs, since it was last told. `budget` is how many bytes the stacks
     that train at a time may take on the problems' device; None is without a limit.
     Raises UserError when that is too little for the smallest stack.
     """
-    with _one_thread_per_kernel() as cores:
-        workers = cores if jobs[0].problem.device.type == "cpu" else 1
-        stacks = plan(jobs, workers, memory)
-        if workers == 1:
-            for stack in stacks:
-                yield _StackTrainer(stack, max_iter).train(progress)
+    with _one_thread_per_kernel() as cores, plain_attention():
+        if jobs[0].problem.device.type == "cpu":
+            stacks, workers = plan(jobs, cores, budget)
+            yield from _train_in_threads(stacks, workers, cores, max_iter, progress)
         else:
-            yield from _train_in_threads(stacks, workers, max_iter, progress)
+            stacks, _ = plan(jobs, 1, budget)
+            for stack in stacks:
+                yield _StackTrainer(stack, max_iter).train(progress, Event())
 
 
 def _train_in_threads(
-    stacks: list[Stack], workers: int, max_iter: int, progress: Callable[[int], object]
+    stacks: list[Stack], workers: int, cores: int, max_iter: int, progress: Callable[[int], object]
 ) -> Iterator[dict[Job, Outcome]]:
     """Train stacks side by side, each on one core; what is not done ends when one fails or the caller stops asking."""
     stop, lock = Event(), Lock()
 
     def tell(steps: int) -> None:
-        if stop.is_set():
-            raise _Stopped
         with lock:
             progress(steps)
 
     with ThreadPoolExecutor(workers) as pool:
-        pending = {pool.submit(lambda stack: _StackTrainer(stack, max_iter).train(tell), stack) for stack in stacks}
+        pending = {
+            pool.submit(lambda stack: _StackTrainer(stack, max_iter).train(tell, stop), stack) for stack in stacks
+        }
         try:
             while pending:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                if not pending:
+                    torch.set_num_threads(cores)  # they are the caller's again
                 while done:
                     yield done.pop().result()
         finally:
             stop.set()
-            for stack in pending:
-                stack.cancel()
+            for future in pending:
+                future.cancel()
 
 
 class _Stopped(Exception):
@@ -107,8 +109,8 @@ class _StackTrainer:
         self.validation = _Validation(problems, len(stack.settings), self.model)
 
     @torch.no_grad()
-    def train(self, progress: Callable[[int], object]) -> dict[Job, Outcome]:
-        """Train all runs; `progress` hears of run-steps done."""
+    def train(self, progress: Callable[[int], object], stop: Event) -> dict[Job, Outcome]:
+        """Train all runs; `progress` hears of run-steps done. Raises _Stopped soon after `stop` is set."""
         # Softmax at a scale of 100 leaves probabilities below 1e-38, which CPUs multiply ten times slower than others,
         # or than the zeros that they may as well be. This holds for the thread it is called on.
         torch.set_flush_denormal(True)
@@ -120,6 +122,8 @@ class _StackTrainer:
             steps = min(EVAL_FREQ, self.max_iter - start)
             self.batches.load(start)
             for offset in range(steps):
+                if stop.is_set():
+                    raise _Stopped
                 step()
                 if offset == 0:
                     self.validation.measure(start)
@@ -220,7 +224,8 @@ class _Batches:
         device = problems[0].device
         shape = (len(self.sources), EVAL_FREQ, len(problems), self.share)
         self.rows, self.labels = (torch.zeros(shape, dtype=torch.int64, device=device) for _ in range(2))
-        schedule = [[learning_rate(step, lr, max_iter) for lr, _ in stack.settings] for step in range(max_iter)]
+        steps = range(max(max_iter, EVAL_FREQ))  # a step may be taken to warm up that training does not have
+        schedule = [[learning_rate(step, lr, max_iter) for lr, _ in stack.settings] for step in steps]
         self.schedule = torch.tensor(schedule, device=device)  # [max_iter, R]
         self.step = torch.zeros(1, dtype=torch.int64, device=device)  # since the start
         self.max_iter = max_iter

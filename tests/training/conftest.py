@@ -36,7 +36,7 @@ def make_problem():
         if not cross_modal:
             initial = 0.05 * torch.randn(CLASSES, DIMENSION, generator=torch.Generator().manual_seed(shots))
         if kind in LAYERS:
-            images, val, texts, parts, initial = parts_ofencoders(kind, images, val)
+            images, val, texts, parts, initial = parts_of_encoders(kind, images, val)
         adapter = Adapter(DIMENSION, torch.Generator().manual_seed(shots)) if kind == "adapter" else None
         sources = (images, texts) if cross_modal else (images,)
         model = Classifier(Embedding(parts[: len(sources)], adapter), LinearHead(initial, scale)).eval()
@@ -44,7 +44,7 @@ def make_problem():
 
     made = {}
 
-    def parts_ofencoders(kind, images, val):
+    def parts_of_encoders(kind, images, val):
         """Samples as what goes into trainable parts; the banks and the parts are made once."""
         if kind not in made:
             made[kind] = encoders(kind, banks["images"][1], banks["val"][1])

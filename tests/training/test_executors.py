@@ -10,9 +10,11 @@ import torch
 from engine.clip.split import unstackable
 from engine.errors import UserError
 from engine.optimizer import GRIDS, Hyperparameters, learning_rate
-from engine.training import EXECUTORS, sequential, stacked
+from engine.training import EXECUTORS, graphs, sequential, stacked
+from engine.training import plan as plan_module
 from engine.training.batches import streams
-from engine.training.plan import packed_bytes, plan, run_bytes
+from engine.training.evaluate import Heads, accuracies, embedder
+from engine.training.plan import plan, run_bytes
 from engine.training.problem import Job, Samples, admits
 from problems import KINDS, STACKABLE
 
@@ -190,21 +192,71 @@ def test_cores_do_not_matter(cores, make_problem, monkeypatch):
     assert all(map(same, run("stacked", jobs, 120), expected))
 
 
+@pytest.mark.parametrize("cores", [1, 2, 3, 5, 64])
+def test_every_run_is_in_one_stack_whatever_the_cores(cores, make_problem):
+    jobs = jobs_of(*[make_problem(shots) for shots in (2, 4, 8)])
+    stacks, workers = plan(jobs, cores)
+    assert workers == cores
+    assert sorted(map(id, (job.problem for stack in stacks for job in stack.jobs))) == sorted(
+        id(job.problem) for job in jobs
+    )
+    assert {job for stack in stacks for job in stack.jobs} == set(jobs)
+    assert len(stacks) >= min(cores, 3)
+
+
 @pytest.mark.parametrize("kind", ["linear", "adapter"])
 def test_memory_does_not_matter(kind, make_problem):
     """Room for two runs a stack, for six, and for all."""
     jobs = jobs_of(*[make_problem(shots, kind=kind) for shots in (1, 2, 4)])
-    one = max(run_bytes(p, batch_size) + packed_bytes(p) for p, (_, _, batch_size) in jobs)
+    one = max(run_bytes(problem, batch_size) for problem, (_, _, batch_size) in jobs)
     expected = run("stacked", jobs, 110)
-    assert len(plan(jobs, 1, 2 * one)) > len(plan(jobs, 1, 6 * one)) > len(plan(jobs, 1))
-    for memory in (2 * one, 6 * one):
-        assert all(stack.bytes <= memory for stack in plan(jobs, 1, memory))
-        assert all(map(same, run("stacked", jobs, 110, memory=memory), expected))
+    sizes = [2 * one, 6 * one, None]
+    most, fewer, fewest = (len(plan(jobs, 1, size)[0]) for size in sizes)
+    assert most > fewer > fewest
+    for memory in sizes[:2]:
+        stacks, workers = plan(jobs, 8, memory)
+        assert workers * max(stack.bytes for stack in stacks) <= memory
+        assert all(map(same, run("stacked", jobs, 110, budget=memory), expected))
+
+
+@pytest.mark.parametrize("kind", ["adapter", "block"])
+def test_what_the_caller_does_with_outcomes_does_not_matter(kind, make_problem, monkeypatch):
+    """Runs are tested while others train, on another thread, with modules that they share."""
+    monkeypatch.setattr(plan_module, "CPU_CACHE", 1)  # many small stacks
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    jobs = jobs_of(*[make_problem(shots, kind=kind) for shots in (1, 2, 4)])
+    expected, found = run("stacked", jobs, 3), {}
+    for outcomes in stacked.train(jobs, max_iter=3, progress=silent):
+        for job, outcome in outcomes.items():
+            found[job] = outcome
+            heads = Heads(embedder(job.problem.model.embedding, outcome.state), [outcome.weight])
+            for _ in range(5):
+                ((accuracy,),) = accuracies([heads], job.problem.val.batches(16))
+            assert accuracy == pytest.approx(outcome.val_accuracy)
+    assert all(same(found[job], outcome) for job, outcome in zip(jobs, expected, strict=True))
+    assert torch.backends.cuda.flash_sdp_enabled(), "a switch of the whole process is not as it was"
+
+
+@pytest.mark.parametrize("kind", STACKABLE)
+@pytest.mark.parametrize("max_iter", [1, 130])
+def test_steps_taken_to_warm_up_leave_no_trace(kind, max_iter, make_problem, monkeypatch):
+    """What a CUDA graph's capture does to a step, but for the capture."""
+    jobs = jobs_of(make_problem(4, kind=kind), make_problem(2, kind=kind))
+    expected = run("stacked", jobs, max_iter)
+
+    def captured(step, reset, device):
+        for _ in range(graphs.WARM_UP):
+            step()
+        reset()
+        return step
+
+    monkeypatch.setattr(stacked, "captured", captured)
+    assert all(map(same, run("stacked", jobs, max_iter), expected))
 
 
 def test_too_little_memory_for_a_stack_is_said(make_problem):
     with pytest.raises(UserError, match=r"--max-memory.*--executor sequential"):
-        run("stacked", jobs_of(make_problem()), 10, memory=1000)
+        run("stacked", jobs_of(make_problem()), 10, budget=1000)
 
 
 @pytest.mark.parametrize(("executor", "kind"), EXECUTORS_AND_KINDS)
