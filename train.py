@@ -9,6 +9,7 @@ leaves a record; complete runs are skipped, so a killed sweep goes on where it s
 """
 
 import argparse
+from contextlib import closing
 from pathlib import Path
 
 from tqdm import tqdm
@@ -44,8 +45,9 @@ def sweep_dataset(data, options) -> None:
     cell = data.cells[0]
     title = f"{cell.encoder} {cell.dataset}: {len(grids)} cells, {runs} runs"
     print(f"{title}, {missing} to train on {options.device}", flush=True)
-    with tqdm(total=missing * cell.max_iter, unit="step", unit_scale=True, disable=not missing) as bar:
-        for grid in sweep.run(grids, options, bar.update):
+    bar = tqdm(total=missing * cell.max_iter, unit="step", unit_scale=True, disable=not missing)
+    with bar, closing(sweep.run(grids, options, bar.update)) as completed:
+        for grid in completed:
             bar.write(grid.summary())
 
 

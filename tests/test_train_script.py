@@ -6,6 +6,7 @@ import os
 import random
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -316,11 +317,11 @@ def test_wrong_arguments_say_what_is_right(script, words, said):
     assert said in done.stderr.replace("(choose from cross_modal, uni_modal)", "'cross_modal', 'uni_modal'")
 
 
-def start(world):
+def start(world, *words, stderr=subprocess.DEVNULL):
     """train.py in the background, with stacks on two threads."""
-    command = [sys.executable, "train.py", *SWEEP, *map(str, world.flags)]
+    command = [sys.executable, "train.py", *SWEEP, *map(str, world.flags), *words]
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=stderr, text=True)
 
 
 def table_bytes(script, world):
@@ -344,6 +345,23 @@ def test_killing_at_any_moment_gives_the_same_table(script, swept):
     train(script, swept)
     assert table_bytes(script, swept) == expected
     assert records(swept) == uninterrupted
+
+
+@pytest.mark.parametrize("steps", [12_800, 300])
+def test_ctrl_c_ends_a_sweep_at_once(steps, world):
+    """While it trains, and while records are written; threads that train must not keep the process alive."""
+    process = start(world, "--max-iter", str(steps), stderr=subprocess.PIPE)
+    while process.poll() is None and "step" not in (said := process.stderr.readline(80)):
+        assert "error" not in said
+    while steps < 1000 and process.poll() is None and not records_written(world):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - began < 10
+    assert process.returncode == 130
+    assert "interrupted: what is complete is kept" in said
+    assert "Traceback" not in said
 
 
 def records_written(world):

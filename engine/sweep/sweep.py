@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import platform
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -183,9 +184,11 @@ def run(grids: list[CellSweep], options: Options, progress: Callable[[int], obje
         train = EXECUTORS["sequential" if pending[0].data.unstackable else options.executor]
         budget = options.max_memory or int(MEMORY_SHARE * memory.free(options.device))
         max_iter = pending[0].cell.max_iter
-        for outcomes in train(list(jobs), max_iter=max_iter, progress=progress, budget=budget):
-            yield from _take(outcomes, jobs)
-            outcomes.clear()  # their weights, before the next ones are made
+        # closed at once when something goes wrong here or in the caller, else its threads would train on
+        with closing(train(list(jobs), max_iter=max_iter, progress=progress, budget=budget)) as trained:
+            for outcomes in trained:
+                yield from _take(outcomes, jobs)
+                outcomes.clear()  # their weights, before the next ones are made
         pending = [grid for grid in pending if grid.to_train()]
 
 
