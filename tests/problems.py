@@ -36,8 +36,12 @@ def encoders(kind, image_labels, val_labels):
         image, text = split_image(clip, LAYERS[kind][0]), split_text(clip, LAYERS[kind][1])
         noise = torch.Generator().manual_seed(2)
 
+        # a random encoder sees little difference between pictures: what it sees is spread out, so that it can be learnt
+        centre, spread = image.frozen(pictures).mean(0), image.frozen(pictures).std(0).mean()
+
         def see(labels):
-            return (image.frozen(pictures[labels] + 0.2 * torch.randn(len(labels), 3, size, size, generator=noise)),)
+            seen = image.frozen(pictures[labels] + 0.2 * torch.randn(len(labels), 3, size, size, generator=noise))
+            return ((seen - centre) / spread,)
 
         written = text.frozen(tokens) if text.trainable is None else text.frozen(text.frozen.trim(tokens))
         initial = F.normalize(clip.encode_text(tokens))

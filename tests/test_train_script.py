@@ -347,13 +347,13 @@ def test_killing_at_any_moment_gives_the_same_table(script, swept):
     assert records(swept) == uninterrupted
 
 
-@pytest.mark.parametrize("steps", [12_800, 300])
+@pytest.mark.parametrize("steps", [2_000_000, 300])
 def test_ctrl_c_ends_a_sweep_at_once(steps, world):
     """While it trains, and while records are written; threads that train must not keep the process alive."""
     process = start(world, "--max-iter", str(steps), stderr=subprocess.PIPE)
     while process.poll() is None and "step" not in (said := process.stderr.readline(80)):
         assert "error" not in said
-    while steps < 1000 and process.poll() is None and not records_written(world):
+    while steps == 300 and process.poll() is None and not records_written(world):
         time.sleep(0.001)
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
@@ -386,22 +386,3 @@ def test_two_processes_fill_one_sweep(script, swept):
     processes = [start(swept), start(swept)]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
     assert records(swept) == expected
-
-
-def test_ctrl_c_exits_with_130_and_the_next_run_goes_on(script, world):
-    import signal
-
-    process = subprocess.Popen(
-        [sys.executable, "train.py", *SWEEP, *map(str, world.flags), "--max-iter", "2000000"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert "to train" in process.stdout.readline()
-    time.sleep(1)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "interrupted" in stderr
-    assert "Traceback" not in stderr

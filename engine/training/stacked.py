@@ -224,17 +224,18 @@ class _Batches:
         device = problems[0].device
         shape = (len(self.sources), EVAL_FREQ, len(problems), self.share)
         self.rows, self.labels = (torch.zeros(shape, dtype=torch.int64, device=device) for _ in range(2))
-        steps = range(max(max_iter, EVAL_FREQ))  # a step may be taken to warm up that training does not have
-        schedule = [[learning_rate(step, lr, max_iter) for lr, _ in stack.settings] for step in steps]
-        self.schedule = torch.tensor(schedule, device=device)  # [max_iter, R]
-        self.step = torch.zeros(1, dtype=torch.int64, device=device)  # since the start
-        self.max_iter = max_iter
+        self.rates = torch.zeros(EVAL_FREQ, len(stack.settings), device=device)
+        self.step = torch.zeros(1, dtype=torch.int64, device=device)  # within the block
+        self.settings, self.max_iter = stack.settings, max_iter
 
     def load(self, start: int) -> None:
-        """Make ready for the steps from `start` on."""
-        self.step.fill_(start)
-        while self.loaded <= start:
-            steps = min(EVAL_FREQ, self.max_iter - self.loaded)
+        """Make ready for the block of steps from `start` on; blocks come in order, and one may be asked for again."""
+        self.step.zero_()
+        if self.loaded == start:
+            steps = min(EVAL_FREQ, self.max_iter - start)
+            block = range(start, start + steps)
+            rates = [[learning_rate(step, lr, self.max_iter) for lr, _ in self.settings] for step in block]
+            self.rates[:steps] = torch.tensor(rates)
             for number, (samples, bank) in enumerate(zip(self.sources, self.banks, strict=True)):
                 for problem, (own, offset) in enumerate(zip(samples, bank.offsets, strict=True)):
                     taken = self.streams[problem][number].take(steps).to(own.rows.device, non_blocking=True)
@@ -244,9 +245,8 @@ class _Batches:
 
     def next(self) -> tuple[list[tuple[_JoinedBank, Tensor]], Tensor, Tensor]:
         """The next batch: a bank and rows [G, B / sources] of it per source; labels [G, B]; learning rates [R]."""
-        within = self.step % EVAL_FREQ
-        rows, labels = (tensor.index_select(1, within).squeeze(1) for tensor in (self.rows, self.labels))
-        rates = self.schedule.index_select(0, self.step).squeeze(0)
+        rows, labels = (tensor.index_select(1, self.step).squeeze(1) for tensor in (self.rows, self.labels))
+        rates = self.rates.index_select(0, self.step).squeeze(0)
         self.step += 1
         return list(zip(self.banks, rows, strict=True)), torch.cat(labels.unbind(), dim=1), rates
 

@@ -158,12 +158,12 @@ def test_executors_agree_after_all_steps_of_the_protocol(make_problem):
 @pytest.mark.parametrize("kind", STACKABLE[1:])
 def test_executors_agree_on_whatever_is_trained(kind, make_problem):
     """Problems of different shots, so of different validation sets, uni- and cross-modal, with several settings."""
-    problems = [make_problem(shots, cross, kind=kind, scale=10.0) for shots in (1, 2, 4) for cross in (True, False)]
-    settings = [Hyperparameters(lr, decay, 8) for lr in (1e-3, 1e-4) for decay in (0.0, 0.01)]
+    problems = [make_problem(shots, cross, kind=kind, scale=10.0) for shots in (1, 4) for cross in (True, False)]
+    settings = [Hyperparameters(1e-3, 0.0, 8), Hyperparameters(1e-4, 0.01, 8)]
     jobs = [Job(problem, point) for problem in problems for point in settings]
     stack, plain = (run(executor, jobs, 220) for executor in ("stacked", "sequential"))
     assert all(map(close, stack, plain))
-    assert len({outcome.step for outcome in plain}) > 1, "all runs are best at one step: the test shows little"
+    assert sum(outcome.step > 0 for outcome in plain) > len(plain) / 2, "most are best at step 0: the test shows little"
 
 
 def test_batchnorm_trains_with_the_statistics_of_its_batches(make_problem):
@@ -265,7 +265,7 @@ def test_a_run_that_diverges_keeps_its_best_step_and_leaves_the_others_alone(exe
     problems = [make_problem(shots, kind=kind) for shots in (1, 4)]
     sound = [Job(problem, Hyperparameters(1e-4, 0.0, 8)) for problem in problems]
     mad = [Job(problem, Hyperparameters(1e38, 0.0, 8)) for problem in problems]
-    alone, together = run(executor, sound, 210), run(executor, sound + mad, 210)
+    alone, together = run(executor, sound, 110), run(executor, sound + mad, 110)
     assert all(map(same, together[:2], alone))
     for outcome in together[2:]:
         assert outcome.diverged
