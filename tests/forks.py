@@ -17,22 +17,22 @@ class Fork:
     `prepare` is called in the fork before the script.
     """
 
-    def __init__(self, script, words, folder, prepare=lambda: None):
+    def __init__(self, script, words, folder, prepare=lambda: None, cwd=ROOT):
         self.files = [folder / f"{name}-{time.monotonic_ns()}" for name in ("out", "err")]
         self.pid = os.fork()
         if not self.pid:
-            self._be(script, words, prepare)
+            self._be(script, words, prepare, cwd)
 
-    def _be(self, script, words, prepare):
+    def _be(self, script, words, prepare, cwd):
         code = 70
         try:
             for number, path in enumerate(self.files, start=1):
                 os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY), number)
             sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-            os.chdir(ROOT)
+            os.chdir(cwd)
             prepare()
             sys.argv = [script, *map(str, words)]
-            runpy.run_path(script, run_name="__main__")
+            runpy.run_path(str(ROOT / script), run_name="__main__")
         except SystemExit as end:
             if isinstance(end.code, str):
                 print(end.code, file=sys.stderr)
@@ -71,8 +71,11 @@ class Fork:
             self.pid = 0
 
 
-def run_fork(script, *words, folder, check=None):
-    """Run a script to its end; its exit status must be `check`. Gives `.stdout` and `.stderr` as a process has them."""
-    done = Fork(script, words, folder).wait(check)
-    done.stdout, done.stderr = done.out, done.err
+def run_fork(script, *words, folder, cwd=ROOT, check=None):
+    """Run a script to its end; its exit status must be `check`.
+
+    Gives `.stdout`, `.stderr` and `.returncode`, as a process has them; their files go to `folder`.
+    """
+    done = Fork(script, words, folder, cwd=cwd).wait(check)
+    done.stdout, done.stderr, done.returncode = done.out, done.err, done.code
     return done

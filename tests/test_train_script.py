@@ -1,6 +1,7 @@
-"""train.py, eval.py and average.py through the shell, on a feature store of random features."""
+"""train.py, eval.py and average.py as a user meets them, on a feature store of random features."""
 
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -19,6 +20,7 @@ import pytest
 from engine.datasets.few_shot import load_split
 from engine.features.store import Bank, Source, write_shard
 from engine.results.runs import read_record
+from forks import run_fork
 from stores import store_of_random_features, stored_features
 
 ROOT = Path(__file__).parents[1]
@@ -27,6 +29,12 @@ SWEEP = ["--dataset", "demo", *INPUTS]
 UNI = "--modality uni_modal --classifier_init random".split()
 NAME = "all_fake_linear_hand_crafted_flip_1_{}_wiseft_{}_iter_220"
 CROSS_TABLE, UNI_TABLE = NAME.format("cross_modal_text", False), NAME.format("uni_modal_random", False)
+
+
+@pytest.fixture(scope="session")
+def script(tmp_path_factory):
+    """Runs scripts in forks, with the arguments of `run_script`."""
+    return functools.partial(run_fork, folder=tmp_path_factory.mktemp("said"))
 
 
 @pytest.fixture(scope="session")
