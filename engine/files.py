@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from engine.errors import UserError
 
 UMASK = os.umask(0o022)
 """The process's file mode mask, which mkstemp ignores. The system tells it only while another one is set."""
@@ -19,7 +22,15 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
     The temporary name starts with a dot and is unique to this call, so several processes may write the same `path`:
     each leaves a whole file and the last rename wins. Folders are made as needed. A failed write leaves nothing.
+    Raises UserError when the disk is full, or where nothing may be written.
     """
+    try:
+        _write_and_rename(path, write)
+    except OSError as error:  # which names the temporary file, or none
+        raise _not_written(path, error) from error
+
+
+def _write_and_rename(path: Path, write: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
@@ -36,10 +47,34 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Make `folder`, and raise OSError unless files can be written in it: before hours of work, not after."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
+    """Make `folder`, and raise UserError unless files can be written in it: before hours of work, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _not_written(folder, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{path} cannot be written ({error.strerror or error}). What is complete is kept; once that is mended, the same"
+        " command goes on from there"
+    )
+
+
+def free_space(folder: Path) -> int:
+    """Bytes that can still be written in `folder`, which need not be there yet."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    return shutil.disk_usage(there).free
+
+
+def shown(size: int) -> str:
+    """A number of bytes for a person to read: `512 B`, `3.2 GiB`."""
+    if size < 1024:
+        return f"{size} B"
+    power = min(4, (size.bit_length() - 1) // 10)
+    return f"{size / 1024**power:.1f} {'KMGT'[power - 1]}iB"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,8 +3,13 @@
 Most runs are forks of this process (`forks`): the same script under the same arguments, seconds earlier.
 """
 
+import multiprocessing
+import os
 import random
+import re
+import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,13 +57,12 @@ def world(install_images, random_weights):
 
     world.words = words
 
-    def start(*more, shard_images=8, **kwargs):
-        return Fork(
-            "features.py",
-            words(*more, **kwargs),
-            world.root,
-            lambda: setattr(extract, "SHARD_IMAGES", shard_images),
-        )
+    def start(*more, shard_images=8, prepare=lambda: None, **kwargs):
+        def prepare_all():
+            extract.SHARD_IMAGES = shard_images
+            prepare()
+
+        return Fork("features.py", words(*more, **kwargs), world.root, prepare_all)
 
     world.start = start
     return world
@@ -214,6 +218,131 @@ def test_two_at_once_fill_one_store(world):
         assert torch.equal(labels, whole_labels)
         assert torch.allclose(features, whole, rtol=0, atol=1e-5 * whole.abs().max())
     assert not [path for path in (world.root / "features").rglob("*") if path.name.startswith(".")]
+
+
+# --- what it plans ---------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_says_what_is_missing_and_stops(world):
+    train, val = positions(world, "train", (1, 1)), positions(world, "val", (1, 1))
+    plan = world.start("--dry-run", "--dataset", "demo", "demo_v2").wait(check=0).out
+    assert f"demo-RN demo: 3 prompts; {2 * len(train) + len(val) + 21} images, counting views, " in plan
+    assert (
+        f"  prompts hand_crafted: 3 of 3 missing, 1.6 KiB\n  train/none: {len(train)} of {len(train)} missing" in plan
+    )
+    assert f"  val/none: {len(val)} of {len(val)} missing, 1.5 KiB\n  test/none: 21 of 21 missing, 10.8 KiB\n" in plan
+    assert "demo-RN demo_v2: 3 prompts; 4 images, counting views, 4 of them to encode" in plan
+    assert re.search(rf"in total [\d.]+ KiB to write; {world.root}/features has [\d.]+ \w+ left", plan)
+    assert not (world.root / "features").exists()
+
+    world.start(shard_images=1024).wait(check=0)
+    plan = world.start("--dry-run", "--train-shot", "2").wait(check=0).out
+    new = positions(world, "train", (2, 1)) - train
+    asked = len(positions(world, "train", (2, 1)))
+    assert f"  prompts hand_crafted: complete\n  train/none: {len(new)} of {asked} missing" in plan
+    assert "  test/none: complete\n" in plan
+    assert "in total 0 B to write" in world.start("--dry-run").wait(check=0).out
+
+
+@pytest.mark.parametrize("layers", [[], ["--image-layer-idx", "1", "--text-layer-idx", "1"]])
+def test_a_plan_knows_the_size_of_what_is_made(world, layers):
+    run = world.start(*layers, shard_images=1024).wait(check=0)
+    size = float(re.search(r"to encode; ([\d.]+) KiB to write", run.out)[1]) * 1024
+    made = [path.stat().st_size for path in (world.root / "features").rglob("*.safetensors")]
+    assert sum(made) - len(made) * 1024 < size < sum(made)  # but for the headers
+
+
+def test_what_does_not_fit_on_the_disk_is_said_first(world):
+    def nearly_full():
+        shutil.disk_usage = lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10000, 10000)
+
+    for words in ([], ["--dry-run"]):
+        run = world.start(*words, prepare=nearly_full).wait(check=1)
+        assert re.search(rf"error: these features take [\d.]+ KiB, and {world.root}/features has 9.8 KiB left", run.err)
+        assert "--feature_dir" in run.err
+        assert not (world.root / "features").exists()
+
+
+# --- what goes wrong on the way --------------------------------------------------------------------------------------
+
+
+def goes_on(world, words=()):
+    """Whether the next run, which nothing gets in the way of, leaves what one run leaves."""
+    assert not [path for path in (world.root / "features").rglob("*") if path.name.startswith(".")]
+    world.start(*words).wait(check=0)
+    world.start(*words, features="whole").wait(check=0)
+    return stored(world) == stored(world, "whole")
+
+
+def test_a_full_disk(world):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))  # which the prompts fit in, and a shard of 8 does not
+
+    run = world.start(prepare=limit).wait(check=1)
+    (line,) = [line for line in run.err.splitlines() if line.startswith("error: ")]
+    assert re.search(rf"{world.place.bank('test', 0, 'none')}/\S+ cannot be written \(.*File too large", line)
+    assert "the same command goes on" in line
+    assert stored(world)
+    assert goes_on(world)
+
+
+def test_no_permission(world):
+    (world.root / "file").write_text("")
+    run = world.start(features="file/features").wait(check=1)
+    assert f"error: {world.root}/file/features cannot be written (Not a directory)" in run.err
+
+
+def test_a_killed_worker(world):
+    open_rgb, victim = extract.open_rgb, world.benchmark.path(world.benchmark.test[13])
+
+    def kill_a_worker():
+        def kill(path):
+            if path == victim and multiprocessing.parent_process():
+                os.kill(os.getpid(), signal.SIGKILL)
+            return open_rgb(path)
+
+        extract.open_rgb = kill
+
+    run = world.start("--num-workers", "2", prepare=kill_a_worker).wait(check=1)
+    assert re.search(r"\nerror: a process that decodes images ended before its work was done.*--num-workers", run.err)
+    assert len(Bank(world.place.bank("val", 0, "none"))) == 3
+    assert goes_on(world)
+
+
+# --- what it checks --------------------------------------------------------------------------------------------------
+
+
+def test_verify_names_what_is_bad_and_repair_removes_it(world):
+    world.start("--dataset", "demo", "demo_v2").wait(check=0)
+    before, paths = stored(world), sorted((world.root / "features").rglob("*.safetensors"))
+    (world.root / "data").rename(world.root / "elsewhere")
+    weights = world.weights.rename(world.root / "no weights")
+    assert f"{len(paths) - 2} files, 0 of them bad\n" in world.start("--verify").wait(check=0).out
+
+    bank, texts = sorted(world.place.bank("test", 0, "none").iterdir()), world.place.texts(0, "hand_crafted")
+    content = bytearray(bank[1].read_bytes())
+    content[-100] ^= 1
+    bank[1].write_bytes(content)
+    texts.write_bytes(texts.read_bytes()[:-1])
+    faults = [f"{bank[1]} is not what was written: its digest is ", f"{texts} cannot be read ("]
+    for word, end in (("--verify", "which --repair removes"), ("--repair", "removed, and features.py makes them anew")):
+        run = world.start(word).wait(check=1)
+        assert all(f"\n{fault}" in f"\n{run.out}" for fault in faults)
+        assert f"{len(paths) - 2} files, 2 of them bad, {end}\n" in run.out
+    assert sorted((world.root / "features").rglob("*.safetensors")) == sorted({*paths} - {bank[1], texts})
+    assert "0 of them bad" in world.start("--verify").wait(check=0).out
+
+    (world.root / "elsewhere").rename(world.root / "data")
+    weights.rename(world.weights)
+    world.start().wait(check=0)
+    assert stored(world) == before
+
+
+def test_verify_takes_what_is_there(world):
+    assert (
+        f"{world.root}/features has no features of demo-RN@tiny for demo" in world.start("--verify").wait(check=1).err
+    )
+    assert "--dry-run goes with neither" in world.start("--repair", "--dry-run").wait(check=1).err
 
 
 # --- what it says ----------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 import zipfile
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from engine.clip import names
 from engine.clip.split import Split, split_image, split_text
+from engine.digests import tensors_digest
 from engine.errors import UserError
 
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -125,11 +125,7 @@ def load_encoder(
 
 def state_digest(model: nn.Module) -> str:
     """SHA-256 over names, shapes, types and bytes of a module's state dict."""
-    digest = hashlib.sha256()
-    for key, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{key} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return tensors_digest(model.state_dict())
 
 
 def _tag_config(name: str, architecture: str, tag: str | None, weights: str | None) -> dict:

@@ -238,6 +238,16 @@ ARGUMENTS = {
     "num_workers": _argument(
         "--num-workers", type=not_negative, help="processes that decode images (8 at most; 0 on a CPU)"
     ),
+    "dry_run": _argument("--dry-run", action="store_true", help="say what is missing and how large it is, and stop"),
+    "verify": _argument(
+        "--verify",
+        action="store_true",
+        help="check the features of these datasets and encoders that are there, and stop: needs neither images nor"
+        " weights. Names each bad file; the exit status is 1 if there is one",
+    ),
+    "repair": _argument(
+        "--repair", action="store_true", help="--verify, and remove the bad files, so that the next run makes them anew"
+    ),
     # where things lie
     "data_dir": _argument("--data_dir", default=default.DATA_DIR, help=f"({default.DATA_DIR})"),
     "indices_dir": _argument("--indices_dir", default=default.FEW_SHOT_DIR, help=f"({default.FEW_SHOT_DIR})"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +60,22 @@ def plan(benchmark: Benchmark, part: str, view: str, positions: list[int], folde
     return Plan(benchmark, part, view, bank.missing(positions), folder, source)
 
 
+@contextmanager
+def _dead_workers() -> Iterator[None]:
+    """Raise UserError when a process that decodes images was killed; torch says so with a bare RuntimeError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        raise UserError(
+            "a process that decodes images ended before its work was done, as happens when memory runs out"
+            f" ({str(error).splitlines()[0].strip(' .')}). What is complete is kept, and the same command goes on from"
+            " there, with fewer --num-workers if need be"
+        ) from error
+
+
+@_dead_workers()
 def extract(
     plan: Plan, encoder: Encoder, *, batch_size: int, workers: int, device: str, progress: Callable[[int], object]
 ) -> None:
@@ -65,7 +83,8 @@ def extract(
 
     Shards follow each other in ascending order and every batch is filled up to `batch_size`, so a run that goes on
     where another was killed passes the very same batches through the network and gives the very same features.
-    Raises CorruptImages once all files were tried; only the shards with corrupt images are left out.
+    Raises CorruptImages once all files were tried; only the shards with corrupt images are left out. Raises UserError
+    when a shard cannot be written, or a worker was killed.
     """
     rows_of_a_shard = max(1, SHARD_IMAGES // batch_size) * batch_size
     shards = [plan.positions[at : at + rows_of_a_shard] for at in range(0, len(plan.positions), rows_of_a_shard)]
@@ -77,6 +96,7 @@ def extract(
         batch_sampler=_batches(shards, batch_size),
         num_workers=workers,
         collate_fn=list,
+        worker_init_fn=_be_quiet,
     )
     batches = iter(loader)
     corrupt: list[str] = []
@@ -111,33 +131,66 @@ def extract_texts(
 ) -> bool:
     """Encode prompts into the file `path` unless it holds the features of these very prompts; True when it was made.
 
-    `progress` hears the number of prompts after each batch.
-
-    Raises UserError when the file there was made by other weights or layers, or from other prompts.
+    `progress` hears the number of prompts after each batch. Raises UserError as `has_texts` does.
     """
-    digest = hashlib.sha256(json.dumps([prompts, labels]).encode()).hexdigest()
-    source = Source(names.folder(encoder.name), encoder.digest, digest, len(prompts), layer=encoder.text_layers)
-    if path.exists():
-        found = read_texts(path).source
-        if found != source:
-            what = "other prompts or class names"
-            if found.encoder_digest != encoder.digest:
-                what = "other weights"
-            elif found.layer != source.layer:
-                what = f"{found.layer} trainable layers there, {source.layer} here"
-            raise UserError(
-                f"{path} was made by encoder {found.encoder} ({found.encoder_digest[:12]}), not by {encoder.name}"
-                f" ({encoder.digest[:12]}) from the prompts of {dataset}: {what}.\n"
-                "remove it to make it anew, or give another --feature_dir"
-            )
+    if has_texts(encoder, dataset, prompts, labels, path):
         return False
     encoded = []
     for tokens in encoder.tokens(prompts).split(batch_size):
         encoded.append([tensor.cpu() for tensor in encoder.encode_texts(tokens.to(device))])
         progress(len(tokens))
     features, *positions = map(torch.cat, zip(*encoded, strict=True))
+    source = _texts_source(encoder, prompts, labels)
     write_texts(path, Texts(features.float(), torch.tensor(labels), prompts, source, *positions))
     return True
+
+
+def has_texts(encoder: Encoder, dataset: str, prompts: list[str], labels: list[int], path: Path) -> bool:
+    """Whether the file `path` is there; it must hold the features of these very prompts.
+
+    Raises UserError when it was made by other weights or layers, or from other prompts.
+    """
+    if not path.exists():
+        return False
+    source, found = _texts_source(encoder, prompts, labels), read_texts(path).source
+    if found != source:
+        what = "other prompts or class names"
+        if found.encoder_digest != encoder.digest:
+            what = "other weights"
+        elif found.layer != source.layer:
+            what = f"{found.layer} trainable layers there, {source.layer} here"
+        raise UserError(
+            f"{path} was made by encoder {found.encoder} ({found.encoder_digest[:12]}), not by {encoder.name}"
+            f" ({encoder.digest[:12]}) from the prompts of {dataset}: {what}.\n"
+            "remove it to make it anew, or give another --feature_dir"
+        )
+    return True
+
+
+def image_row_bytes(encoder: Encoder, device: str) -> int:
+    """Bytes that the row of an image takes on disk, with its label and position: measured on a blank image."""
+    blank = torch.zeros(3, encoder.image_size, encoder.image_size)
+    return _encode([blank], encoder, 1, device).nbytes + 2 * torch.int64.itemsize
+
+
+def texts_bytes(encoder: Encoder, prompts: list[str], device: str) -> int:
+    """Bytes that the features of prompts take on disk, with labels and wording: measured on the first of them."""
+    encoded = encoder.encode_texts(encoder.tokens(prompts)[:1].to(device))
+    row = sum(tensor.nbytes for tensor in encoded) + torch.int64.itemsize
+    return len(prompts) * row + len(json.dumps(prompts))
+
+
+def _texts_source(encoder: Encoder, prompts: list[str], labels: list[int]) -> Source:
+    digest = hashlib.sha256(json.dumps([prompts, labels]).encode()).hexdigest()
+    return Source(names.folder(encoder.name), encoder.digest, digest, len(prompts), layer=encoder.text_layers)
+
+
+def _be_quiet(worker: int) -> None:
+    """Let a worker not print what its threads raise: they hand over tensors, and complain when nobody takes them.
+
+    What happens to an image comes back through the loader.
+    """
+    sys.excepthook = lambda *error: None
 
 
 class _Images(Dataset):

@@ -6,7 +6,8 @@
 A folder of shards is a *bank*: one row per image of a dataset's part (train, val, test) in one view, keyed by the
 image's position in the part's list. Few-shot splits are positions too, so all shots and seeds share a bank.
 
-Every shard says in its metadata what it was made from, and a bank whose shards disagree cannot be opened. Nothing is
+Every shard says in its metadata what it was made from, and a bank whose shards disagree cannot be opened. It states a
+digest of its content too, by which `engine.features.verify` finds what is no longer as it was written. Nothing is
 unpickled. A shard is written to a temporary name and renamed, so it is whole or absent, and its name follows from its
 positions, so two processes that make the same shard leave one file.
 """
@@ -25,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from engine.digests import tensors_digest
 from engine.errors import UserError
 from engine.files import write_atomically
 
@@ -84,7 +86,7 @@ class Bank:
         for path in sorted(folder.glob("*.safetensors")):
             source, positions = _read_header(path)
             if self.source not in (None, source):
-                raise UserError(f"{folder} mixes features of two sources:\n{_differences(self.source, source)}")
+                raise UserError(f"{folder} mixes features of two sources:\n{differences(self.source, source)}")
             self.source = source
             self._rows.update({position: (path, row) for row, position in enumerate(positions)})
 
@@ -99,7 +101,7 @@ class Bank:
         """Raise UserError unless the bank is empty or made from `source`."""
         if self.source not in (None, source):
             raise UserError(
-                f"{self.folder} was made from something else:\n{_differences(self.source, source)}\n"
+                f"{self.folder} was made from something else:\n{differences(self.source, source)}\n"
                 "remove that folder to make it anew, or give another --feature_dir"
             )
 
@@ -125,7 +127,7 @@ class Bank:
             by_shard.setdefault(path, []).append((target, row))
         for path, pairs in by_shard.items():
             targets, rows = torch.tensor(pairs).unbind(1)
-            with _reading(path) as shard:
+            with reading(path) as shard:
                 stored = shard.get_tensor("features")
                 if features is None:
                     features = torch.empty(len(positions), *stored.shape[1:])
@@ -178,23 +180,47 @@ def read_texts(path: Path) -> Texts:
     """Read a file of prompts. Raises MissingFeatures when it is not there or cannot be read."""
     if not path.is_file():
         raise MissingFeatures(f"no text features {path}")
-    with _reading(path) as file:
+    with reading(path) as file:
         return Texts(
             features=file.get_tensor("features").clone(),
             labels=file.get_tensor("labels").clone(),
             prompts=json.loads(file.metadata()["prompts"]),
-            source=_source(file),
+            source=read_source(file.metadata()),
             positions=file.get_tensor("positions").clone() if "positions" in file.keys() else None,  # noqa: SIM118
         )
 
 
+def digests(metadata: dict[str, str], tensors: dict[str, Tensor]) -> tuple[str | None, str]:
+    """The digest that a file of the store states, None in one from before there were any, and that of its content.
+
+    It covers the metadata too, as they stand in the file: a later version may know more about sources.
+    """
+    source = json.loads(metadata["source"])
+    stated = source.pop(_DIGEST, None)
+    return stated, tensors_digest(tensors, json.dumps(metadata | {"source": source}, sort_keys=True))
+
+
+_DIGEST = "content"
+"""Where a file states its digest: among its source, as safetensors writes several metadata in any order, and the bytes
+of a shard shall follow from its rows."""
+
+
 def _save(path: Path, tensors: dict[str, Tensor], source: Source, **metadata: str) -> None:
     metadata["source"] = json.dumps(asdict(source))
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+    _, digest = digests(metadata, tensors)
+    metadata["source"] = json.dumps(asdict(source) | {_DIGEST: digest})
+
+    def save(temporary: Path) -> None:
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:  # that is how safetensors says that the disk is full
+            raise OSError(error) from error
+
+    write_atomically(path, save)
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[safe_open]:
+def reading(path: Path) -> Iterator[safe_open]:
     """A file of the store, mapped: only what is picked of it is read. Raises MissingFeatures where there is none."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -205,15 +231,19 @@ def _reading(path: Path) -> Iterator[safe_open]:
         ) from error
 
 
-def _source(file: safe_open) -> Source:
-    return Source(**json.loads(file.metadata()["source"]))
+def read_source(metadata: dict[str, str]) -> Source:
+    """What the metadata of a file of the store say it was made from."""
+    source = json.loads(metadata["source"])
+    source.pop(_DIGEST, None)
+    return Source(**source)
 
 
 def _read_header(path: Path) -> tuple[Source, list[int]]:
-    with _reading(path) as shard:
-        return _source(shard), shard.get_tensor("positions").tolist()
+    with reading(path) as shard:
+        return read_source(shard.metadata()), shard.get_tensor("positions").tolist()
 
 
-def _differences(found: Source, wanted: Source) -> str:
+def differences(found: Source, wanted: Source) -> str:
+    """In what two sources differ, a line for each."""
     pairs = zip(asdict(found).items(), asdict(wanted).values(), strict=True)
     return "\n".join(f"  {name}: {mine} there, {other} here" for (name, mine), other in pairs if mine != other)

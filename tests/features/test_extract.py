@@ -141,6 +141,14 @@ def test_all_corrupt_images_are_listed_and_the_rest_is_kept(world):
     assert contents(world.root / "bank") == contents(world.root / "whole")
 
 
+def test_an_image_that_vanishes_is_named(world):
+    path = world.benchmark.path(world.benchmark.train[9])
+    path.unlink()
+    with pytest.raises(CorruptImages, match=f"{path}: .*No such file"):
+        world.run("bank")
+    assert Bank(world.root / "bank").missing(TRAIN) == list(range(8, 16))
+
+
 def test_other_weights_and_other_lists_are_refused(world, random_weights, encoder):
     world.run("bank")
     other = load_encoder("demo-RN", str(random_weights(1)))

@@ -1,0 +1,157 @@
+"""Verification: what is as it was written passes; whatever else is named with its fault."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from engine.features.store import Bank, Place, Source, Texts, shard_path, write_shard, write_texts
+from engine.features.verify import check, stored_files
+
+SOURCE = Source("RN50", "a" * 64, "b" * 64, 10)
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A place with two shards of a bank and two files of prompts, one of which has ends of texts."""
+    place = Place.of(tmp_path, "RN50", "dtd")
+    for positions in ([0, 3, 4], [9, 1]):
+        write(place, positions)
+    labels, prompts = torch.tensor([0, 1]), ["a dog.", 'the "dög"']
+    write_texts(place.texts(0, "classname"), Texts(torch.randn(2, 4), labels, prompts, SOURCE))
+    split = Texts(torch.randn(2, 5, 4), labels, prompts, replace(SOURCE, layer=1), torch.tensor([4, 2]))
+    write_texts(place.texts(1, "classname"), split)
+    return place
+
+
+def write(place, positions, source=SOURCE, features=None):
+    """Write a shard; the path of it."""
+    folder, at = place.bank("train", 0, "none"), torch.tensor(positions)
+    features = at[:, None] + torch.tensor([0.0, 0.25, 0.5]) if features is None else features
+    write_shard(folder, source, positions, at % 3, features)
+    return shard_path(folder, positions)
+
+
+def faults(place):
+    """What is wrong with which file."""
+    return {file.path: file.fault for file in check(stored_files([place])) if file.fault}
+
+
+def tensors_of(path):
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+def rewrite(path, **changes):
+    """Write a file as before there were digests, with other tensors or `source`."""
+    tensors, metadata = tensors_of(path)
+    source = changes.pop("source", SOURCE)
+    save_file(tensors | changes, path, metadata=metadata | {"source": json.dumps(asdict(source))})
+
+
+def test_a_sound_store_passes(place):
+    paths, read = stored_files([place]), []
+    assert len(paths) == 4
+    checked = list(check(paths, read.append))
+    assert [file.path for file in checked] == paths
+    assert all(file.fault is None and file.has_digest and not file.twice for file in checked)
+    assert sum(read) == sum(path.stat().st_size for path in paths)
+    assert stored_files([Place(place.folder / "nowhere")]) == []
+
+
+@pytest.mark.parametrize("kind", ["shard", "texts"])
+def test_any_byte_that_changes_is_found(place, kind):
+    path = shard_path(place.bank("train", 0, "none"), [9, 1]) if kind == "shard" else place.texts(1, "classname")
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        (file,) = check([path])
+        assert file.fault, f"byte {at} of {len(whole)}, in {whole[max(0, at - 20) : at + 20]}"
+    path.write_bytes(whole)
+    assert not faults(place)
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 500, "half"])
+def test_a_file_that_cannot_be_read(place, content):
+    path = stored_files([place])[0]
+    path.write_bytes(path.read_bytes()[:-7] if content == "half" else content)
+    ((bad, fault),) = faults(place).items()
+    assert bad == path
+    assert fault.startswith("cannot be read (")
+
+
+def test_what_is_no_file(place):
+    path = write(place, [5])
+    path.unlink()
+    path.mkdir()
+    assert faults(place) == {path: f"cannot be read ([Errno 21] Is a directory: '{path}')"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"labels": torch.tensor([1, 1, 1])}, "a row per image: features [2, 3], labels [3], positions [2]"),
+        ({"features": torch.zeros(0, 3), "labels": torch.zeros(0)}, "does not hold a row per image"),
+        ({"features": torch.zeros(2)}, "does not hold a row per image"),
+        ({"positions": torch.tensor([9, 10])}, "rows of a list of 10 images at positions 10"),
+        ({"positions": torch.tensor([-1, 9])}, "rows of a list of 10 images at positions -1"),
+        ({"positions": torch.tensor([9, 9])}, "has an image twice"),
+        ({"positions": torch.tensor([9, 2])}, "not named after the positions"),
+        ({"labels": torch.tensor([0, -3])}, "labels below 0, at positions 1"),
+        ({"features": torch.tensor([[1.0, torch.nan], [1, 1]])}, "not finite numbers, at positions 9"),
+        ({"features": torch.tensor([[1.0, 1], [-torch.inf, 1]])}, "not finite numbers, at positions 1"),
+        ({"source": replace(SOURCE, encoder_digest="c" * 64)}, "something else than the other shards: encoder_digest"),
+    ],
+)
+def test_shards_that_are_wrong(place, changes, fault):
+    path = shard_path(place.bank("train", 0, "none"), [9, 1])
+    rewrite(path, **changes)
+    ((bad, found),) = faults(place).items()
+    assert bad == path
+    assert fault in found
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"labels": torch.tensor([1, 1, 1])}, "holds 2 features and 3 labels of 2 prompts"),
+        ({"features": torch.zeros(3, 5, 4), "labels": torch.zeros(3)}, "holds 3 features and 3 labels of 2 prompts"),
+        ({"positions": torch.tensor([4, 5])}, "has ends of texts outside of the texts"),
+        ({"features": torch.full((2, 5, 4), torch.nan)}, "not finite numbers, at positions 0, 1"),
+    ],
+)
+def test_prompts_that_are_wrong(place, changes, fault):
+    path = place.texts(1, "classname")
+    rewrite(path, **changes)
+    ((bad, found),) = faults(place).items()
+    assert bad == path
+    assert fault in found
+
+
+def test_the_source_of_most_rows_is_that_of_the_bank(place):
+    others = [write(place, [position], replace(SOURCE, layer=2)) for position in (5, 6, 7)]
+    assert sorted(faults(place)) == sorted(others)
+    big = write(place, [2, 5, 6, 7, 8], replace(SOURCE, layer=2))
+    assert not {big, *others} & faults(place).keys()
+
+
+def test_files_from_before_there_were_digests_pass_as_such(place):
+    path = shard_path(place.bank("train", 0, "none"), [9, 1])
+    rewrite(path)
+    assert len(Bank(path.parent)) == 5
+    checked = list(check(stored_files([place])))
+    assert [(file.fault, file.has_digest) for file in checked if file.path == path] == [(None, False)]
+    assert all(file.has_digest for file in checked if file.path != path)
+
+
+def test_rows_that_two_shards_hold_are_no_fault(place):
+    path = write(place, [9, 1, 2])
+    twice = {file.path: file.twice for file in check(stored_files([place])) if file.twice}
+    assert sum(twice.values()) == 2
+    assert not faults(place)
+    write(place, [9, 1, 2], features=torch.full((3, 3), torch.nan))
+    assert faults(place).keys() == {path}
+    assert not any(file.twice for file in check(stored_files([place])) if file.fault is None)
