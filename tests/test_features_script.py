@@ -3,6 +3,7 @@
 Most runs are forks of this process (`forks`): the same script under the same arguments, seconds earlier.
 """
 
+import json
 import multiprocessing
 import os
 import random
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from engine.clip import load
 from engine.datasets import few_shot
@@ -343,6 +345,14 @@ def test_verify_takes_what_is_there(world):
         f"{world.root}/features has no features of demo-RN@tiny for demo" in world.start("--verify").wait(check=1).err
     )
     assert "--dry-run goes with neither" in world.start("--repair", "--dry-run").wait(check=1).err
+    world.start().wait(check=0)
+    (path,) = world.place.bank("val", 0, "none").iterdir()
+    with safe_open(path, framework="pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    source = json.loads(metadata["source"])
+    del source["content"]
+    save_file(tensors, path, metadata={"source": json.dumps(source)})
+    assert "1 files are from before there were digests" in world.start("--verify").wait(check=0).out
 
 
 # --- what it says ----------------------------------------------------------------------------------------------------

@@ -175,7 +175,9 @@ def image_row_bytes(encoder: Encoder, device: str) -> int:
 
 def texts_bytes(encoder: Encoder, prompts: list[str], device: str) -> int:
     """Bytes that the features of prompts take on disk, with labels and wording: measured on the first of them."""
-    encoded = encoder.encode_texts(encoder.tokens(prompts)[:1].to(device))
+    # inputs of a trainable part are as long as the longest prompt; final features spare us the tokens of a large pool
+    looked_at = prompts[:1] if encoder.text.trainable is None else prompts
+    encoded = encoder.encode_texts(encoder.tokens(looked_at)[:1].to(device))
     row = sum(tensor.nbytes for tensor in encoded) + torch.int64.itemsize
     return len(prompts) * row + len(json.dumps(prompts))
 
