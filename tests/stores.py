@@ -1,10 +1,14 @@
-"""Feature stores for tests, made of random features."""
+"""Feature stores for tests, made of random features, a dataset of noise to make some from, and what to mine in them."""
 
+import json
 from types import SimpleNamespace
 
+import numpy as np
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
+from engine import datasets
 from engine.datasets import few_shot
 from engine.features.store import Place, Source, Texts, write_shard, write_texts
 
@@ -51,3 +55,47 @@ def stored_features(root):
         place=Place.of(root / "features", "fake", "demo"),
         flags=[word for flag, name in directories.items() for word in (flag, str(root / name))],
     )
+
+
+def install_noise(root, names, counts, shots, seeds):
+    """The dataset `demo` of classes `names` under `root`/data: noise about a picture of each, `counts` of them by part.
+
+    Its splits of `shots` lie under `root`/indices.
+    """
+    split = {
+        part: [[f"{part}/{k}_{i}.png", k, name] for k, name in enumerate(names) for i in range(count)]
+        for part, count in counts.items()
+    }
+    rng = np.random.default_rng(0)
+    bases = rng.integers(0, 256, (len(names), 4, 4, 3))
+    for impath, label, _ in (row for rows in split.values() for row in rows):
+        path = root / "data" / "demo" / "images" / impath
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.clip(bases[label] + rng.integers(-60, 61, (4, 4, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC).save(path)
+    (root / "data" / "demo" / "split_demo.json").write_text(json.dumps(split))
+    benchmark = datasets.load("demo", root / "data")
+    for seed in seeds:
+        drawn = few_shot.sample(benchmark.labels("train"), benchmark.labels("val"), shots, seed)
+        few_shot.save(few_shot.FewShotSplit("demo", shots, seed, *drawn), root / "indices")
+
+
+def best_by_loops(texts, images, labels):
+    """Positions and zero-shot accuracies of the best 21 templates, best first, in float64 without any batching.
+
+    `texts` [C, T, D] are features of T templates filled with C classes, `images` [n, D] those of images with `labels`.
+    """
+    texts, images = texts.double(), images.double()
+    accuracies = []
+    for template in range(texts.shape[1]):
+        right = 0
+        for image, label in zip(images, labels.tolist(), strict=True):
+            cosines = [float(image @ row / image.norm() / row.norm()) for row in texts[:, template]]
+            right += cosines.index(max(cosines)) == label
+        accuracies.append(right / len(images))
+    best = []
+    while len(best) < 21:
+        rest = [position for position in range(texts.shape[1]) if position not in best]
+        highest = max(accuracies[position] for position in rest)
+        best.append(next(position for position in rest if accuracies[position] == highest))
+    return best, [accuracies[position] for position in best]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,16 @@ from engine.clip import names
 from engine.clip.load import Encoder
 from engine.datasets import Benchmark
 from engine.errors import UserError
-from engine.features.store import Bank, Source, Texts, read_texts, shard_path, write_shard, write_texts
+from engine.features.store import (
+    Bank,
+    Source,
+    Texts,
+    prompts_digest,
+    read_texts,
+    shard_path,
+    write_shard,
+    write_texts,
+)
 from engine.transforms import open_rgb, render
 
 SHARD_IMAGES = 1024
@@ -115,8 +122,8 @@ def extract_texts(
 
     Raises UserError when the file there was made by other weights or layers, or from other prompts.
     """
-    digest = hashlib.sha256(json.dumps([prompts, labels]).encode()).hexdigest()
-    source = Source(names.folder(encoder.name), encoder.digest, digest, len(prompts), layer=encoder.text_layers)
+    listed = prompts_digest(prompts, labels), len(prompts)
+    source = Source(names.folder(encoder.name), encoder.digest, *listed, layer=encoder.text_layers)
     if path.exists():
         found = read_texts(path).source
         if found != source:
@@ -131,11 +138,16 @@ def extract_texts(
                 "remove it to make it anew, or give another --feature_dir"
             )
         return False
-    encoded = []
-    for tokens in encoder.tokens(prompts).split(batch_size):
-        encoded.append([tensor.cpu() for tensor in encoder.encode_texts(tokens.to(device))])
+    whole: list[Tensor] = []  # made at once for all prompts, as a pool of templates fills a good part of the memory
+    for start, tokens in zip(
+        range(0, len(prompts), batch_size), encoder.tokens(prompts).split(batch_size), strict=True
+    ):
+        encoded = encoder.encode_texts(tokens.to(device))
+        whole = whole or [torch.empty(len(prompts), *t.shape[1:], dtype=t.dtype) for t in encoded]
+        for all_rows, rows in zip(whole, encoded, strict=True):
+            all_rows[start : start + len(rows)] = rows
         progress(len(tokens))
-    features, *positions = map(torch.cat, zip(*encoded, strict=True))
+    features, *positions = whole
     write_texts(path, Texts(features.float(), torch.tensor(labels), prompts, source, *positions))
     return True
 
