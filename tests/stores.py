@@ -1,11 +1,10 @@
-"""Feature stores for tests, made of random features, a dataset of noise to make some from, and what to mine in them."""
+"""Feature stores for tests, made of random features, a dataset to make some from, and what to mine in them."""
 
 import json
 from types import SimpleNamespace
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.nn import functional as F
 
 from engine import datasets
@@ -57,22 +56,20 @@ def stored_features(root):
     )
 
 
-def install_noise(root, names, counts, shots, seeds):
-    """The dataset `demo` of classes `names` under `root`/data: noise about a picture of each, `counts` of them by part.
+def install_pictures(root, names, picture, counts, shots, seeds):
+    """The dataset `demo` of classes `names` under `root`/data, with `counts` images a class by part.
 
-    Its splits of `shots` lie under `root`/indices.
+    `picture(label, rng)` draws an image. The splits of `shots` lie under `root`/indices.
     """
     split = {
         part: [[f"{part}/{k}_{i}.png", k, name] for k, name in enumerate(names) for i in range(count)]
         for part, count in counts.items()
     }
     rng = np.random.default_rng(0)
-    bases = rng.integers(0, 256, (len(names), 4, 4, 3))
     for impath, label, _ in (row for rows in split.values() for row in rows):
         path = root / "data" / "demo" / "images" / impath
         path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.clip(bases[label] + rng.integers(-60, 61, (4, 4, 3)), 0, 255).astype(np.uint8)
-        Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC).save(path)
+        picture(label, rng).save(path)
     (root / "data" / "demo" / "split_demo.json").write_text(json.dumps(split))
     benchmark = datasets.load("demo", root / "data")
     for seed in seeds:
@@ -85,12 +82,12 @@ def best_by_loops(texts, images, labels):
 
     `texts` [C, T, D] are features of T templates filled with C classes, `images` [n, D] those of images with `labels`.
     """
-    texts, images = texts.double(), images.double()
+    texts, images = (F.normalize(features.double(), dim=-1) for features in (texts, images))
     accuracies = []
     for template in range(texts.shape[1]):
         right = 0
         for image, label in zip(images, labels.tolist(), strict=True):
-            cosines = [float(image @ row / image.norm() / row.norm()) for row in texts[:, template]]
+            cosines = [float(image @ row) for row in texts[:, template]]
             right += cosines.index(max(cosines)) == label
         accuracies.append(right / len(images))
     best = []

@@ -3,15 +3,17 @@
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from engine.clip.load import load_encoder
 from engine.features.store import Bank, Place, read_texts, write_shard
 from engine.optimizer import GRIDS
 from engine.results.runs import read_record, selected
 from forks import run_fork
-from stores import install_noise, store_of_random_features
+from stores import install_pictures, store_of_random_features
 
 CLASSES, SHOTS = 6, 2
 SWEEP = f"--dataset demo --clip-encoder demo-RN --train-shot {SHOTS} --seed 1 --image-augmentation none".split()
@@ -23,8 +25,14 @@ BRIEF = ["--max-iter", "3"]
 def fresh(tmp_path_factory):
     """Six classes of noise, the features of layers 0 and 1 of demo-RN's image tower and 0 and 2 of its text tower."""
     root = tmp_path_factory.mktemp("fine-tuning")
-    names = [f"kind {k}" for k in range(CLASSES)]
-    install_noise(root, names, counts={"train": 4, "val": 2, "test": 5}, shots=SHOTS, seeds=[1])
+    names, counts = [f"kind {k}" for k in range(CLASSES)], {"train": 4, "val": 2, "test": 5}
+    bases = np.random.default_rng(1).integers(0, 256, (CLASSES, 4, 4, 3))
+
+    def noise(label, rng):
+        pixels = np.clip(bases[label] + rng.integers(-60, 61, (4, 4, 3)), 0, 255).astype(np.uint8)
+        return Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC)
+
+    install_pictures(root, names, noise, counts, SHOTS, seeds=[1])
     for layers in ((0, 0), (1, 2)):
         features(world_of(root), *layers)
     return root

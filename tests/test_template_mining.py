@@ -14,21 +14,15 @@ from torch.nn import functional as F
 import engine.clip.load  # noqa: F401  what forks need takes seconds to import
 from engine import templates
 from engine.datasets import few_shot
+from engine.demo import world as demo
 from engine.features import mining
 from engine.features.store import Bank, Place, read_texts, write_texts
 from engine.results.runs import read_record
 from forks import Fork, run_fork
-from stores import best_by_loops, install_noise
+from stores import best_by_loops, install_pictures
 
-NAMES = [
-    "red star",
-    "blue ring",
-    "green square",
-    "yellow heart",
-    "purple moon",
-    "brown cross",
-]  # the encoder knows them
-CLASSES, SHOTS, SEEDS = len(NAMES), 4, (1, 2)
+KINDS = demo.HELD_OUT[:6]
+CLASSES, SHOTS, SEEDS = len(KINDS), 4, (1, 2)
 SWEEP = ["--dataset", "demo", "--clip-encoder", "demo-RN", "--train-shot", SHOTS, "--image-augmentation", "none"]
 MINING = ["--text-augmentation", "template_mining"]
 FOLDERS = {"data": "data", "indices": "indices", "feature": "features", "result": "experiments", "eval": "results"}
@@ -36,9 +30,13 @@ FOLDERS = {"data": "data", "indices": "indices", "feature": "features", "result"
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory):
-    """Six classes of noise, the pool's features, and what was mined of it on two splits."""
+    """Six classes of the demo, the pool's features, and what was mined of it on two splits."""
     root = tmp_path_factory.mktemp("mining")
-    install_noise(root, NAMES, {"train": 6, "val": 8, "test": 5}, SHOTS, SEEDS)
+
+    def picture(label, rng):
+        return demo.draw(demo.random_scene(KINDS[label], rng), demo.STYLES["demo_a"], rng)
+
+    install_pictures(root, [kind.name for kind in KINDS], picture, {"train": 5, "val": 8, "test": 5}, SHOTS, SEEDS)
     done = features(world_of(root)).stdout
     assert f"demo-RN demo: {180 * CLASSES} prompts" in done
     return root
@@ -84,7 +82,7 @@ def mined_templates(world, seed):
 
 def test_what_is_mined_on_each_split_is_what_plain_loops_find(world):
     texts = read_texts(world.place.texts(0, "template_mining"))
-    assert texts.prompts[:2] == ["red star", "a photo of a red star."]
+    assert texts.prompts[:2] == [KINDS[0].name, f"a photo of a {KINDS[0].name}."]
     chosen = {}
     for seed in SEEDS:
         split = few_shot.load_split(world.root / "indices", "demo", SHOTS, seed)
@@ -102,9 +100,10 @@ def test_all_layers_mine_the_same(world):
     before = contents(world)
     for path in world.mined.values():
         path.unlink()
-    features(world, "--image-layer-idx", 1, "--text-layer-idx", 2)
+    features(world, "--image-layer-idx", 1, "--text-layer-idx", 1)
     assert contents(world) == before
-    train(world, "--image-layer-idx", 1, "--text-layer-idx", 2, "--hyperparams", "partial", "--logit", 4.0)
+    layers = ["--image-layer-idx", 1, "--text-layer-idx", 1, "--hyperparams", "partial"]
+    train(world, *layers, "--max-iter", 1)
     partial = {record.cell.seed: record for record in records(world) if record.tested}
     train(world)  # on final features
     linear = {record.cell.seed: record for record in records(world) if record.tested and not record.cell.image_layer}
@@ -209,7 +208,7 @@ def test_nothing_is_mined_or_encoded_for_a_test_only_dataset(world):
     for label in range(CLASSES):
         (folder / "images" / str(label)).mkdir(parents=True)
         shutil.copy(world.root / f"data/demo/images/test/{label}_0.png", folder / "images" / str(label))
-    (folder / "classnames.txt").write_text("".join(f"{label} {name}\n" for label, name in enumerate(NAMES)))
+    (folder / "classnames.txt").write_text("".join(f"{label} {kind.name}\n" for label, kind in enumerate(KINDS)))
     assert "demo-RN demo_v2: 0 prompts; 6 images" in features(world, "--dataset", "demo_v2").stdout
     assert os.listdir(world.root / "features" / "demo-RN" / "demo_v2") == ["test-layer_0"]
 
