@@ -91,10 +91,11 @@ def extract_prompts(args: argparse.Namespace, encoder, benchmark: datasets.Bench
 
     chosen = templates.templates(args.text_augmentation, benchmark.name)
     prompts, labels = templates.prompts(chosen, benchmark.classnames)
-    if cut := encoder.truncated(prompts):
-        print(f"warning: {len(cut)} prompts are too long for {encoder.name} and lose their end, such as '{cut[0]}'")
     texts, name = place.texts(args.text_layer_idx, args.text_augmentation), f"{encoder.name} {benchmark.name} prompts"
     with tqdm(total=len(prompts), desc=name, unit="prompt", disable=texts.exists()) as bar:
+        if cut := encoder.truncated(prompts):  # takes a while for a pool of templates and the classes of ImageNet
+            said = f"{len(cut)} prompts are too long for {encoder.name} and lose their end, such as '{cut[0]}'"
+            bar.write(f"warning: {said}")
         extract_texts(encoder, benchmark.name, prompts, labels, texts, device, progress=bar.update)
     return len(prompts)
 

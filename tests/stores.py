@@ -3,7 +3,6 @@
 import json
 from types import SimpleNamespace
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -59,17 +58,16 @@ def stored_features(root):
 def install_pictures(root, names, picture, counts, shots, seeds):
     """The dataset `demo` of classes `names` under `root`/data, with `counts` images a class by part.
 
-    `picture(label, rng)` draws an image. The splits of `shots` lie under `root`/indices.
+    `picture(label)` draws an image. The splits of `shots` lie under `root`/indices.
     """
     split = {
         part: [[f"{part}/{k}_{i}.png", k, name] for k, name in enumerate(names) for i in range(count)]
         for part, count in counts.items()
     }
-    rng = np.random.default_rng(0)
     for impath, label, _ in (row for rows in split.values() for row in rows):
         path = root / "data" / "demo" / "images" / impath
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture(label, rng).save(path)
+        picture(label).save(path)
     (root / "data" / "demo" / "split_demo.json").write_text(json.dumps(split))
     benchmark = datasets.load("demo", root / "data")
     for seed in seeds:

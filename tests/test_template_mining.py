@@ -7,6 +7,7 @@ import shutil
 import signal
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -32,8 +33,9 @@ FOLDERS = {"data": "data", "indices": "indices", "feature": "features", "result"
 def fresh(tmp_path_factory):
     """Six classes of the demo, the pool's features, and what was mined of it on two splits."""
     root = tmp_path_factory.mktemp("mining")
+    rng = np.random.default_rng(0)
 
-    def picture(label, rng):
+    def picture(label):
         return demo.draw(demo.random_scene(KINDS[label], rng), demo.STYLES["demo_a"], rng)
 
     install_pictures(root, [kind.name for kind in KINDS], picture, {"train": 5, "val": 8, "test": 5}, SHOTS, SEEDS)

@@ -138,15 +138,15 @@ def extract_texts(
                 "remove it to make it anew, or give another --feature_dir"
             )
         return False
-    whole: list[Tensor] = []  # made at once for all prompts, as a pool of templates fills a good part of the memory
-    for start, tokens in zip(
-        range(0, len(prompts), batch_size), encoder.tokens(prompts).split(batch_size), strict=True
-    ):
-        encoded = encoder.encode_texts(tokens.to(device))
-        whole = whole or [torch.empty(len(prompts), *t.shape[1:], dtype=t.dtype) for t in encoded]
-        for all_rows, rows in zip(whole, encoded, strict=True):
-            all_rows[start : start + len(rows)] = rows
-        progress(len(tokens))
+    tokens = encoder.tokens(prompts)
+    whole: list[Tensor] = []  # what all prompts come to is made once: a pool's may be a good part of the memory
+    for start in range(0, len(prompts), batch_size):
+        batch = slice(start, start + batch_size)
+        encoded = encoder.encode_texts(tokens[batch].to(device))
+        whole = whole or [torch.empty(len(prompts), *part.shape[1:], dtype=part.dtype) for part in encoded]
+        for rows, part in zip(whole, encoded, strict=True):
+            rows[batch] = part
+        progress(len(part))
     features, *positions = whole
     write_texts(path, Texts(features.float(), torch.tensor(labels), prompts, source, *positions))
     return True
