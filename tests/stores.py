@@ -1,10 +1,12 @@
-"""Feature stores for tests, made of random features."""
+"""Feature stores for tests, made of random features, a dataset to make some from, and what to mine in them."""
 
+import json
 from types import SimpleNamespace
 
 import torch
 from torch.nn import functional as F
 
+from engine import datasets
 from engine.datasets import few_shot
 from engine.features.store import Place, Source, Texts, write_shard, write_texts
 
@@ -51,3 +53,44 @@ def stored_features(root):
         place=Place.of(root / "features", "fake", "demo"),
         flags=[word for flag, name in directories.items() for word in (flag, str(root / name))],
     )
+
+
+def install_pictures(root, names, picture, counts, shots, seeds):
+    """The dataset `demo` of classes `names` under `root`/data, with `counts` images a class by part.
+
+    `picture(label)` draws an image. The splits of `shots` lie under `root`/indices.
+    """
+    split = {
+        part: [[f"{part}/{k}_{i}.png", k, name] for k, name in enumerate(names) for i in range(count)]
+        for part, count in counts.items()
+    }
+    for impath, label, _ in (row for rows in split.values() for row in rows):
+        path = root / "data" / "demo" / "images" / impath
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(label).save(path)
+    (root / "data" / "demo" / "split_demo.json").write_text(json.dumps(split))
+    benchmark = datasets.load("demo", root / "data")
+    for seed in seeds:
+        drawn = few_shot.sample(benchmark.labels("train"), benchmark.labels("val"), shots, seed)
+        few_shot.save(few_shot.FewShotSplit("demo", shots, seed, *drawn), root / "indices")
+
+
+def best_by_loops(texts, images, labels):
+    """Positions and zero-shot accuracies of the best 21 templates, best first, in float64 without any batching.
+
+    `texts` [C, T, D] are features of T templates filled with C classes, `images` [n, D] those of images with `labels`.
+    """
+    texts, images = (F.normalize(features.double(), dim=-1) for features in (texts, images))
+    accuracies = []
+    for template in range(texts.shape[1]):
+        right = 0
+        for image, label in zip(images, labels.tolist(), strict=True):
+            cosines = [float(image @ row) for row in texts[:, template]]
+            right += cosines.index(max(cosines)) == label
+        accuracies.append(right / len(images))
+    best = []
+    while len(best) < 21:
+        rest = [position for position in range(texts.shape[1]) if position not in best]
+        highest = max(accuracies[position] for position in rest)
+        best.append(next(position for position in rest if accuracies[position] == highest))
+    return best, [accuracies[position] for position in best]

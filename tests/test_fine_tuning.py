@@ -1,6 +1,5 @@
 """Adapters and partial fine-tuning as a user meets them: features.py, train.py and eval.py through the shell."""
 
-import json
 import shutil
 from types import SimpleNamespace
 
@@ -9,14 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from engine import datasets
 from engine.clip.load import load_encoder
-from engine.datasets import few_shot
 from engine.features.store import Bank, Place, read_texts, write_shard
 from engine.optimizer import GRIDS
 from engine.results.runs import read_record, selected
 from forks import run_fork
-from stores import store_of_random_features
+from stores import install_pictures, store_of_random_features
 
 CLASSES, SHOTS = 6, 2
 SWEEP = f"--dataset demo --clip-encoder demo-RN --train-shot {SHOTS} --seed 1 --image-augmentation none".split()
@@ -29,21 +26,14 @@ def fresh(tmp_path_factory):
     """Six classes of noise, the features of layers 0 and 1 of demo-RN's image tower and 0 and 2 of its text tower."""
     root = tmp_path_factory.mktemp("fine-tuning")
     names, counts = [f"kind {k}" for k in range(CLASSES)], {"train": 4, "val": 2, "test": 5}
-    split = {
-        part: [[f"{part}/{k}_{i}.png", k, name] for k, name in enumerate(names) for i in range(count)]
-        for part, count in counts.items()
-    }
     rng = np.random.default_rng(0)
     bases = rng.integers(0, 256, (CLASSES, 4, 4, 3))
-    for impath, label, _ in (row for rows in split.values() for row in rows):
-        path = root / "data" / "demo" / "images" / impath
-        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def noise(label):
         pixels = np.clip(bases[label] + rng.integers(-60, 61, (4, 4, 3)), 0, 255).astype(np.uint8)
-        Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC).save(path)
-    (root / "data" / "demo" / "split_demo.json").write_text(json.dumps(split))
-    benchmark = datasets.load("demo", root / "data")
-    drawn = few_shot.sample(benchmark.labels("train"), benchmark.labels("val"), SHOTS, 1)
-    few_shot.save(few_shot.FewShotSplit("demo", SHOTS, 1, *drawn), root / "indices")
+        return Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC)
+
+    install_pictures(root, names, noise, counts, SHOTS, seeds=[1])
     for layers in ((0, 0), (1, 2)):
         features(world_of(root), *layers)
     return root

@@ -1,6 +1,8 @@
 """Tables of several methods, and the names that keep them apart."""
 
 import dataclasses
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -58,6 +60,23 @@ def test_the_same_method_under_two_encoders_is_told_apart_by_the_tables_names():
     summaries = {"RN50": summary("cross", [50.0, 60.0], 58.0), "ViT": summary("cross", [60.0, 70.0], 68.0)}
     table = tables.comparison(tables.labelled(summaries))
     assert table.index.tolist() == ["zero-shot (RN50)", "zero-shot (ViT)", "RN50", "ViT"]
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "differs", "refused"),
+    [
+        ("hand_crafted", "text", True),
+        ("template_mining", "text", False),  # each split has its own prompts
+        ("template_mining", "encoder", True),
+        ("template_mining", "split", False),
+    ],
+)
+def test_only_what_runs_must_share_is_compared(augmentation, differs, refused):
+    cells = [dataclasses.replace(CELL, text_augmentation=augmentation, seed=seed) for seed in (1, 2)]
+    digests = dict.fromkeys(("encoder", "text", "split", "train"), "a" * 64)
+    runs = {cell: SimpleNamespace(inputs=digests | {differs: f"of seed {cell.seed}"}) for cell in cells}
+    with pytest.raises(UserError, match=f"their {differs} differs") if refused else nullcontext():
+        tables.check_inputs(runs)
 
 
 def test_averages_are_of_means_and_of_deviations():

@@ -160,7 +160,8 @@ ARGUMENTS = {
         "--text-augmentation",
         choices=templates.AUGMENTATIONS,
         default="hand_crafted",
-        help="the prompts (hand_crafted)",
+        help="the prompts: templates made by hand for each dataset, the class name alone, 'a photo of a ...', or the 21"
+        " of a pool of 180 that are best on the validation images of each few-shot split (hand_crafted)",
     ),
     "image_augmentation": _argument(
         "--image-augmentation",

@@ -66,6 +66,11 @@ class FewShotSplit:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     @property
+    def name(self) -> str:
+        """What its file is called, without the ending."""
+        return split_name(self.shots, self.seed, self.max_val_shot)
+
+    @property
     def val_shots(self) -> int:
         """Validation images per class."""
         return min(self.shots, self.max_val_shot)
@@ -152,10 +157,14 @@ def class_counts() -> dict[str, Any]:
 # --- on disk ---------------------------------------------------------------------------------------------------------
 
 
+def split_name(shots: int, seed: int, max_val_shot: int = MAX_VAL_SHOT) -> str:
+    """The name of a split among those of its dataset: `shot_<s>-seed_<k>`, with `-val_<m>` for other than 4."""
+    return f"shot_{shots}-seed_{seed}" + ("" if max_val_shot == MAX_VAL_SHOT else f"-val_{max_val_shot}")
+
+
 def split_path(indices_dir: Path | str, dataset: str, shots: int, seed: int, max_val_shot: int = MAX_VAL_SHOT) -> Path:
-    """The file of a split: `<indices_dir>/<dataset>/shot_<s>-seed_<k>.json`, with `-val_<m>` for other than 4."""
-    suffix = "" if max_val_shot == MAX_VAL_SHOT else f"-val_{max_val_shot}"
-    return Path(indices_dir) / dataset / f"shot_{shots}-seed_{seed}{suffix}.json"
+    """The file of a split: `<indices_dir>/<dataset>/<its name>.json`."""
+    return Path(indices_dir) / dataset / f"{split_name(shots, seed, max_val_shot)}.json"
 
 
 def save(split: FewShotSplit, indices_dir: Path | str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +17,16 @@ from engine.clip import names
 from engine.clip.load import Encoder
 from engine.datasets import Benchmark
 from engine.errors import UserError
-from engine.features.store import Bank, Source, Texts, read_texts, shard_path, write_shard, write_texts
+from engine.features.store import (
+    Bank,
+    Source,
+    Texts,
+    prompts_digest,
+    read_texts,
+    shard_path,
+    write_shard,
+    write_texts,
+)
 from engine.transforms import open_rgb, render
 
 SHARD_IMAGES = 1024
@@ -135,11 +143,16 @@ def extract_texts(
     """
     if has_texts(encoder, dataset, prompts, labels, path):
         return False
-    encoded = []
-    for tokens in encoder.tokens(prompts).split(batch_size):
-        encoded.append([tensor.cpu() for tensor in encoder.encode_texts(tokens.to(device))])
-        progress(len(tokens))
-    features, *positions = map(torch.cat, zip(*encoded, strict=True))
+    tokens = encoder.tokens(prompts)
+    whole: list[Tensor] = []  # what all prompts come to is made once: a pool's may be a good part of the memory
+    for start in range(0, len(prompts), batch_size):
+        batch = slice(start, start + batch_size)
+        encoded = encoder.encode_texts(tokens[batch].to(device))
+        whole = whole or [torch.empty(len(prompts), *part.shape[1:], dtype=part.dtype) for part in encoded]
+        for rows, part in zip(whole, encoded, strict=True):
+            rows[batch] = part
+        progress(len(part))
+    features, *positions = whole
     source = _texts_source(encoder, prompts, labels)
     write_texts(path, Texts(features.float(), torch.tensor(labels), prompts, source, *positions))
     return True
@@ -183,8 +196,8 @@ def texts_bytes(encoder: Encoder, prompts: list[str], device: str) -> int:
 
 
 def _texts_source(encoder: Encoder, prompts: list[str], labels: list[int]) -> Source:
-    digest = hashlib.sha256(json.dumps([prompts, labels]).encode()).hexdigest()
-    return Source(names.folder(encoder.name), encoder.digest, digest, len(prompts), layer=encoder.text_layers)
+    listed = prompts_digest(prompts, labels), len(prompts)
+    return Source(names.folder(encoder.name), encoder.digest, *listed, layer=encoder.text_layers)
 
 
 def _be_quiet(worker: int) -> None:

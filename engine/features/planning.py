@@ -69,7 +69,7 @@ def plan_dataset(
     UserError when what is there was made by other weights or layers, or from other lists.
     """
     path, prompts, labels = texts
-    new = not has_texts(encoder, benchmark.name, prompts, labels, path)
+    new = bool(prompts) and not has_texts(encoder, benchmark.name, prompts, labels, path)
     size = texts_bytes(encoder, prompts, device) if new else 0
     needs = [Need(f"prompts {path.stem}", len(prompts), len(prompts) * new, size)]
     parts = [

@@ -2,6 +2,7 @@
 
     features/<encoder>/<dataset>/<part>-layer_<i>/<view>/<digest of its positions>.safetensors     images
     features/<encoder>/<dataset>/text-layer_<i>/<text augmentation>.safetensors                    prompts
+    features/<encoder>/<dataset>/template_mining-<split>.json                                      mined templates
 
 A folder of shards is a *bank*: one row per image of a dataset's part (train, val, test) in one view, keyed by the
 image's position in the part's list. Few-shot splits are positions too, so all shots and seeds share a bank.
@@ -16,9 +17,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from engine.datasets import checks
 from engine.digests import tensors_digest
 from engine.errors import UserError
 from engine.files import write_atomically
@@ -70,6 +72,10 @@ class Place:
     def texts(self, layer: int, augmentation: str) -> Path:
         """The file of the prompts of a `--text-augmentation`."""
         return self.folder / f"text-layer_{layer}" / f"{augmentation}.safetensors"
+
+    def mined(self, split: str) -> Path:
+        """The file that says which templates were mined on the split of this name; they are the same for all layers."""
+        return self.folder / f"template_mining-{split}.json"
 
 
 class Bank:
@@ -167,6 +173,21 @@ class Texts:
         """What the layers that are yet to come take."""
         return (self.features,) if self.positions is None else (self.features, self.positions)
 
+    def pick(self, rows: Tensor) -> Texts:
+        """Those of the prompts that are in `rows` [n] int64 (copies), with the source of all."""
+        return replace(
+            self,
+            features=self.features[rows],
+            labels=self.labels[rows],
+            prompts=[self.prompts[row] for row in rows.tolist()],
+            positions=None if self.positions is None else self.positions[rows],
+        )
+
+
+def prompts_digest(prompts: list[str], labels: list[int]) -> str:
+    """SHA-256 of prompts with their classes: the `list_digest` of their source."""
+    return hashlib.sha256(json.dumps([prompts, labels]).encode()).hexdigest()
+
 
 def write_texts(path: Path, texts: Texts) -> None:
     """Write a file of prompts, atomically."""
@@ -203,6 +224,17 @@ def digests(metadata: dict[str, str], tensors: dict[str, Tensor]) -> tuple[str |
 _DIGEST = "content"
 """Where a file states its digest: among its source, as safetensors writes several metadata in any order, and the bytes
 of a shard shall follow from its rows."""
+
+
+def check_finite(features: Tensor, positions: Iterable[int], what: str) -> None:
+    """Raise UserError for features [n, ...] with NaN or infinite numbers, naming `what` they are and the first rows."""
+    bad = ~features.flatten(1).isfinite().all(1)
+    if bad.any():
+        rows = [position for position, wrong in zip(positions, bad.tolist(), strict=True) if wrong]
+        raise UserError(
+            f"{what}: features that are not finite numbers, at positions {checks.first(rows, len(rows))}; remove them"
+            " there and make them again"
+        )
 
 
 def _save(path: Path, tensors: dict[str, Tensor], source: Source, **metadata: str) -> None:

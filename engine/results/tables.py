@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
+from engine import templates
 from engine.datasets.few_shot import MAX_VAL_SHOT
 from engine.errors import UserError
 from engine.files import write_text
@@ -57,8 +58,8 @@ def check_inputs(runs: dict[Cell, Record]) -> None:
     first: dict[tuple[str, str], tuple[Cell, str]] = {}
     for cell, run in runs.items():
         for name, digest in run.inputs.items():
-            if name == "split":  # each shot and seed has its own
-                continue
+            if name == "split" or (name == "text" and cell.text_augmentation == templates.MINING):
+                continue  # each shot and seed has its own
             of = "" if name == "encoder" else cell.dataset
             other, expected = first.setdefault((name, of), (cell, digest))
             if digest != expected:

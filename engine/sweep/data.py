@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.datasets import checks
 from engine.datasets.few_shot import FewShotSplit, load_splits
 from engine.errors import UserError
-from engine.features.store import Bank, Place, Source, read_texts
+from engine.features.mining import Origin, read_mined
+from engine.features.store import Bank, Place, Source, check_finite, prompts_digest, read_texts
 from engine.features.views import training_views
 from engine.model import Adapter, Classifier, Embedding, LinearHead, random_weight, zeroshot_weight
 from engine.results.runs import Cell
+from engine.templates import MINING
 from engine.training.batches import generator
 from engine.training.evaluate import EMBEDDED, FEATURES, Heads, accuracies
 from engine.training.problem import Inputs, Problem, Samples
@@ -28,11 +29,19 @@ if TYPE_CHECKING:  # open_clip takes seconds to import, and training on final fe
     from engine.clip.load import Encoder
 
 
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """The prompts of a split: `rows` [n] int64 of those that were read, and a digest of their wordings and classes."""
+
+    rows: Tensor
+    digest: str
+
+
 class DatasetFeatures:
     """What `cells` of one dataset, encoder and choice of inputs need. Checked at once, read when first asked for.
 
-    All cells share one bank of training images and one of validation images, on `device`, and the trainable parts that
-    training starts from.
+    All cells share one bank of training images, one of validation images and one of prompts, on `device`, and the
+    trainable parts that training starts from.
     """
 
     def __init__(
@@ -62,7 +71,7 @@ class DatasetFeatures:
         place = Place.of(feature_dir, cell.encoder, cell.dataset)
         self._text_path = place.texts(cell.text_layer, cell.text_augmentation)
         self._texts = read_texts(self._text_path)
-        _check_finite(
+        check_finite(
             self._texts.features, range(len(self._texts.labels)), f"{cell.dataset}, prompts, in {self._text_path}"
         )
         self._check_layers(self._text_path, self._texts.source, cell.text_layer, encoder)
@@ -74,11 +83,12 @@ class DatasetFeatures:
             bank.require(self.positions[part])
             self._check_layers(bank.folder, bank.source, cell.image_layer, encoder)
             self._check_source(bank, part)
+        self._prompts = self._mined(place) if cell.text_augmentation == MINING else self._all_prompts()
 
     def sizes(self, cell: Cell) -> list[int]:
         """How many samples the sources of a cell's problem hold."""
         images = len(self.splits[cell.shots, cell.seed].train) * len(self.views)
-        return [images, len(self._texts.labels)] if cell.modality == "cross_modal" else [images]
+        return [images, len(self._prompts_of(cell).rows)] if cell.modality == "cross_modal" else [images]
 
     def problem(self, cell: Cell) -> Problem:
         """The problem that the runs of a cell solve."""
@@ -86,7 +96,7 @@ class DatasetFeatures:
         name = f"{cell.dataset}/shot {cell.shots}/seed {cell.seed}/{cell.modality}"
         images = self._pick("train", self.views, split.train)
         self._check_balance(split, images.labels[: len(split.train)])
-        sources = (images, self.texts) if cell.modality == "cross_modal" else (images,)
+        sources = (images, self.texts(cell)) if cell.modality == "cross_modal" else (images,)
         return Problem(name, sources, self._pick("val", ["none"], split.val), self._model(cell, name, len(sources)))
 
     @cached_property
@@ -106,9 +116,9 @@ class DatasetFeatures:
     def inputs(self, cell: Cell) -> dict[str, str]:
         """Digests of all that a cell's runs are trained on."""
         lists = {part: bank.source.list_digest for (part, _), bank in self._banks.items()}
-        text = self._texts.source
         split = self.splits[cell.shots, cell.seed].digest
-        return {"encoder": text.encoder_digest, "text": text.list_digest, "split": split, **lists}
+        encoder, text = self._texts.source.encoder_digest, self._prompts_of(cell).digest
+        return {"encoder": encoder, "text": text, "split": split, **lists}
 
     def test_batches(self) -> Iterable[tuple[Inputs, Tensor]]:
         """The whole test set: final features at once, from memory; what goes into a trainable part in small batches.
@@ -122,40 +132,90 @@ class DatasetFeatures:
         """How many images go through a model at a time when it is not trained."""
         return FEATURES if self.image_part is None else EMBEDDED
 
-    @cached_property
-    def zeroshot(self) -> Tensor:
-        """The zero-shot classifier [C, D], from the text encoder as it is before training."""
-        features = self._texts.features
-        if self.text_part is not None:
-            with torch.no_grad():
-                batches = self.texts.batches(EMBEDDED)
-                features = torch.cat([self.text_part(*inputs) for inputs, _ in batches]).cpu()
-        return zeroshot_weight(features, self._texts.labels, self.classes).to(self.device)
+    def zeroshot(self, cell: Cell) -> Tensor:
+        """The zero-shot classifier [C, D] of a cell's prompts, from the text encoder as it is before training."""
+        return self._zeroshots[self._prompts_of(cell)]
+
+    def texts(self, cell: Cell) -> Samples:
+        """The prompts of a cell as samples."""
+        return self._samples_of(self._prompts_of(cell))
+
+    def untrained(self, cell: Cell) -> Heads:
+        """The zero-shot classifier on images, as `accuracies` takes it."""
+        return self._heads([self.zeroshot(cell)])
+
+    def zeroshot_test(self, cell: Cell) -> float:
+        """The zero-shot classifier's accuracy on the test set, 0 to 1."""
+        return self._zeroshot_tests[self._prompts_of(cell)]
 
     @cached_property
-    def texts(self) -> Samples:
-        """The prompts as samples."""
+    def _zeroshots(self) -> dict[Prompts, Tensor]:
+        """The zero-shot classifier of each choice of prompts."""
+        return {own: self._zeroshot(own) for own in dict.fromkeys(self._prompts.values())}
+
+    def _zeroshot(self, own: Prompts) -> Tensor:
+        """That of one choice, which does not depend on what others there are, to the last bit."""
+        labels = self._texts.labels[own.rows]
+        if self.text_part is None:
+            features = self._texts.features[own.rows]
+        else:
+            with torch.no_grad():
+                batches = self._samples_of(own).batches(EMBEDDED)
+                features = torch.cat([self.text_part(*inputs) for inputs, _ in batches]).cpu()
+        return zeroshot_weight(features, labels, self.classes).to(self.device)
+
+    @cached_property
+    def _zeroshot_tests(self) -> dict[Prompts, float]:
+        """Their accuracies on the test set, which is gone through once for all of them."""
+        (found,) = accuracies([self._heads(list(self._zeroshots.values()))], self.test_batches())
+        return dict(zip(self._zeroshots, found, strict=True))
+
+    @cached_property
+    def _text_samples(self) -> Samples:
+        """All prompts that were read."""
         found = self._texts
         inputs = (F.normalize(found.features),) if self.text_part is None else found.inputs
         return self._samples(inputs, found.labels)
 
-    @cached_property
-    def untrained(self) -> Heads:
-        """The zero-shot classifier on images, as `accuracies` takes it."""
-        embedding = Embedding([self.image_part])
-        return Heads(lambda images: embedding(images), [self.zeroshot])
+    def _samples_of(self, own: Prompts) -> Samples:
+        rows = own.rows.to(self.device)
+        return replace(self._text_samples, rows=rows, labels=self._text_samples.labels[rows])
 
-    @cached_property
-    def zeroshot_test(self) -> float:
-        """The zero-shot classifier's accuracy on the test set, 0 to 1."""
-        return accuracies([self.untrained], self.test_batches())[0][0]
+    def _heads(self, weights: list[Tensor]) -> Heads:
+        """Classifiers on images as the image encoder has them before training."""
+        embedding = Embedding([self.image_part])
+        return Heads(lambda images: embedding(images), weights)
+
+    def _prompts_of(self, cell: Cell) -> Prompts:
+        return self._prompts[cell.shots, cell.seed]
+
+    def _all_prompts(self) -> dict[tuple[int, int], Prompts]:
+        """The prompts of each split where all splits have the same: all that were read."""
+        labels = self._texts.labels
+        shared = Prompts(torch.arange(len(labels)), prompts_digest(self._texts.prompts, labels.tolist()))
+        return dict.fromkeys(self.splits, shared)
+
+    def _mined(self, place: Place) -> dict[tuple[int, int], Prompts]:
+        """The prompts of each split where they were mined. Lets go of the rest of the pool."""
+        pool, val = self._texts, self._banks["val", "none"].source
+        rows = {
+            key: read_mined(place.mined(split.name), Origin.of(pool.source, val, split.digest)).rows(pool.labels)
+            for key, split in self.splits.items()
+        }
+        kept = torch.cat(list(rows.values())).unique()  # ascending
+        self._texts = pool.pick(kept)
+        digests = {
+            key: prompts_digest([pool.prompts[row] for row in own.tolist()], pool.labels[own].tolist())
+            for key, own in rows.items()
+        }
+        return {key: Prompts(torch.searchsorted(kept, own), digests[key]) for key, own in rows.items()}
 
     def _model(self, cell: Cell, name: str, sources: int) -> Classifier:
         """What the runs of a cell start from."""
         if cell.init == "zeroshot":
-            initial = self.zeroshot
+            initial = self.zeroshot(cell)
         else:
-            initial = random_weight(*self.zeroshot.shape, generator(f"{name}/init"))
+            initial = random_weight(*self.zeroshot(cell).shape, generator(f"{name}/init"))
         adapter = Adapter(initial.shape[1], generator(f"{name}/adapter")) if cell.head == "adapter" else None
         embedding = Embedding([self.image_part, self.text_part][:sources], adapter)
         return Classifier(embedding, LinearHead(initial, scale=math.exp(cell.logit))).to(self.device).eval()
@@ -196,7 +256,7 @@ class DatasetFeatures:
         bank = self._banks[part, view]
         features, labels = bank.read(positions)
         where = range(len(labels)) if positions is None else positions
-        _check_finite(features, where, f"{self.cells[0].dataset}, {part} images, in {bank.folder}")
+        check_finite(features, where, f"{self.cells[0].dataset}, {part} images, in {bank.folder}")
         if int(labels.max()) >= self.classes:
             raise UserError(
                 f"{bank.folder} has label {int(labels.max())}, but there are prompts of {self.classes} classes"
@@ -246,14 +306,3 @@ class DatasetFeatures:
                 f" whose features are cached: it has {fewest} to {most} training images a class; delete the one"
                 " that is wrong"
             )
-
-
-def _check_finite(features: Tensor, positions: Iterable[int], what: str) -> None:
-    """Raise UserError for features [n, ...] with NaN or infinite numbers, naming `what` they are and the first rows."""
-    bad = ~features.flatten(1).isfinite().all(1)
-    if bad.any():
-        rows = [position for position, wrong in zip(positions, bad.tolist(), strict=True) if wrong]
-        raise UserError(
-            f"{what}: features that are not finite numbers, at positions {checks.first(rows, len(rows))}; remove them"
-            " there and make them again"
-        )

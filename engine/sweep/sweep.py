@@ -96,7 +96,7 @@ class CellSweep:
         copy of its weights: those of the rest of its stack can go.
         """
         for point, outcome in outcomes.items():
-            wiseft = wise_ft(outcome.weight, self.data.zeroshot)
+            wiseft = wise_ft(outcome.weight, self.data.zeroshot(self.cell))
             embed = embedder(self.problem.model.embedding, outcome.state)
             ((wiseft_val,),) = accuracies([Heads(embed, [wiseft])], self._val_batches())
             self.waiting[point] = Trained(outcome, wiseft, wiseft_val)
@@ -143,7 +143,7 @@ class CellSweep:
             step=outcome.step,
             trained=Accuracy(outcome.val_accuracy, trained_test),
             wiseft=Accuracy(trained.wiseft_val, wiseft_test),
-            zeroshot=Accuracy(self._zeroshot_val, None if test is None else self.data.zeroshot_test),
+            zeroshot=Accuracy(self._zeroshot_val, None if test is None else self.data.zeroshot_test(self.cell)),
             seconds=outcome.seconds,
             versions={"python": platform.python_version(), "torch": torch.__version__},
             diverged=outcome.diverged,
@@ -157,7 +157,7 @@ class CellSweep:
 
     @cached_property
     def _zeroshot_val(self) -> float:
-        return accuracies([self.data.untrained], self._val_batches())[0][0]
+        return accuracies([self.data.untrained(self.cell)], self._val_batches())[0][0]
 
     def _val_batches(self) -> Iterator:
         return self.problem.val.batches(self.data.rows_at_a_time)

@@ -1,6 +1,10 @@
-"""Prompts, as data (section 3 of the protocol)."""
+"""Prompts, as data (sections 3 and 7 of the protocol)."""
 
 from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
 
 IMAGENET = [
     "itap of a {}.",
@@ -34,15 +38,31 @@ HAND_CRAFTED = {
 }
 """CLIP's hand-crafted templates per dataset; a dataset that is not here gets `PHOTO`."""
 
-AUGMENTATIONS = ["hand_crafted", "classname", "vanilla"]
+MINING = "template_mining"
+"""The `--text-augmentation` whose templates depend on the few-shot split: the best of a pool."""
+MINED = 21
+"""How many templates of the pool are mined (section 7 of the protocol)."""
+
+AUGMENTATIONS = ["hand_crafted", "classname", "vanilla", MINING]
 """What `--text-augmentation` takes."""
 
 
 def templates(augmentation: str, dataset: str) -> list[str]:
-    """The templates of a `--text-augmentation` for a dataset, each with one `{}` for the class name."""
+    """The templates of a `--text-augmentation` for a dataset, each with one `{}` for the class name.
+
+    For `template_mining` they are the whole pool: which of them a few-shot split takes, `engine.features.mining` finds.
+    """
+    if augmentation == MINING:
+        return pool()
     if augmentation == "hand_crafted":
         return HAND_CRAFTED.get(dataset, PHOTO)
     return {"classname": ["{}"], "vanilla": PHOTO}[augmentation]
+
+
+@functools.cache
+def pool() -> list[str]:
+    """The 180 templates that are mined (Table 18 of the paper), in its order. Three of them are there twice."""
+    return json.loads(Path(__file__).with_name("template_pool.json").read_text(encoding="utf-8"))["templates"]
 
 
 def prompts(templates: list[str], classnames: list[str]) -> tuple[list[str], list[int]]:

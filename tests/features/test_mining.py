@@ -1,0 +1,101 @@
+"""Which templates are mined: against plain loops in float64, in the pool's order where they are equal."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from engine import templates
+from engine.errors import UserError
+from engine.features import mining
+from engine.features.mining import Mined, Origin, mine, read_mined, write_mined
+from engine.features.store import MissingFeatures, Source
+from stores import best_by_loops
+
+CLASSES, WIDTH, IMAGES = 5, 12, 40
+ORIGIN = Origin(Source("fake", "weights", "prompts", 180 * CLASSES), Source("fake", "weights", "val", 90), "split")
+
+
+@pytest.fixture
+def world():
+    """Features of a pool of prompts [C, T, D] and of images that they know something of, of all lengths."""
+    generator = torch.Generator().manual_seed(3)
+    centres = torch.randn(CLASSES, WIDTH, generator=generator)
+    labels = torch.randint(CLASSES, (IMAGES,), generator=generator)
+    images = centres[labels] + torch.randn(IMAGES, WIDTH, generator=generator)
+    texts = centres.unsqueeze(1) + 2 * torch.randn(CLASSES, 180, WIDTH, generator=generator)
+    lengths = 0.1 + 5 * torch.rand(CLASSES, 180, 1, generator=generator)
+    return texts * lengths, images * lengths.view(-1)[:IMAGES].unsqueeze(1), labels
+
+
+def test_the_best_are_those_that_plain_loops_find(world, monkeypatch):
+    """However many templates are looked at, at a time."""
+    texts, images, labels = world
+    expected = best_by_loops(*world)
+    for logits in (1, 7 * IMAGES * CLASSES, mining.LOGITS):
+        monkeypatch.setattr(mining, "LOGITS", logits)
+        found = mine(texts.flatten(0, 1), images, labels, ORIGIN)
+        assert (found.positions, found.accuracies) == expected
+    assert len(set(found.accuracies)) > 3
+    assert len(set(found.accuracies)) < 21, "no two are equal, and their order is not tested"
+    assert found.templates == [templates.pool()[position] for position in found.positions]
+
+
+def test_equal_templates_come_in_the_order_of_the_pool(world):
+    texts, images, labels = world
+    same = texts[:, :1].expand(-1, 180, -1)
+    assert mine(same.flatten(0, 1), images, labels, ORIGIN).positions == list(range(21))
+
+
+def test_rows_go_class_after_class_as_prompts_do():
+    mined = Mined(ORIGIN, [2, 0], ["c {}", "a {}"], [0.5, 0.5])
+    prompts, labels = templates.prompts(["a {}", "b {}", "c {}"], ["cat", "dog"])
+    rows = mined.rows(torch.tensor(labels)).tolist()
+    assert [prompts[row] for row in rows] == ["c cat", "a cat", "c dog", "a dog"]
+
+
+def test_what_was_mined_is_read_as_it_was_written(world, tmp_path):
+    texts, images, labels = world
+    mined = mine(texts.flatten(0, 1), images, labels, ORIGIN)
+    write_mined(tmp_path / "mined.json", mined)
+    assert read_mined(tmp_path / "mined.json", ORIGIN) == mined
+    first = json.loads((tmp_path / "mined.json").read_text())["templates"][0]
+    best = mined.positions[0], mined.templates[0], mined.accuracies[0]
+    assert first == dict(zip(("position", "template", "accuracy"), best, strict=True))
+
+
+def test_the_origin_is_the_same_whatever_layers_are_yet_to_come():
+    text, val = (dataclasses.replace(source, layer=2) for source in (ORIGIN.text, ORIGIN.val))
+    assert Origin.of(text, val, "split") == ORIGIN
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"text": dataclasses.replace(ORIGIN.text, list_digest="new")}, "other prompts or weights than there are now"),
+        ({"val": dataclasses.replace(ORIGIN.val, list_digest="new")}, "other validation images than there are now"),
+        ({"split": "new"}, "another split than there is now"),
+    ],
+)
+def test_another_origin_is_refused(tmp_path, change, said):
+    write_mined(tmp_path / "mined.json", Mined(ORIGIN, [0], ["{}"], [1.0]))
+    with pytest.raises(UserError, match=said):
+        read_mined(tmp_path / "mined.json", dataclasses.replace(ORIGIN, **change))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"templates": [{}], "mined_from": {}}'])
+def test_a_damaged_file_is_named(tmp_path, content):
+    (tmp_path / "mined.json").write_text(content)
+    with pytest.raises(MissingFeatures, match=r"mined.json cannot be read .* remove it"):
+        read_mined(tmp_path / "mined.json", ORIGIN)
+
+
+@pytest.mark.parametrize(
+    ("positions", "wordings"), [([], []), ([180], ["{}"]), ([2], ["{}"]), ([-1], ["a photo of a {}."]), (["0"], ["{}"])]
+)
+def test_templates_that_the_pool_does_not_have_are_refused(tmp_path, positions, wordings):
+    """As somebody may have written them by hand."""
+    write_mined(tmp_path / "mined.json", Mined(ORIGIN, positions, wordings, [0.5] * len(positions)))
+    with pytest.raises(MissingFeatures, match=r"mined.json cannot be read .* remove it"):
+        read_mined(tmp_path / "mined.json", ORIGIN)
