@@ -326,10 +326,19 @@ def test_wrong_arguments_say_what_is_right(script, words, said):
 
 
 def start(world, *words, stderr=subprocess.DEVNULL):
-    """train.py in the background, with stacks on two threads."""
-    command = [sys.executable, "train.py", *SWEEP, *map(str, world.flags), *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "2"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=stderr, text=True)
+    """train.py in the background, with stacks on two threads.
+
+    Ctrl-C reaches it even where the tests were started to ignore it, as a shell starts jobs in the background.
+    """
+    return subprocess.Popen(
+        [sys.executable, "train.py", *SWEEP, *map(str, world.flags), *words],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "2"},
+        stdout=subprocess.DEVNULL,
+        stderr=stderr,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
 
 
 def table_bytes(script, world):
