@@ -79,7 +79,7 @@ def trainable_layers(args: argparse.Namespace, name: str, device: str):
         return None
     from engine.clip.load import load_encoder
 
-    return load_encoder(name, args.clip_weights, device, args.image_layer_idx, args.text_layer_idx)
+    return load_encoder(name, args.clip_weights, device, [args.image_layer_idx], [args.text_layer_idx])
 
 
 if __name__ == "__main__":

@@ -229,10 +229,10 @@ def partial(args: argparse.Namespace) -> None:
     """The last layer of two encoders with random weights, on random inputs of their shapes."""
     from open_clip import create_model
 
-    from engine.clip.split import split_image
+    from engine.clip.split import trainable_image
 
     for name, shape in (("RN50", (2048, 7, 7)), ("ViT-B-16", (197, 768))):
-        part = split_image(create_model(name, precision="fp32").eval().requires_grad_(False), 1).trainable
+        part = trainable_image(create_model(name, precision="fp32").eval().requires_grad_(False), 1)
         jobs = partial_jobs(part.to(args.device), shape, args.device)
         with plain_attention():  # as training plans
             stacks, workers = plan.plan(jobs, torch.get_num_threads() if args.device == "cpu" else 1)

@@ -1,13 +1,18 @@
-"""How much memory is free, and memory that goes back at once."""
+"""How much memory is free, memory that goes back at once, and memory that a file stands in for."""
 
 from __future__ import annotations
 
 import mmap
 import os
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from engine import files
+from engine.errors import UserError
 
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -30,6 +35,23 @@ def zeros_like(tensor: Tensor) -> Tensor:
         return torch.zeros(tensor.shape, device=tensor.device)
     pages = mmap.mmap(-1, 4 * tensor.numel(), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return torch.frombuffer(pages, dtype=torch.float32).view(tensor.shape)
+
+
+def scratch(shape: Sequence[int], folder: Path) -> Tensor:
+    """An uninitialised float32 tensor in a file without a name, in `folder` or where temporary files go.
+
+    The file goes with the tensor; what it takes of memory the system can have back. Raises UserError without room.
+    """
+    size = torch.Size(shape).numel()
+    taken = size * torch.float32.itemsize
+    place = folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir())
+    if files.free_space(place) < taken:
+        raise UserError(
+            f"{files.shown(taken)} of features are more than memory holds, and {place} has no room for them."
+            " Make room there, or train fewer shots and seeds at a time"
+        )
+    with tempfile.NamedTemporaryFile(dir=place, prefix=".scratch") as file:
+        return torch.from_file(file.name, shared=True, size=size).view(torch.Size(shape))
 
 
 def _available(meminfo: Path) -> int | None:

@@ -4,7 +4,8 @@ import torch
 from open_clip.model import CLIP
 from torch.nn import functional as F
 
-from engine.clip.split import split_image, split_text
+from engine.clip.frozen import FrozenImages, FrozenTexts
+from engine.clip.split import trainable_image, trainable_text
 
 CLASSES, DIMENSION = 12, 64
 TEXT = {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 2}
@@ -33,17 +34,22 @@ def encoders(kind, image_labels, val_labels):
         tokens = torch.randint(1, 40, (CLASSES, 8))
         tokens[:, 5] = 49  # end of text
     with torch.no_grad():
-        image, text = split_image(clip, LAYERS[kind][0]), split_text(clip, LAYERS[kind][1])
+        image_layers, text_layers = LAYERS[kind]
+        image, text = trainable_image(clip, image_layers), trainable_text(clip, text_layers)
+        frozen_image, frozen_text = FrozenImages(clip, [image_layers]), FrozenTexts(clip, [text_layers])
         noise = torch.Generator().manual_seed(2)
 
+        def maps(pixels):
+            return frozen_image(pixels, [image_layers])[image_layers][0].contiguous()
+
         # a random encoder sees little difference between pictures: what it sees is spread out, so that it can be learnt
-        centre, spread = image.frozen(pictures).mean(0), image.frozen(pictures).std(0).mean()
+        centre, spread = maps(pictures).mean(0), maps(pictures).std(0).mean()
 
         def see(labels):
-            seen = image.frozen(pictures[labels] + 0.2 * torch.randn(len(labels), 3, size, size, generator=noise))
+            seen = maps(pictures[labels] + 0.2 * torch.randn(len(labels), 3, size, size, generator=noise))
             return ((seen - centre) / spread,)
 
-        written = text.frozen(tokens) if text.trainable is None else text.frozen(text.frozen.trim(tokens))
+        written = frozen_text(tokens[:, : int(frozen_text.lengths(tokens).max())], [text_layers])[text_layers]
         initial = F.normalize(clip.encode_text(tokens))
-        inputs = (F.normalize(written),) if text.trainable is None else written
-        return see(image_labels), see(val_labels), inputs, image.trainable, text.trainable, initial
+        inputs = (F.normalize(*written),) if text is None else written
+        return see(image_labels), see(val_labels), inputs, image, text, initial

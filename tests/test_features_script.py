@@ -280,7 +280,8 @@ def test_a_full_disk(world):
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))  # which the prompts fit in, and a shard of 8 does not
 
-    run = world.start(prepare=limit).wait(check=1)
+    # none of the workers, which hand over what they decode in files
+    run = world.start("--num-workers", "0", prepare=limit).wait(check=1)
     (line,) = [line for line in run.err.splitlines() if line.startswith("error: ")]
     assert re.search(rf"{world.place.bank('test', 0, 'none')}/\S+ cannot be written \(.*File too large", line)
     assert "the same command goes on" in line

@@ -25,7 +25,10 @@ BRIEF = ["--max-iter", "3"]
 def fresh(tmp_path_factory):
     """Six classes of noise, the features of layers 0 and 1 of demo-RN's image tower and 0 and 2 of its text tower."""
     root = tmp_path_factory.mktemp("fine-tuning")
-    names, counts = [f"kind {k}" for k in range(CLASSES)], {"train": 4, "val": 2, "test": 5}
+    names, counts = (
+        [f"{colour} {shape}" for colour in ("red", "blue") for shape in ("star", "ring", "cross")],
+        {"train": 4, "val": 2, "test": 5},
+    )
     rng = np.random.default_rng(0)
     bases = rng.integers(0, 256, (CLASSES, 4, 4, 3))
 
@@ -73,16 +76,16 @@ def records(world):
 
 
 def test_the_store_holds_what_goes_into_the_trainable_parts(world):
-    encoder = load_encoder("demo-RN", image_layers=1, text_layers=2)
+    encoder = load_encoder("demo-RN", image_layers=[1], text_layers=[2])
     maps, labels = Bank(world.place.bank("test", 1, "none")).read()
     final, again = Bank(world.place.bank("test", 0, "none")).read()
     assert torch.equal(labels, again)
     with torch.no_grad():
-        assert torch.allclose(encoder.image.trainable(maps), final, atol=1e-5)
+        assert torch.allclose(encoder.image[1](maps), final, atol=1e-5)
     texts, whole = (read_texts(world.place.texts(layers, "hand_crafted")) for layers in (2, 0))
     assert texts.features.shape[1] == int(texts.positions.max()) + 1 < encoder.model.context_length
     with torch.no_grad():
-        assert torch.allclose(encoder.text.trainable(*texts.inputs), whole.features, atol=1e-5)
+        assert torch.allclose(encoder.text[2](*texts.inputs), whole.features, atol=1e-5)
 
 
 @pytest.mark.parametrize("layers", [["--text-layer-idx", "0"], ["--text-layer-idx", "2"]])

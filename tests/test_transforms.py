@@ -8,7 +8,7 @@ from torchvision import transforms
 from torchvision.transforms import functional as F
 
 from engine.features.views import training_views
-from engine.transforms import open_rgb, render
+from engine.transforms import normalise, open_fast, open_rgb, render
 
 SIZE = 32
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -20,6 +20,7 @@ CLIP = transforms.Compose(
         transforms.Normalize(MEAN, STD),
     ]
 )
+BOTH = (open_rgb, open_fast)
 SIZES = {"square": (50, 50), "landscape": (77, 41), "portrait": (45, 90), "small": (20, 13), "exact": (32, 32)}
 
 
@@ -28,7 +29,7 @@ def noise(width, height):
 
 
 def draw(image, view, seed="demo/train/0"):
-    return render(image, view, SIZE, MEAN, STD, seed)
+    return normalise(render(image, view, SIZE, seed), MEAN, STD)
 
 
 @pytest.fixture(params=["RGB", "L", "P", "RGBA", "LA", "1", "CMYK", "I;16", "P with transparency"])
@@ -65,13 +66,37 @@ def test_every_shape_equals_torchvision(size):
     assert torch.equal(draw(image, "flip"), CLIP(image).flip(-1))
 
 
+def test_fast_decoding_is_close_in_every_mode(mode_file):
+    with Image.open(mode_file) as image:
+        expected = CLIP(image.convert("RGB"))
+    found = draw(open_fast(mode_file), "none")
+    assert found.shape == (3, SIZE, SIZE)
+    assert (found - expected).abs().max() < 0.12  # of noise, whose resampling overshoots
+    assert (found - expected).abs().mean() < 0.01
+
+
+def test_fast_decoding_of_photographs_is_off_by_a_grey_level_here_and_there(tmp_path):
+    noise(9, 6).resize((500, 375), Image.Resampling.BICUBIC).save(tmp_path / "smooth.jpg")
+    slow, fast = (render(decode(tmp_path / "smooth.jpg"), "none", 224, "").int() for decode in BOTH)
+    assert (slow - fast).abs().max() <= 2
+    assert 0 < (slow != fast).float().mean() < 0.02
+
+
+def test_fast_decoding_draws_the_same_crops(tmp_path):
+    noise(90, 50).save(tmp_path / "image.png")
+    for seed in range(20):
+        slow, fast = (draw(decode(tmp_path / "image.png"), "randomcrop_0", f"{seed}") for decode in BOTH)
+        assert (slow - fast).abs().mean() < 0.01
+
+
 def test_a_file_that_is_no_image_raises(tmp_path):
     noise(64, 64).save(tmp_path / "whole.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:900])
     (tmp_path / "empty.png").touch()
     for name in ("cut.jpg", "empty.png"):
-        with pytest.raises(OSError, match=r"."):
-            open_rgb(tmp_path / name)
+        for decode in BOTH:
+            with pytest.raises(OSError, match=r"."):
+                decode(tmp_path / name)
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import warnings
 import zipfile
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import huggingface_hub
@@ -16,7 +18,8 @@ from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 from torch import Tensor, nn
 
 from engine.clip import names
-from engine.clip.split import Split, split_image, split_text
+from engine.clip.frozen import Cached, FrozenImages, FrozenTexts
+from engine.clip.split import trainable_image, trainable_text
 from engine.digests import tensors_digest
 from engine.errors import UserError
 
@@ -27,61 +30,99 @@ OPENAI_CACHE = Path("~/.cache/clip")
 DEMO_MODELS = Path(__file__).parents[1] / "demo" / "models"
 
 
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What `--precision` names: the type that matrix products and convolutions of the frozen parts are made in."""
+
+
 @dataclass(frozen=True)
 class Encoder:
     """A CLIP model in eval mode with what its inputs must look like.
 
     `digest` is the SHA-256 of the weights: features of two encoders are told apart by it whatever their names.
-    `image` and `text` are its towers, split before their last `image_layers` and `text_layers` layers.
+    `image` and `text` are the trainable parts of its towers by the number of their layers, None for no layers; what
+    comes before them is frozen, and runs in `precision`.
     """
 
     name: str
     digest: str
     model: nn.Module
-    image: Split
-    text: Split
-    image_layers: int
-    text_layers: int
+    image: dict[int, nn.Module | None]
+    text: dict[int, nn.Module | None]
     tokenizer: open_clip.SimpleTokenizer
     image_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    device: str
+    precision: str = "fp32"
 
     @torch.inference_mode()
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        """What the image tower's frozen part makes of normalised pixels [B, 3, image_size, image_size].
+    def encode_images(self, pixels: Tensor, layers: Collection[int] | None = None) -> dict[int, Cached]:
+        """What the image tower makes of normalised pixels [B, 3, image_size, image_size], in one pass.
 
-        With no trainable layers that is raw features [B, D], float32.
+        By number of trainable layers, all of `image` or some: for 0 raw features [B, D], else what goes into them.
         """
-        return self.image.frozen(pixels)
+        with self._autocast():
+            return _float32(self._images(pixels.to(self.device), self.image if layers is None else layers))
 
-    def tokens(self, prompts: list[str]) -> Tensor:
-        """Prompts as tokens, int64 [n, L]: L is the context length, or less where the tower is split and allows it."""
+    def tokens(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        """Prompts as tokens, int64 [n, context length], and how many of each matter, int64 [n]."""
         tokens = self.tokenizer(prompts)
-        return tokens if self.text.trainable is None else self.text.frozen.trim(tokens)
+        return tokens, self._texts.lengths(tokens)
 
     @torch.inference_mode()
-    def encode_texts(self, tokens: Tensor) -> tuple[Tensor, ...]:
-        """What the text tower's frozen part makes of tokens [n, L].
+    def encode_texts(self, tokens: Tensor, layers: Collection[int] | None = None) -> dict[int, Cached]:
+        """What the text tower makes of tokens [B, L], which may be cut to the longest that matters, in one pass.
 
-        With no trainable layers that is raw features [n, D], float32; else [n, L, width], and the positions [n] of the
-        ends of the texts.
+        By number of trainable layers, all of `text` or some: for 0 raw features [B, D], else [B, L, width] and the
+        positions [B] of the ends of the texts.
         """
-        encoded = self.text.frozen(tokens)
-        return encoded if isinstance(encoded, tuple) else (encoded,)
+        with self._autocast():
+            return _float32(self._texts(tokens.to(self.device), self.text if layers is None else layers))
+
+    @cached_property
+    def image_shapes(self) -> dict[int, torch.Size]:
+        """The shape of what is cached of one image, by number of trainable layers: seen on a blank one."""
+        blank = torch.zeros(1, 3, self.image_size, self.image_size)
+        return {layers: features.shape[1:] for layers, (features,) in self.encode_images(blank).items()}
+
+    @cached_property
+    def _images(self) -> FrozenImages:
+        return FrozenImages(self.model, self.image)
+
+    @cached_property
+    def _texts(self) -> FrozenTexts:
+        return FrozenTexts(self.model, self.text)
+
+    def _autocast(self) -> torch.autocast:
+        lower = self.precision != "fp32"
+        return torch.autocast(torch.device(self.device).type, PRECISIONS[self.precision], enabled=lower)
 
     def truncated(self, prompts: list[str]) -> list[str]:
-        """The prompts that do not fit the text encoder: the tokenizer cuts their end off without a word."""
+        """Those of `prompts` that do not fit the text encoder: the tokenizer cuts their end off without a word."""
         encode = getattr(self.tokenizer, "encode", None)
         room = self.tokenizer.context_length - 2  # start and end of text
         return [prompt for prompt in prompts if len(encode(prompt)) > room] if encode else []
 
 
-def load_encoder(
-    name: str, weights: str | None = None, device: str = "cpu", image_layers: int = 0, text_layers: int = 0
-) -> Encoder:
-    """Load the encoder that `--clip-encoder name --clip-weights weights` means, float32, in eval mode, on `device`.
+def _float32(outputs: dict[int, Cached]) -> dict[int, Cached]:
+    """The same with all numbers that have a point in float32."""
+    return {
+        layers: tuple(tensor.float() if tensor.is_floating_point() else tensor for tensor in cached)
+        for layers, cached in outputs.items()
+    }
 
+
+def load_encoder(
+    name: str,
+    weights: str | None = None,
+    device: str = "cpu",
+    image_layers: Iterable[int] = (0,),
+    text_layers: Iterable[int] = (0,),
+    precision: str = "fp32",
+) -> Encoder:
+    """Load the encoder that `--clip-encoder name --clip-weights weights` means, in eval mode, on `device`.
+
+    Its weights are float32; `precision` is that of its frozen parts, up to each of the numbers of trainable layers.
     Raises UserError for a name that open_clip does not know, for weights that are missing, cannot be downloaded (says
     which file to get and where to put it) or do not fit the architecture, and for layers that cannot be split off.
     """
@@ -112,14 +153,14 @@ def load_encoder(
         name=name,
         digest=state_digest(model),
         model=model,
-        image=split_image(model, image_layers),
-        text=split_text(model, text_layers),
-        image_layers=image_layers,
-        text_layers=text_layers,
+        image={layers: trainable_image(model, layers) for layers in image_layers},
+        text={layers: trainable_text(model, layers) for layers in text_layers},
         tokenizer=tokenizer,
         image_size=size[0] if isinstance(size, tuple) else size,
         mean=tuple(model.visual.image_mean),
         std=tuple(model.visual.image_std),
+        device=device,
+        precision=precision,
     )
 
 

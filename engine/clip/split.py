@@ -1,7 +1,9 @@
 """Split an encoder in a frozen part, whose outputs are cached, and a trainable part (section 3 of the protocol).
 
-    frozen, trainable = split_image(model, layers=1)
-    trainable(frozen(pixels))  # what model.encode_image(pixels) gives
+    frozen = FrozenImages(model, [0, 1])  # engine.clip.frozen
+    trainable = trainable_image(model, 1)
+    outputs = frozen(pixels)
+    trainable(outputs[1])  # what outputs[0] is, and model.encode_image(pixels)
 
 `layers` is what --image-layer-idx and --text-layer-idx say: how many of the last layers are trainable, 0 for none, -1
 for all. The image layers of a ModifiedResNet are layer1, ..., layer4 and the attention pool; those of a transformer are
@@ -14,7 +16,6 @@ Parts share the parameters of the model they were taken from.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -26,7 +27,6 @@ from open_clip.transformer import (
     ResidualAttentionBlock,
     TextTransformer,
     VisionTransformer,
-    text_global_pool,
 )
 from timm.layers import DropPath
 from timm.layers import PatchDropout as TimmPatchDropout
@@ -40,39 +40,40 @@ from torch.nn.modules.dropout import _DropoutNd
 from engine.errors import UserError
 
 
-class Split(NamedTuple):
-    """The two parts of a tower. `trainable` is None when nothing is; its inputs are what `frozen` gives."""
-
-    frozen: Callable[[Tensor], Tensor | tuple[Tensor, ...]]
-    trainable: nn.Module | None
-
-
-def split_image(model: nn.Module, layers: int) -> Split:
-    """Split the image tower of an open_clip model; `frozen` takes pixels [B, 3, S, S].
+def trainable_image(model: nn.Module, layers: int) -> nn.Module | None:
+    """The last layers of the image tower of an open_clip model; None for 0.
 
     Raises UserError for a number of layers that the tower does not have, or cannot be split at.
     """
-    if layers == 0:
-        return Split(model.encode_image, None)
-    stages = _image_stages(model.visual)
-    count = _checked(layers, len(stages), "--image-layer-idx", f"image tower ({_kind(model.visual)})")
-    return Split(nn.Sequential(*stages[:-count]), _for_training(nn.Sequential(*stages[-count:])))
+    count = image_layer_count(model, layers)
+    return _for_training(nn.Sequential(*image_stages(model.visual)[-count:])) if count else None
 
 
-def split_text(model: nn.Module, layers: int) -> Split:
-    """Split the text tower of an open_clip model; `frozen` takes tokens [B, L].
+def trainable_text(model: nn.Module, layers: int) -> nn.Module | None:
+    """The last layers of the text tower of an open_clip model; None for 0.
 
-    It gives what goes into the first trainable block, [B, L, width], and the end-of-text positions [B]. With all layers
-    trainable that is the embedded tokens: the positional embedding is trained too.
+    It takes what goes into its first block, [B, L, width], and the end-of-text positions [B]. With all layers that is
+    the embedded tokens: the positional embedding is trained too.
     Raises UserError for a number of layers that the tower does not have, and for towers that cannot be split.
     """
-    if layers == 0:
-        return Split(model.encode_text, None)
-    tower = _text_tower(model)
+    count = text_layer_count(model, layers)
+    return _for_training(_TextTop(text_tower(model), count)) if count else None
+
+
+def image_layer_count(model: nn.Module, layers: int) -> int:
+    """How many of `image_stages` are trained. Raises UserError as `trainable_image` does."""
+    stages = len(image_stages(model.visual)) if layers else 0
+    return _checked(layers, stages, "--image-layer-idx", f"image tower ({_kind(model.visual)})")
+
+
+def text_layer_count(model: nn.Module, layers: int) -> int:
+    """How many blocks of the text tower are trained; one more than there are for the positional embedding too.
+
+    Raises UserError as `trainable_text` does.
+    """
+    tower = text_tower(model)
     stages = len(tower.transformer.resblocks) + 1 if tower else 0  # the embedding, which only goes with all blocks
-    kind = f"text tower ({type(getattr(model, 'text', model)).__name__})"
-    count = _checked(layers, stages, "--text-layer-idx", kind)
-    return Split(_TextBottom(tower, stages - count), _for_training(_TextTop(tower, count)))
+    return _checked(layers, stages, "--text-layer-idx", f"text tower ({type(getattr(model, 'text', model)).__name__})")
 
 
 def unstackable(part: nn.Module) -> str | None:
@@ -90,6 +91,8 @@ def unstackable(part: nn.Module) -> str | None:
 
 def _checked(layers: int, stages: int, flag: str, kind: str) -> int:
     """How many of the last `stages` are trainable, the first of which only goes with all others (-1)."""
+    if layers == 0:
+        return 0
     if layers == -1 and stages > 0:
         return stages
     if not 1 <= layers < stages:
@@ -136,8 +139,8 @@ def _for_training(part: nn.Module) -> nn.Module:
 # --- image towers ----------------------------------------------------------------------------------------------------
 
 
-def _image_stages(visual: nn.Module) -> list[nn.Module]:
-    """Modules that one after another are the tower; -1 trains all of them, k the last k."""
+def image_stages(visual: nn.Module) -> list[nn.Module]:
+    """Modules that one after another are an image tower; -1 trains all of them, k the last k."""
     if isinstance(visual, ModifiedResNet):
         stem = [getattr(visual, f"{layer}{number}") for number in (1, 2, 3) for layer in ("conv", "bn", "act")]
         return [
@@ -223,7 +226,7 @@ class _VisionHead(_Section):
 
     def forward(self, tokens: Tensor) -> Tensor:
         pooled, _ = self.tower._pool(tokens)
-        return pooled @ self.tower.proj
+        return pooled if self.tower.proj is None else pooled @ self.tower.proj
 
 
 class _TimmEmbedding(_Section):
@@ -244,7 +247,7 @@ class _TimmHead(_Section):
 # --- text towers -----------------------------------------------------------------------------------------------------
 
 
-class _TextTower(NamedTuple):
+class TextTower(NamedTuple):
     """The pieces of a text tower, under one set of names for the two forms that open_clip has."""
 
     token_embedding: nn.Embedding
@@ -257,7 +260,7 @@ class _TextTower(NamedTuple):
     eos_id: int | None
 
 
-def _text_tower(model: nn.Module) -> _TextTower | None:
+def text_tower(model: nn.Module) -> TextTower | None:
     """The pieces of a model's text tower; None for one that cannot be split (Hugging Face's, CoCa's)."""
     if type(model) is CLIP:
         tower, pool_type, eos_id = model, model.text_pool_type, model.text_eos_id
@@ -267,41 +270,14 @@ def _text_tower(model: nn.Module) -> _TextTower | None:
             return None
     else:
         return None
-    pieces = [getattr(tower, name) for name in _TextTower._fields[:6]]
-    return None if pool_type == "none" else _TextTower(*pieces, pool_type, eos_id)
-
-
-class _TextBottom(nn.Module):
-    """Tokens [B, L] to the inputs of block number `blocks - 1`; with 0 blocks, embedded tokens without positions."""
-
-    def __init__(self, tower: _TextTower, blocks: int):
-        super().__init__()
-        self.token_embedding = tower.token_embedding
-        self.positional_embedding = tower.positional_embedding if blocks else None
-        self.blocks = tower.transformer.resblocks[: max(0, blocks - 1)]
-        self.register_buffer("attn_mask", tower.attn_mask, persistent=False)
-        self.pool_type, self.eos_id = tower.pool_type, tower.eos_id
-
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.token_embedding(tokens)
-        if self.positional_embedding is not None:
-            x = x + self.positional_embedding[: x.shape[1]]
-        return _through(self.blocks, x, self.attn_mask), self.positions(tokens)
-
-    def positions(self, tokens: Tensor) -> Tensor:
-        """The position [B] whose output is the feature of a prompt: that of end of text, as CLIP has it."""
-        everywhere = torch.arange(tokens.shape[1], device=tokens.device).expand(len(tokens), -1).unsqueeze(2)
-        return text_global_pool(everywhere, tokens, self.pool_type, self.eos_id).squeeze(1)
-
-    def trim(self, tokens: Tensor) -> Tensor:
-        """Tokens up to the longest prompt's end: behind it there is nothing that causal attention could see."""
-        return tokens if self.attn_mask is None else tokens[:, : int(self.positions(tokens).max()) + 1]
+    pieces = [getattr(tower, name) for name in TextTower._fields[:6]]
+    return None if pool_type == "none" else TextTower(*pieces, pool_type, eos_id)
 
 
 class _TextTop(nn.Module):
     """The last blocks (or, one more than there are, the positional embedding too), the final norm, the projection."""
 
-    def __init__(self, tower: _TextTower, count: int):
+    def __init__(self, tower: TextTower, count: int):
         super().__init__()
         everything = count > len(tower.transformer.resblocks)
         self.positional_embedding = tower.positional_embedding if everything else None
@@ -312,19 +288,23 @@ class _TextTop(nn.Module):
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         if self.positional_embedding is not None:
             x = x + self.positional_embedding[: x.shape[1]]
-        x = _through(self.blocks, x, self.attn_mask)
-        at_end = positions.view(-1, 1, 1).expand(-1, 1, x.shape[2])
-        features = self.ln_final(x.gather(1, at_end).squeeze(1))
-        if self.text_projection is None:
-            return features
-        if isinstance(self.text_projection, nn.Linear):
-            return self.text_projection(features)
-        return features @ self.text_projection
+        mask = causal(self.attn_mask, x.shape[1])
+        for block in self.blocks:
+            x = block(x, attn_mask=mask)
+        return text_features(x, positions, self.ln_final, self.text_projection)
 
 
-def _through(blocks: nn.ModuleList, x: Tensor, mask: Tensor | None) -> Tensor:
-    """Tokens [B, L, width] through transformer blocks, under the causal mask if there is one."""
-    mask = None if mask is None else mask[: x.shape[1], : x.shape[1]]
-    for block in blocks:
-        x = block(x, attn_mask=mask)
-    return x
+def causal(mask: Tensor | None, length: int) -> Tensor | None:
+    """The part of a tower's attention mask, if it has one, that texts of `length` tokens need."""
+    return None if mask is None else mask[:length, :length]
+
+
+def text_features(
+    x: Tensor, positions: Tensor, ln_final: nn.Module, projection: nn.Parameter | nn.Linear | None
+) -> Tensor:
+    """Features [B, D] of what the last block gives [B, L, width], from the positions [B] of the ends of texts."""
+    at_end = positions.view(-1, 1, 1).expand(-1, 1, x.shape[2])
+    features = ln_final(x.gather(1, at_end).squeeze(1))
+    if projection is None:
+        return features
+    return projection(features) if isinstance(projection, nn.Linear) else features @ projection

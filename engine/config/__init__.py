@@ -155,6 +155,29 @@ ARGUMENTS = {
         default=0,
         help="how many of the text encoder's last layers stay trainable, -1 for all (0)",
     ),
+    "image_layers": _argument(
+        "--image-layer-idx",
+        dest="image_layer_idx",
+        type=_layers,
+        **_MANY,
+        default=[0],
+        help="how many of the image encoder's last layers stay trainable, -1 for all; several in one pass (0)",
+    ),
+    "text_layers": _argument(
+        "--text-layer-idx",
+        dest="text_layer_idx",
+        type=_layers,
+        **_MANY,
+        default=[0],
+        help="how many of the text encoder's last layers stay trainable, -1 for all; several in one pass (0)",
+    ),
+    "precision": _argument(
+        "--precision",
+        choices=["fp32", "bf16", "fp16"],
+        default="fp32",
+        help="what the encoder computes in: float32 as the protocol has it, or a faster type with features a part of a"
+        " per cent off; fp16 is for GPUs (fp32)",
+    ),
     # its inputs
     "text_augmentation": _argument(
         "--text-augmentation",
@@ -162,6 +185,16 @@ ARGUMENTS = {
         default="hand_crafted",
         help="the prompts: templates made by hand for each dataset, the class name alone, 'a photo of a ...', or the 21"
         " of a pool of 180 that are best on the validation images of each few-shot split (hand_crafted)",
+    ),
+    "text_augmentations": _argument(
+        "--text-augmentation",
+        dest="text_augmentation",
+        choices=templates.AUGMENTATIONS,
+        **(_MANY | {"metavar": "|".join(templates.AUGMENTATIONS)}),
+        default=["hand_crafted"],
+        help="the prompts, one or several of: templates made by hand for each dataset, the class name alone, 'a photo"
+        " of a ...', or a pool of 180, whose 21 best on the validation images are taken for each few-shot split"
+        " (hand_crafted)",
     ),
     "image_augmentation": _argument(
         "--image-augmentation",
@@ -237,7 +270,23 @@ ARGUMENTS = {
     "device": _argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)"),
     "test_batch_size": _argument("--test-batch-size", type=positive, default=32, help="images encoded at a time (32)"),
     "num_workers": _argument(
-        "--num-workers", type=not_negative, help="processes that decode images (8 at most; 0 on a CPU)"
+        "--num-workers",
+        type=not_negative,
+        help="processes that decode images (one per core, 16 at most; where the CPU encodes too, one per 8 cores)",
+    ),
+    "decode": _argument(
+        "--decode",
+        choices=["pil", "fast"],
+        default="pil",
+        help="what decodes and resizes images: PIL, as the protocol has it, or torchvision, twice as fast and a grey"
+        " level off here and there (pil)",
+    ),
+    "store_dtype": _argument(
+        "--store-dtype",
+        choices=["fp32", "fp16"],
+        default="fp32",
+        help="what inputs of trainable layers are stored in: fp16 takes half the room. Final features are small, and"
+        " stay fp32 (fp32)",
     ),
     "dry_run": _argument("--dry-run", action="store_true", help="say what is missing and how large it is, and stop"),
     "verify": _argument(
@@ -261,8 +310,9 @@ ARGUMENTS = {
 
 SPLITS = "dataset train_shot max_val_shot seed data_dir indices_dir".split()
 FEATURES = (
-    "dataset train_shot max_val_shot seed clip_encoder clip_weights image_layer_idx text_layer_idx text_augmentation"
-    " image_augmentation image_views test_batch_size num_workers device data_dir indices_dir feature_dir"
+    "dataset train_shot max_val_shot seed clip_encoder clip_weights image_layers text_layers text_augmentations"
+    " image_augmentation image_views precision decode store_dtype test_batch_size num_workers device data_dir"
+    " indices_dir feature_dir"
 ).split()
 TRAIN = (
     "modality classifier_head classifier_init logit hyperparams dataset train_shot max_val_shot seed clip_encoder"
@@ -330,9 +380,13 @@ def device(args: argparse.Namespace) -> str:
 
 
 def workers(args: argparse.Namespace, device: str) -> int:
-    """`--num-workers`; by default one per core, 8 at most, and none where the CPU encodes: that is what takes long."""
+    """`--num-workers`; by default one per core, 16 at most, and an eighth of that where the CPU encodes too.
+
+    There encoding takes all cores, and ten times as long as decoding or more.
+    """
     if args.num_workers is None:
-        return 0 if device == "cpu" else min(8, os.cpu_count() or 1)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, cores // 8) if device == "cpu" else min(16, cores)
     return args.num_workers
 
 
@@ -386,6 +440,10 @@ def command(script: str, arguments: list[str], args: argparse.Namespace, **chang
     for name in arguments:
         flags, settings = ARGUMENTS[name]
         value = values.get(settings.get("dest", name), settings.get("default"))
+        if (
+            settings.get("nargs") and value is not None and not isinstance(value, list)
+        ):  # train.py takes one of what features.py takes several
+            value = [value]
         if value != settings.get("default") or (name in ("dataset", "train_shot", "seed", "clip_encoder") and value):
             words += [flags[0], *map(str, value if isinstance(value, list) else [value])]
     return shlex.join(words)

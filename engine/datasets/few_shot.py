@@ -240,6 +240,25 @@ def _is_split(content: Any) -> bool:
 # --- against the installed dataset -----------------------------------------------------------------------------------
 
 
+def checked_splits(
+    benchmark: Benchmark,
+    indices_dir: Path | str,
+    shots: list[int],
+    seeds: list[int],
+    max_val_shot: int = MAX_VAL_SHOT,
+) -> list[FewShotSplit]:
+    """The splits of an installed dataset, which they must fit; none of one that has only a test set.
+
+    Raises MissingSplits as `load_splits` does, UserError as `check` does.
+    """
+    if not benchmark.train:
+        return []
+    splits = load_splits(indices_dir, benchmark.name, shots, seeds, max_val_shot)
+    for split in splits:
+        check(split, benchmark)
+    return splits
+
+
 def check(split: FewShotSplit, benchmark: Benchmark) -> None:
     """Raise UserError when the installed dataset is not the one that `split` was made for.
 

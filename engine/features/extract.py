@@ -1,12 +1,17 @@
-"""Make features: plan what is missing from the store, encode it, write it shard by shard."""
+"""Make features of images: plan what the banks of the store lack, decode and encode it, write it shard by shard.
+
+An image is decoded once per view, and one pass of the encoder serves the banks of all numbers of trainable layers.
+Processes decode, this one encodes, and a thread writes, so that none waits for another longer than it must.
+"""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -17,32 +22,39 @@ from engine.clip import names
 from engine.clip.load import Encoder
 from engine.datasets import Benchmark
 from engine.errors import UserError
-from engine.features.store import (
-    Bank,
-    Source,
-    Texts,
-    prompts_digest,
-    read_texts,
-    shard_path,
-    write_shard,
-    write_texts,
-)
-from engine.transforms import open_rgb, render
+from engine.features.store import DTYPES, Bank, Place, Source, check_finite, shard_path, write_shard
+from engine.transforms import normalise, open_fast, open_rgb, render
 
 SHARD_IMAGES = 1024
-"""About how many images a shard holds: what a kill can lose, and what memory must hold."""
+"""About how many images a shard holds at most: what a kill can lose."""
+SHARD_BYTES = 1 << 27
+"""About how large a shard is at most: twice as much of each kind of features is in memory, and a reader maps it."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bank that images go to, what its rows are made from, and the positions that it lacks."""
+
+    folder: Path
+    source: Source
+    missing: frozenset[int]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Images of one part of a dataset that are still to be encoded in one view, and the bank that they go to."""
+    """The images that are asked for of one part of a dataset, in one view, and by number of trainable layers the banks
+    that lack some of them."""
 
     benchmark: Benchmark
     part: str
     view: str
-    positions: list[int]
-    folder: Path
-    source: Source
+    asked: frozenset[int]
+    banks: dict[int, Target]
+
+    @cached_property
+    def positions(self) -> list[int]:
+        """The images that any of the banks lacks."""
+        return sorted(frozenset().union(*(bank.missing for bank in self.banks.values())))
 
 
 class CorruptImages(UserError):
@@ -56,16 +68,43 @@ class CorruptImages(UserError):
         )
 
 
-def plan(benchmark: Benchmark, part: str, view: str, positions: list[int], folder: Path, encoder: Encoder) -> Plan:
-    """What is missing of `positions` in the bank at `folder`.
+def plan(
+    benchmark: Benchmark,
+    part: str,
+    view: str,
+    positions: list[int],
+    place: Place,
+    encoder: Encoder,
+    decode: str = "pil",
+    store_dtype: str = "fp32",
+) -> Plan:
+    """What is missing at `place` of `positions`, for each number of trainable layers of `encoder`.
 
-    Raises UserError when the bank there was made by other weights or layers, or from another list of images.
+    `decode` and `store_dtype` are what `--decode` and `--store-dtype` say; final features are stored in float32. Raises
+    UserError when a bank there was made by other weights or in another way, or from another list of images.
     """
-    listed = benchmark.digest(part), len(benchmark.part(part))
-    source = Source(names.folder(encoder.name), encoder.digest, *listed, layer=encoder.image_layers)
-    bank = Bank(folder)
-    bank.expect(source)
-    return Plan(benchmark, part, view, bank.missing(positions), folder, source)
+    banks = {}
+    for layers in encoder.image:
+        source = Source(
+            names.folder(encoder.name),
+            encoder.digest,
+            benchmark.digest(part),
+            len(benchmark.part(part)),
+            precision=encoder.precision,
+            layer=layers,
+            decode=decode,
+            dtype=store_dtype if layers else "fp32",
+        )
+        bank = Bank(place.bank(part, layers, view))
+        bank.expect(source)
+        banks[layers] = Target(bank.folder, source, frozenset(bank.missing(positions)))
+    return Plan(benchmark, part, view, frozenset(positions), banks)
+
+
+def row_bytes(encoder: Encoder, source: Source) -> int:
+    """Bytes that the row of an image takes on disk, with its label and position."""
+    size = encoder.image_shapes[source.layer].numel() * DTYPES[source.dtype].itemsize
+    return size + 2 * torch.int64.itemsize
 
 
 @contextmanager
@@ -85,119 +124,101 @@ def _dead_workers() -> Iterator[None]:
 
 @_dead_workers()
 def extract(
-    plan: Plan, encoder: Encoder, *, batch_size: int, workers: int, device: str, progress: Callable[[int], object]
+    plans: list[Plan], encoder: Encoder, *, batch_size: int, workers: int, progress: Callable[[int], object]
 ) -> None:
-    """Encode what `plan` lists and append it to its bank; `progress` hears the number of images after each batch.
+    """Encode what `plans` list and append it to its banks; `progress` hears the number of images after each batch.
 
     Shards follow each other in ascending order and every batch is filled up to `batch_size`, so a run that goes on
     where another was killed passes the very same batches through the network and gives the very same features.
     Raises CorruptImages once all files were tried; only the shards with corrupt images are left out. Raises UserError
-    when a shard cannot be written, or a worker was killed.
+    when a shard cannot be written, when features are not finite, or a worker was killed.
     """
-    rows_of_a_shard = max(1, SHARD_IMAGES // batch_size) * batch_size
-    shards = [plan.positions[at : at + rows_of_a_shard] for at in range(0, len(plan.positions), rows_of_a_shard)]
-    shards = [shard for shard in shards if not shard_path(plan.folder, shard).exists()]
-    if not shards:
+    chunks = [chunk for plan in plans for chunk in _chunks(plan, encoder, batch_size)]
+    if not chunks:
         return
+    images = _Images([(chunk.plan, position) for chunk in chunks for position in chunk.positions], encoder.image_size)
     loader = DataLoader(
-        _Images(plan, encoder, [position for shard in shards for position in shard]),
-        batch_sampler=_batches(shards, batch_size),
-        num_workers=workers,
-        collate_fn=list,
+        images,
+        batch_sampler=_batches([len(chunk.positions) for chunk in chunks], batch_size),
+        num_workers=min(workers, -(-len(images) // batch_size)),
+        collate_fn=_collate,
+        pin_memory=torch.device(encoder.device).type == "cuda",
         worker_init_fn=_be_quiet,
     )
     batches = iter(loader)
     corrupt: list[str] = []
-    for shard in shards:
-        features: list[Tensor] = []
-        faults: list[str] = []
-        for _ in range(0, len(shard), batch_size):
-            decoded = next(batches)
-            faults += [item for item in decoded if isinstance(item, str)]
-            if not faults:
-                features.append(_encode(decoded, encoder, batch_size, device))
-            progress(len(decoded))
-        corrupt += faults
-        if not faults:
-            items = plan.benchmark.part(plan.part)
-            labels = torch.tensor([items[position].label for position in shard])
-            write_shard(plan.folder, plan.source, shard, labels, torch.cat(features))
+    writing: Future | None = None
+    with ThreadPoolExecutor(1) as writer:  # which an interrupted run leaves only when the shard is written
+        for chunk in chunks:
+            encoded: list[dict[int, Tensor]] = []
+            faults: list[str] = []
+            for _ in range(0, len(chunk.positions), batch_size):
+                pixels, unreadable = next(batches)
+                faults += unreadable
+                if not faults:
+                    encoded.append(_encode(pixels, encoder, batch_size, chunk.layers))
+                progress(len(pixels) + len(unreadable))
+            corrupt += faults
+            if writing:
+                writing.result()
+            writing = None if faults else writer.submit(chunk.write, encoded)
+        if writing:
+            writing.result()
     next(batches, None)  # past the last batch the workers end; those that wait for the garbage collector hold it up
     if corrupt:
         raise CorruptImages(corrupt)
 
 
-def extract_texts(
-    encoder: Encoder,
-    dataset: str,
-    prompts: list[str],
-    labels: list[int],
-    path: Path,
-    device: str,
-    batch_size: int = 256,
-    progress: Callable[[int], object] = lambda count: None,
-) -> bool:
-    """Encode prompts into the file `path` unless it holds the features of these very prompts; True when it was made.
+@dataclass(frozen=True)
+class _Chunk:
+    """Images whose features lie in memory together, and then in a shard of each bank that lacks some of them."""
 
-    `progress` hears the number of prompts after each batch. Raises UserError as `has_texts` does.
-    """
-    if has_texts(encoder, dataset, prompts, labels, path):
-        return False
-    tokens = encoder.tokens(prompts)
-    whole: list[Tensor] = []  # what all prompts come to is made once: a pool's may be a good part of the memory
-    for start in range(0, len(prompts), batch_size):
-        batch = slice(start, start + batch_size)
-        encoded = encoder.encode_texts(tokens[batch].to(device))
-        whole = whole or [torch.empty(len(prompts), *part.shape[1:], dtype=part.dtype) for part in encoded]
-        for rows, part in zip(whole, encoded, strict=True):
-            rows[batch] = part
-        progress(len(part))
-    features, *positions = whole
-    source = _texts_source(encoder, prompts, labels)
-    write_texts(path, Texts(features.float(), torch.tensor(labels), prompts, source, *positions))
-    return True
+    plan: Plan
+    positions: list[int]
 
+    @property
+    def layers(self) -> list[int]:
+        """The numbers of trainable layers whose banks lack some of the images."""
+        return [layers for layers, bank in self.plan.banks.items() if not bank.missing.isdisjoint(self.positions)]
 
-def has_texts(encoder: Encoder, dataset: str, prompts: list[str], labels: list[int], path: Path) -> bool:
-    """Whether the file `path` is there; it must hold the features of these very prompts.
+    def rows(self, layers: int) -> list[int]:
+        """Which of the images a bank lacks, by their places among `positions`."""
+        missing = self.plan.banks[layers].missing
+        return [row for row, position in enumerate(self.positions) if position in missing]
 
-    Raises UserError when it was made by other weights or layers, or from other prompts.
-    """
-    if not path.exists():
-        return False
-    source, found = _texts_source(encoder, prompts, labels), read_texts(path).source
-    if found != source:
-        what = "other prompts or class names"
-        if found.encoder_digest != encoder.digest:
-            what = "other weights"
-        elif found.layer != source.layer:
-            what = f"{found.layer} trainable layers there, {source.layer} here"
-        raise UserError(
-            f"{path} was made by encoder {found.encoder} ({found.encoder_digest[:12]}), not by {encoder.name}"
-            f" ({encoder.digest[:12]}) from the prompts of {dataset}: {what}.\n"
-            "remove it to make it anew, or give another --feature_dir"
-        )
-    return True
+    def is_there(self) -> bool:
+        """Whether another process has made all shards since this one planned."""
+        wanted = ((self.plan.banks[k].folder, [self.positions[row] for row in self.rows(k)]) for k in self.layers)
+        return all(shard_path(*shard).exists() for shard in wanted)
+
+    def write(self, encoded: list[dict[int, Tensor]]) -> None:
+        """Write what was encoded of the images, batch after batch: features [b, ...] by number of trainable layers."""
+        items = self.plan.benchmark.part(self.plan.part)
+        for layers in self.layers:
+            bank, rows = self.plan.banks[layers], self.rows(layers)
+            positions = [self.positions[row] for row in rows]
+            features = torch.cat([batch.pop(layers).to("cpu", DTYPES[bank.source.dtype]) for batch in encoded])
+            if len(rows) < len(features):
+                features = features[rows]
+            what = f"{self.plan.benchmark.name}, {self.plan.part} images, in {bank.source.precision} of"
+            check_finite(features, positions, f"{what} {bank.source.encoder}, stored as {bank.source.dtype}")
+            write_shard(
+                bank.folder,
+                bank.source,
+                positions,
+                torch.tensor([items[position].label for position in positions]),
+                features,
+            )
 
 
-def image_row_bytes(encoder: Encoder, device: str) -> int:
-    """Bytes that the row of an image takes on disk, with its label and position: measured on a blank image."""
-    blank = torch.zeros(3, encoder.image_size, encoder.image_size)
-    return _encode([blank], encoder, 1, device).nbytes + 2 * torch.int64.itemsize
-
-
-def texts_bytes(encoder: Encoder, prompts: list[str], device: str) -> int:
-    """Bytes that the features of prompts take on disk, with labels and wording: measured on the first of them."""
-    # inputs of a trainable part are as long as the longest prompt; final features spare us the tokens of a large pool
-    looked_at = prompts[:1] if encoder.text.trainable is None else prompts
-    encoded = encoder.encode_texts(encoder.tokens(looked_at)[:1].to(device))
-    row = sum(tensor.nbytes for tensor in encoded) + torch.int64.itemsize
-    return len(prompts) * row + len(json.dumps(prompts))
-
-
-def _texts_source(encoder: Encoder, prompts: list[str], labels: list[int]) -> Source:
-    listed = prompts_digest(prompts, labels), len(prompts)
-    return Source(names.folder(encoder.name), encoder.digest, *listed, layer=encoder.text_layers)
+def _chunks(plan: Plan, encoder: Encoder, batch_size: int) -> list[_Chunk]:
+    """The images of a plan in as many as the largest of their features allow."""
+    if not plan.positions:
+        return []
+    largest = max(row_bytes(encoder, bank.source) for bank in plan.banks.values() if bank.missing)
+    count = max(1, min(SHARD_IMAGES, SHARD_BYTES // largest) // batch_size) * batch_size
+    chunks = [_Chunk(plan, plan.positions[at : at + count]) for at in range(0, len(plan.positions), count)]
+    return [chunk for chunk in chunks if not chunk.is_there()]
 
 
 def _be_quiet(worker: int) -> None:
@@ -209,37 +230,47 @@ def _be_quiet(worker: int) -> None:
 
 
 class _Images(Dataset):
-    """Decoded and rendered images by index; a file that cannot be decoded comes as a line about it."""
+    """Rendered images by index, uint8 [3, size, size]; a file that cannot be decoded comes as a line about it."""
 
-    def __init__(self, plan: Plan, encoder: Encoder, positions: list[int]):
-        self.benchmark, self.part, self.view, self.positions = plan.benchmark, plan.part, plan.view, positions
-        self.looks = (encoder.image_size, encoder.mean, encoder.std)
+    def __init__(self, images: list[tuple[Plan, int]], size: int):
+        self.images, self.size = images, size
 
     def __len__(self) -> int:
-        return len(self.positions)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> Tensor | str:
-        position = self.positions[index]
-        path = self.benchmark.path(self.benchmark.part(self.part)[position])
+        plan, position = self.images[index]
+        path = plan.benchmark.path(plan.benchmark.part(plan.part)[position])
+        decode = next(iter(plan.banks.values())).source.decode
         try:
-            image = open_rgb(path)
+            image = open_rgb(path) if decode == "pil" else open_fast(path)
         except Exception as error:  # PIL's decoders raise OSError, SyntaxError, ValueError and more on bad bytes
             return f"{path}: {error}"
-        return render(image, self.view, *self.looks, seed=f"{self.benchmark.name}/{self.part}/{position}/{self.view}")
+        return render(image, plan.view, self.size, f"{plan.benchmark.name}/{plan.part}/{position}/{plan.view}")
 
 
-def _batches(shards: list[list[int]], batch_size: int) -> list[list[int]]:
-    """Indices of each batch, none of which reaches over the end of a shard."""
+def _collate(images: list[Tensor | str]) -> tuple[Tensor, list[str]]:
+    """Images [b, 3, size, size] of a batch, and the lines about the others."""
+    pixels = [image for image in images if isinstance(image, Tensor)]
+    return torch.stack(pixels) if pixels else torch.empty(0), [image for image in images if isinstance(image, str)]
+
+
+def _batches(sizes: list[int], batch_size: int) -> list[list[int]]:
+    """Indices of each batch, none of which reaches over the end of a chunk."""
     batches, start = [], 0
-    for shard in shards:
-        indices = range(start, start + len(shard))
-        batches += [list(indices[at : at + batch_size]) for at in range(0, len(shard), batch_size)]
-        start += len(shard)
+    for size in sizes:
+        indices = range(start, start + size)
+        batches += [list(indices[at : at + batch_size]) for at in range(0, size, batch_size)]
+        start += size
     return batches
 
 
-def _encode(decoded: list[Tensor], encoder: Encoder, batch_size: int, device: str) -> Tensor:
-    """Features [len(decoded), D] on the CPU. The batch is filled up, as kernels may round otherwise for other sizes."""
-    pixels = torch.stack(decoded)
+def _encode(pixels: Tensor, encoder: Encoder, batch_size: int, layers: list[int]) -> dict[int, Tensor]:
+    """What is cached of rendered images, uint8 [b, 3, size, size], by number of trainable layers.
+
+    The batch is filled up, as kernels may round otherwise for other sizes.
+    """
     filled = torch.cat([pixels, pixels[-1:].expand(batch_size - len(pixels), -1, -1, -1)])
-    return encoder.encode_images(filled.to(device)).float().cpu()[: len(decoded)]
+    on_device = filled.to(encoder.device, non_blocking=True)
+    encoded = encoder.encode_images(normalise(on_device, encoder.mean, encoder.std), layers)
+    return {k: features[: len(pixels)] for k, (features,) in encoded.items()}

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from engine import templates
 from engine.datasets.few_shot import FewShotSplit
 from engine.errors import UserError
-from engine.features.store import Bank, MissingFeatures, Place, Source, check_finite, read_texts
+from engine.features.store import Bank, MissingFeatures, Place, Source, check_finite, read_texts, texts_source
 from engine.files import write_json
 from engine.templates import MINED, MINING
 
@@ -44,7 +44,7 @@ class Origin:
     @classmethod
     def of(cls, text: Source, val: Source, split: str) -> Origin:
         """The origin, whatever layers are yet to come of the features in the store: mining takes final features."""
-        return cls(replace(text, layer=0), replace(val, layer=0), split)
+        return cls(*(replace(source, layer=0, dtype="fp32") for source in (text, val)), split)
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,17 @@ def mine(texts: Tensor, images: Tensor, labels: Tensor, origin: Origin) -> Mined
     return Mined(origin, best, [pool[position] for position in best], accuracies)
 
 
+def mineable(place: Place, splits: list[FewShotSplit]) -> list[FewShotSplit]:
+    """Those of `splits` of the dataset at `place` on which no templates were mined yet."""
+    return [split for split in splits if not place.mined(split.name).exists()]
+
+
 def mine_splits(
     encoder: Encoder,
     place: Place,
     splits: list[FewShotSplit],
     *,
     batch_size: int,
-    device: str,
     progress: Callable[[int], object],
 ) -> None:
     """Mine on each of `splits` of the dataset at `place` whose file is not there, from features that are in the store.
@@ -108,25 +112,24 @@ def mine_splits(
     hears the number of splits after each. Raises UserError for a file that was mined from something else, and for
     features that are not finite.
     """
-    text_path = place.texts(encoder.text_layers, MINING)
-    pool, bank = read_texts(text_path), Bank(place.bank("val", encoder.image_layers, "none"))
-    todo = []
+    text_layers, image_layers = (min(layers, key=abs) for layers in (encoder.text, encoder.image))  # 0 spares a pass
+    text_path, bank = place.texts(text_layers, MINING), Bank(place.bank("val", image_layers, "none"))
+    source, todo = texts_source(text_path), mineable(place, splits)
+    origins = {split.name: Origin.of(source, bank.source, split.digest) for split in splits}
     for split in splits:
-        path, origin = place.mined(split.name), Origin.of(pool.source, bank.source, split.digest)
-        if path.exists():
-            read_mined(path, origin)
-        else:
-            todo.append((split, path, origin))
+        if split not in todo:
+            read_mined(place.mined(split.name), origins[split.name])
     if not todo:
         return
+    pool = read_texts(text_path)
     check_finite(pool.features, range(len(pool.labels)), f"{splits[0].dataset}, prompts, in {text_path}")
-    texts = pool.features
-    if encoder.text.trainable is not None:
+    texts, part = pool.features, encoder.text[text_layers]
+    if part is not None:
         batches = zip(*(tensor.split(batch_size) for tensor in pool.inputs), strict=True)
-        texts = torch.cat([_final(encoder.text.trainable, batch, device).cpu() for batch in batches])
-    for split, path, origin in todo:
-        images, labels = _val_images(bank, split, encoder.image.trainable, batch_size, device)
-        write_mined(path, mine(texts, images, labels, origin))
+        texts = torch.cat([_final(part, batch, encoder.device).cpu() for batch in batches])
+    for split in todo:
+        images, labels = _val_images(bank, split, encoder.image[image_layers], batch_size, encoder.device)
+        write_mined(place.mined(split.name), mine(texts, images, labels, origins[split.name]))
         progress(1)
 
 

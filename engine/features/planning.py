@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine import files
+from engine import files, templates
 from engine.clip.load import Encoder
 from engine.datasets import Benchmark
+from engine.datasets.few_shot import FewShotSplit
 from engine.errors import UserError
-from engine.features.extract import Plan, has_texts, image_row_bytes, plan, texts_bytes
+from engine.features.extract import Plan, plan, row_bytes
+from engine.features.mining import mineable
 from engine.features.store import Place
-from engine.features.views import Rows
-
-Prompts = tuple[Path, list[str], list[int]]
-"""The file that the features of prompts go to, the prompts and their labels."""
+from engine.features.texts import TextPlan, plan_texts
+from engine.features.views import wanted_rows
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,29 @@ class Need:
 
 
 @dataclass(frozen=True)
+class Request:
+    """What to make of each dataset, whatever the encoder: as features.py's arguments of these names say."""
+
+    text_augmentations: list[str]
+    views: list[str]
+    decode: str = "pil"
+    store_dtype: str = "fp32"
+
+
+@dataclass(frozen=True)
 class DatasetPlan:
-    """The features that one dataset needs under one encoder; `needs` says what is missing, of prompts first."""
+    """The features that one dataset needs under one encoder; `needs` says what is missing, of prompts first.
+
+    `mined` are the splits whose templates are mined.
+    """
 
     encoder: str
     dataset: str
-    texts: Prompts
-    parts: list[Plan]
+    place: Place
+    texts: list[TextPlan]
+    images: list[Plan]
     needs: list[Need]
+    mined: list[FewShotSplit]
 
     @property
     def title(self) -> str:
@@ -51,36 +66,86 @@ class DatasetPlan:
         """Bytes that what is missing takes on disk."""
         return sum(need.size for need in self.needs)
 
+    @property
+    def prompts(self) -> int:
+        """How many prompts are to be encoded."""
+        return sum(len(texts.prompts) for texts in self.texts if texts.missing)
+
+    @property
+    def passes(self) -> int:
+        """How many images are to be encoded, each in each of its views once."""
+        return sum(len(images.positions) for images in self.images)
+
+    @property
+    def to_mine(self) -> int:
+        """On how many splits templates are still to be mined."""
+        return len(mineable(self.place, self.mined))
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is missing. What was mined must still be checked against what it was mined from."""
+        return not (self.prompts or self.passes or self.mined)
+
     def __str__(self) -> str:
-        prompts, *images = self.needs
-        asked, new = sum(need.asked for need in images), sum(need.missing for need in images)
+        asked = sum(len(images.asked) for images in self.images)
         return (
-            f"{self.title}: {prompts.asked} prompts; {asked} images, counting views, {new} of them to encode;"
-            f" {files.shown(self.size)} to write"
+            f"{self.title}: {sum(len(texts.prompts) for texts in self.texts)} prompts; {asked} images, counting views,"
+            f" {self.passes} of them to encode; {files.shown(self.size)} to write"
         )
 
 
 def plan_dataset(
-    benchmark: Benchmark, rows: Rows, texts: Prompts, place: Place, encoder: Encoder, device: str
+    benchmark: Benchmark, splits: list[FewShotSplit], request: Request, place: Place, encoder: Encoder
 ) -> DatasetPlan:
-    """What is missing at `place` of the images `rows` and of the prompts `texts`.
+    """What is missing at `place` of what training on `splits` and testing need; of the test alone without splits.
 
     The encoder has a look at a blank image and at a prompt, to know how large is what it makes of them. Raises
-    UserError when what is there was made by other weights or layers, or from other lists.
+    UserError when what is there was made by other weights, in another way, or from other lists.
     """
-    path, prompts, labels = texts
-    new = bool(prompts) and not has_texts(encoder, benchmark.name, prompts, labels, path)
-    size = texts_bytes(encoder, prompts, device) if new else 0
-    needs = [Need(f"prompts {path.stem}", len(prompts), len(prompts) * new, size)]
-    parts = [
-        plan(benchmark, part, view, positions, place.bank(part, encoder.image_layers, view), encoder)
-        for part, view, positions in rows
+    texts = []
+    for augmentation in request.text_augmentations:
+        # of a test-only dataset no templates are mined: the whole pool would be encoded for nothing
+        if splits or augmentation != templates.MINING:
+            chosen = templates.templates(augmentation, benchmark.name)
+            prompts = templates.prompts(chosen, benchmark.classnames)
+            texts.append(plan_texts(benchmark.name, augmentation, *prompts, place, encoder, request.store_dtype))
+    images = [
+        plan(benchmark, *rows, place, encoder, request.decode, request.store_dtype)
+        for rows in wanted_rows(benchmark, splits, request.views)
     ]
-    row = image_row_bytes(encoder, device) if any(part.positions for part in parts) else 0
-    for part, (_, _, positions) in zip(parts, rows, strict=True):
-        missing = len(part.positions)
-        needs.append(Need(f"{part.part}/{part.view}", len(set(positions)), missing, missing * row))
-    return DatasetPlan(encoder.name, benchmark.name, texts, parts, needs)
+    needs = [need for own in texts for need in _text_needs(own)]
+    needs += [need for own in images for need in _image_needs(own, encoder)]
+    mined = splits if templates.MINING in request.text_augmentations else []
+    return DatasetPlan(encoder.name, benchmark.name, place, texts, images, needs, mined)
+
+
+def _text_needs(plan: TextPlan) -> list[Need]:
+    return [
+        Need(
+            _named(f"prompts {plan.augmentation}", layers, plan.files),
+            len(plan.prompts),
+            len(plan.prompts) * (layers in plan.sizes),
+            plan.sizes.get(layers, 0),
+        )
+        for layers in plan.files
+    ]
+
+
+def _image_needs(plan: Plan, encoder: Encoder) -> list[Need]:
+    return [
+        Need(
+            _named(f"{plan.part}/{plan.view}", layers, plan.banks),
+            len(plan.asked),
+            len(bank.missing),
+            len(bank.missing) * row_bytes(encoder, bank.source) if bank.missing else 0,
+        )
+        for layers, bank in plan.banks.items()
+    ]
+
+
+def _named(what: str, layers: int, several: dict) -> str:
+    """What is needed, with the number of trainable layers where that is not 0 for all."""
+    return what if list(several) == [0] else f"{what}, layer {layers}"
 
 
 def require_room(plans: list[DatasetPlan], feature_dir: str | Path) -> str:

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -44,6 +45,8 @@ class Source:
     `encoder` is the encoder's name as a folder (`ViT-B/16` and `ViT-B-16` are one encoder) and `encoder_digest` the
     SHA-256 of its weights; `list_digest` binds rows to the list of images (or prompts) that positions count in, and
     `length` is the length of that list. `layer` is how many of the last layers of the encoder are yet to come.
+    `precision` is what the encoder computed in, `decode` what decoded and resized images (pil, fast), `dtype` what
+    rows are stored in.
     """
 
     encoder: str
@@ -52,6 +55,14 @@ class Source:
     length: int
     precision: str = "fp32"
     layer: int = 0
+    decode: str = "pil"
+    dtype: str = "fp32"
+
+    @property
+    def settings(self) -> str:
+        """How the features were made where that is not the protocol's way; empty where it is."""
+        usual = {"precision": "fp32", "decode": "pil", "dtype": "fp32"}
+        return ", ".join(f"{name} {getattr(self, name)}" for name in usual if getattr(self, name) != usual[name])
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,14 @@ class Place:
     def mined(self, split: str) -> Path:
         """The file that says which templates were mined on the split of this name; they are the same for all layers."""
         return self.folder / f"template_mining-{split}.json"
+
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+"""What `--store-dtype` names."""
+
+
+READ_ROWS = 256
+"""How many rows of a shard are copied at a time."""
 
 
 class Bank:
@@ -120,13 +139,27 @@ class Bank:
             raise MissingFeatures(f"{len(absent)} of {len(set(positions))} rows are missing in {self.folder}")
         return positions
 
-    def read(self, positions: list[int] | None = None) -> tuple[Tensor, Tensor]:
+    @cached_property
+    def row_shape(self) -> torch.Size:
+        """The shape of an image's features. Raises MissingFeatures when there are none."""
+        self.require([])
+        with reading(next(iter(self._rows.values()))[0]) as shard:
+            return torch.Size(shard.get_slice("features").get_shape()[1:])
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of an image's features as they are read."""
+        return self.row_shape.numel() * torch.float32.itemsize
+
+    def read(self, positions: list[int] | None = None, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Features [n, ...] float32 and labels [n] int64 of `positions`, in their order; None: of the whole list.
 
-        Raises MissingFeatures when rows are not there or cannot be read.
+        Shards are mapped, and no more is read of them than these rows. Features go to `out` if it is given. Raises
+        MissingFeatures when rows are not there or cannot be read.
         """
         positions = self.require(positions)
-        features, labels = None, torch.empty(len(positions), dtype=torch.int64)
+        features = torch.empty(len(positions), *self.row_shape) if out is None else out
+        labels = torch.empty(len(positions), dtype=torch.int64)
         by_shard: dict[Path, list[tuple[int, int]]] = {}
         for target, position in enumerate(positions):
             path, row = self._rows[position]
@@ -135,9 +168,8 @@ class Bank:
             targets, rows = torch.tensor(pairs).unbind(1)
             with reading(path) as shard:
                 stored = shard.get_tensor("features")
-                if features is None:
-                    features = torch.empty(len(positions), *stored.shape[1:])
-                features[targets] = stored[rows].float()
+                for some, own in zip(targets.split(READ_ROWS), rows.split(READ_ROWS), strict=True):
+                    features[some] = stored[own].float()
                 labels[targets] = shard.get_tensor("labels")[rows]
         return features, labels
 
@@ -149,8 +181,9 @@ def shard_path(folder: Path, positions: list[int]) -> Path:
 
 
 def write_shard(folder: Path, source: Source, positions: list[int], labels: Tensor, features: Tensor) -> None:
-    """Append a shard: `features` [n, ...] and `labels` [n] of the images at `positions`."""
-    tensors = {"features": features.contiguous(), "labels": labels, "positions": torch.tensor(positions)}
+    """Append a shard: `features` [n, ...] and `labels` [n] of the images at `positions`, stored as `source` says."""
+    features = features.to("cpu", DTYPES[source.dtype]).contiguous()
+    tensors = {"features": features, "labels": labels, "positions": torch.tensor(positions)}
     _save(shard_path(folder, positions), tensors, source)
 
 
@@ -173,16 +206,6 @@ class Texts:
         """What the layers that are yet to come take."""
         return (self.features,) if self.positions is None else (self.features, self.positions)
 
-    def pick(self, rows: Tensor) -> Texts:
-        """Those of the prompts that are in `rows` [n] int64 (copies), with the source of all."""
-        return replace(
-            self,
-            features=self.features[rows],
-            labels=self.labels[rows],
-            prompts=[self.prompts[row] for row in rows.tolist()],
-            positions=None if self.positions is None else self.positions[rows],
-        )
-
 
 def prompts_digest(prompts: list[str], labels: list[int]) -> str:
     """SHA-256 of prompts with their classes: the `list_digest` of their source."""
@@ -190,25 +213,39 @@ def prompts_digest(prompts: list[str], labels: list[int]) -> str:
 
 
 def write_texts(path: Path, texts: Texts) -> None:
-    """Write a file of prompts, atomically."""
-    tensors = {"features": texts.features, "labels": texts.labels}
+    """Write a file of prompts, atomically, stored as their source says."""
+    tensors = {"features": texts.features.to(DTYPES[texts.source.dtype]), "labels": texts.labels}
     if texts.positions is not None:
         tensors["positions"] = texts.positions
     _save(path, tensors, texts.source, prompts=json.dumps(texts.prompts))
 
 
-def read_texts(path: Path) -> Texts:
-    """Read a file of prompts. Raises MissingFeatures when it is not there or cannot be read."""
+def read_texts(path: Path, pick: Callable[[Tensor], Tensor] | None = None) -> Texts:
+    """Read a file of prompts, or those rows [m] int64 of it that `pick` takes, which is given the classes of all.
+
+    Raises MissingFeatures when it is not there or cannot be read.
+    """
     if not path.is_file():
         raise MissingFeatures(f"no text features {path}")
     with reading(path) as file:
+        labels = file.get_tensor("labels")
+        rows = torch.arange(len(labels)) if pick is None else pick(labels)
+        prompts = json.loads(file.metadata()["prompts"])
         return Texts(
-            features=file.get_tensor("features").clone(),
-            labels=file.get_tensor("labels").clone(),
-            prompts=json.loads(file.metadata()["prompts"]),
+            features=file.get_tensor("features")[rows].float(),  # the file is mapped: no more than these rows is read
+            labels=labels[rows],
+            prompts=[prompts[row] for row in rows.tolist()],
             source=read_source(file.metadata()),
-            positions=file.get_tensor("positions").clone() if "positions" in file.keys() else None,  # noqa: SIM118
+            positions=file.get_tensor("positions")[rows] if "positions" in file.keys() else None,  # noqa: SIM118
         )
+
+
+def texts_source(path: Path) -> Source:
+    """What a file of prompts was made from. Raises MissingFeatures when it is not there or cannot be read."""
+    if not path.is_file():
+        raise MissingFeatures(f"no text features {path}")
+    with reading(path) as file:
+        return read_source(file.metadata())
 
 
 def digests(metadata: dict[str, str], tensors: dict[str, Tensor]) -> tuple[str | None, str]:

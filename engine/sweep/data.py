@@ -13,10 +13,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from engine import memory
 from engine.datasets.few_shot import FewShotSplit, load_splits
 from engine.errors import UserError
 from engine.features.mining import Origin, read_mined
-from engine.features.store import Bank, Place, Source, check_finite, prompts_digest, read_texts
+from engine.features.store import (
+    Bank,
+    Place,
+    Source,
+    Texts,
+    check_finite,
+    differences,
+    prompts_digest,
+    read_texts,
+    texts_source,
+)
 from engine.features.views import training_views
 from engine.model import Adapter, Classifier, Embedding, LinearHead, random_weight, zeroshot_weight
 from engine.results.runs import Cell
@@ -27,6 +38,10 @@ from engine.training.problem import Inputs, Problem, Samples
 
 if TYPE_CHECKING:  # open_clip takes seconds to import, and training on final features does not need it
     from engine.clip.load import Encoder
+
+
+TEST_SET = 1 << 30
+"""The bytes of features of a test set up to which it stays in memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +73,8 @@ class DatasetFeatures:
         """
         cell = cells[0]
         self.cells, self.device = cells, device
-        self.image_part = encoder.image.trainable if encoder else None
-        self.text_part = encoder.text.trainable if encoder else None
+        self.image_part = encoder.image[cell.image_layer] if encoder else None
+        self.text_part = encoder.text[cell.text_layer] if encoder else None
         asked = [c.shots for c in cells], [c.seed for c in cells]
         splits = load_splits(indices_dir, cell.dataset, *asked, cell.max_val_shot)
         self.splits = {(split.shots, split.seed): split for split in splits}
@@ -69,21 +84,21 @@ class DatasetFeatures:
             "test": None,  # all of them
         }
         place = Place.of(feature_dir, cell.encoder, cell.dataset)
-        self._text_path = place.texts(cell.text_layer, cell.text_augmentation)
-        self._texts = read_texts(self._text_path)
-        check_finite(
-            self._texts.features, range(len(self._texts.labels)), f"{cell.dataset}, prompts, in {self._text_path}"
-        )
-        self._check_layers(self._text_path, self._texts.source, cell.text_layer, encoder)
-        self.classes = int(self._texts.labels.max()) + 1
         self.views = training_views(cell.image_augmentation, cell.image_views)
         parts = [*(("train", view) for view in self.views), ("val", "none"), ("test", "none")]
         self._banks = {(part, view): Bank(place.bank(part, cell.image_layer, view)) for part, view in parts}
+        self._text_path = place.texts(cell.text_layer, cell.text_augmentation)
+        self._text_source = texts_source(self._text_path)
+        self._check_layers(self._text_path, self._text_source, cell.text_layer, encoder)
         for (part, _), bank in self._banks.items():
             bank.require(self.positions[part])
             self._check_layers(bank.folder, bank.source, cell.image_layer, encoder)
             self._check_source(bank, part)
-        self._prompts = self._mined(place) if cell.text_augmentation == MINING else self._all_prompts()
+        self._texts, self._prompts = self._mined(place) if cell.text_augmentation == MINING else self._all_prompts()
+        check_finite(
+            self._texts.features, range(len(self._texts.labels)), f"{cell.dataset}, prompts, in {self._text_path}"
+        )
+        self.classes = int(self._texts.labels.max()) + 1
 
     def sizes(self, cell: Cell) -> list[int]:
         """How many samples the sources of a cell's problem hold."""
@@ -114,18 +129,22 @@ class DatasetFeatures:
         return next((f"of the trainable part of the {tower} encoder: {why}" for tower, why in reasons if why), None)
 
     def inputs(self, cell: Cell) -> dict[str, str]:
-        """Digests of all that a cell's runs are trained on."""
+        """Digests of all that a cell's runs are trained on, and how features were made if not as the protocol does."""
         lists = {part: bank.source.list_digest for (part, _), bank in self._banks.items()}
         split = self.splits[cell.shots, cell.seed].digest
-        encoder, text = self._texts.source.encoder_digest, self._prompts_of(cell).digest
-        return {"encoder": encoder, "text": text, "split": split, **lists}
+        encoder, text = self._text_source.encoder_digest, self._prompts_of(cell).digest
+        settings = self._banks["train", "none"].source.settings
+        unusual = {"features": settings} if settings else {}
+        return {"encoder": encoder, "text": text, "split": split, **lists, **unusual}
 
     def test_batches(self) -> Iterable[tuple[Inputs, Tensor]]:
-        """The whole test set: final features at once, from memory; what goes into a trainable part in small batches.
+        """The whole test set: from memory at once, or from disk each time.
 
-        These come from disk each time, as they may be larger than memory.
+        What goes into a trainable part always comes from disk, and so do final features that are large together.
         """
-        return [self._test_set] if self.image_part is None else self._stream_test_set()
+        bank = self._banks["test", "none"]
+        in_memory = self.image_part is None and bank.source.length * bank.row_bytes <= TEST_SET
+        return [self._test_set] if in_memory else self._stream_test_set()
 
     @property
     def rows_at_a_time(self) -> int:
@@ -189,26 +208,34 @@ class DatasetFeatures:
     def _prompts_of(self, cell: Cell) -> Prompts:
         return self._prompts[cell.shots, cell.seed]
 
-    def _all_prompts(self) -> dict[tuple[int, int], Prompts]:
-        """The prompts of each split where all splits have the same: all that were read."""
-        labels = self._texts.labels
-        shared = Prompts(torch.arange(len(labels)), prompts_digest(self._texts.prompts, labels.tolist()))
-        return dict.fromkeys(self.splits, shared)
+    def _all_prompts(self) -> tuple[Texts, dict[tuple[int, int], Prompts]]:
+        """The prompts, and those of each split where all splits have the same: all of them."""
+        texts = read_texts(self._text_path)
+        shared = Prompts(torch.arange(len(texts.labels)), prompts_digest(texts.prompts, texts.labels.tolist()))
+        return texts, dict.fromkeys(self.splits, shared)
 
-    def _mined(self, place: Place) -> dict[tuple[int, int], Prompts]:
-        """The prompts of each split where they were mined. Lets go of the rest of the pool."""
-        pool, val = self._texts, self._banks["val", "none"].source
-        rows = {
-            key: read_mined(place.mined(split.name), Origin.of(pool.source, val, split.digest)).rows(pool.labels)
+    def _mined(self, place: Place) -> tuple[Texts, dict[tuple[int, int], Prompts]]:
+        """The prompts that were mined on any split, without the rest of the pool, and those of each split."""
+        val = self._banks["val", "none"].source
+        mined = {
+            key: read_mined(place.mined(split.name), Origin.of(self._text_source, val, split.digest))
             for key, split in self.splits.items()
         }
-        kept = torch.cat(list(rows.values())).unique()  # ascending
-        self._texts = pool.pick(kept)
-        digests = {
-            key: prompts_digest([pool.prompts[row] for row in own.tolist()], pool.labels[own].tolist())
-            for key, own in rows.items()
-        }
-        return {key: Prompts(torch.searchsorted(kept, own), digests[key]) for key, own in rows.items()}
+
+        rows: dict[tuple[int, int], Tensor] = {}
+
+        def of_any(labels: Tensor) -> Tensor:
+            rows.update({key: own.rows(labels) for key, own in mined.items()})
+            return torch.cat(list(rows.values())).unique()  # ascending
+
+        texts = read_texts(self._text_path, of_any)
+        kept = torch.cat(list(rows.values())).unique()
+        prompts = {}
+        for key, own in rows.items():
+            found = torch.searchsorted(kept, own)
+            wordings = [texts.prompts[row] for row in found.tolist()]
+            prompts[key] = Prompts(found, prompts_digest(wordings, texts.labels[found].tolist()))
+        return texts, prompts
 
     def _model(self, cell: Cell, name: str, sources: int) -> Classifier:
         """What the runs of a cell start from."""
@@ -231,7 +258,7 @@ class DatasetFeatures:
         return test.bank, test.labels
 
     def _stream_test_set(self) -> Iterator[tuple[Inputs, Tensor]]:
-        for positions in torch.arange(self._banks["test", "none"].source.length).split(EMBEDDED):
+        for positions in torch.arange(self._banks["test", "none"].source.length).split(self.rows_at_a_time):
             features, labels = self._read_bank("test", "none", positions.tolist())
             yield (features.to(self.device),), labels.to(self.device)
 
@@ -244,23 +271,32 @@ class DatasetFeatures:
         return replace(samples, rows=index, labels=samples.labels[index])
 
     def _read(self, part: str, views: list[str]) -> Samples:
-        """All images of a part that any cell needs, view after view."""
-        read = [self._read_bank(part, view, self.positions[part]) for view in views]
-        features = torch.cat([features for features, _ in read])
-        if self.image_part is None:
-            features = F.normalize(features)
-        return self._samples((features,), torch.cat([labels for _, labels in read]))
+        """All images of a part that any cell needs, view after view.
 
-    def _read_bank(self, part: str, view: str, positions: list[int] | None) -> tuple[Tensor, Tensor]:
-        """Features and labels of a bank, checked."""
+        Where they take more than half of the memory that is free, they lie in a file of their own, which is mapped.
+        """
+        bank, positions = self._banks[part, views[0]], self.positions[part]
+        shape = [len(views), len(positions or range(bank.source.length)), *bank.row_shape]
+        on_cpu = torch.device(self.device).type == "cpu"
+        large = on_cpu and 4 * math.prod(shape) > memory.free("cpu") // 2
+        features = memory.scratch(shape, bank.folder) if large else torch.empty(shape)
+        labels = [self._read_bank(part, view, positions, out)[1] for view, out in zip(views, features, strict=True)]
+        return self._samples((features.flatten(0, 1),), torch.cat(labels))
+
+    def _read_bank(
+        self, part: str, view: str, positions: list[int] | None, out: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Inputs (final features normalised) and labels of a bank, checked; the inputs in `out` if it is given."""
         bank = self._banks[part, view]
-        features, labels = bank.read(positions)
+        features, labels = bank.read(positions, out)
         where = range(len(labels)) if positions is None else positions
         check_finite(features, where, f"{self.cells[0].dataset}, {part} images, in {bank.folder}")
         if int(labels.max()) >= self.classes:
             raise UserError(
                 f"{bank.folder} has label {int(labels.max())}, but there are prompts of {self.classes} classes"
             )
+        if self.image_part is None:
+            F.normalize(features, out=features)
         return features, labels
 
     def _samples(self, inputs: Inputs, labels: Tensor) -> Samples:
@@ -284,7 +320,7 @@ class DatasetFeatures:
 
     def _check_source(self, bank: Bank, part: str) -> None:
         """Refuse a bank of another encoder than the prompts', or of another list than the part's first view."""
-        text, image, first = self._texts.source, bank.source, self._banks[part, "none"]
+        text, image, first = self._text_source, bank.source, self._banks[part, "none"]
         if (image.encoder_digest, image.precision) != (text.encoder_digest, text.precision):
             raise UserError(
                 f"{bank.folder} was made by {image.encoder} ({image.encoder_digest[:12]}, {image.precision}), but the"
@@ -293,7 +329,15 @@ class DatasetFeatures:
             )
         if image != first.source:
             raise UserError(
-                f"{bank.folder} and {first.folder} were made from different lists of images; remove the older one"
+                f"{bank.folder} and {first.folder} were made from different lists of images, or in different ways:\n"
+                f"{differences(image, first.source)}\nremove the one you do not want"
+            )
+        train = self._banks["train", "none"]
+        if image.settings != train.source.settings:
+            ways = [source.settings or "as the protocol has it" for source in (image, train.source)]
+            raise UserError(
+                f"{bank.folder} was made in another way than {train.folder} ({ways[0]}; {ways[1]}); remove the one you"
+                " do not want"
             )
 
     def _check_balance(self, split: FewShotSplit, labels: Tensor) -> None:

@@ -9,7 +9,8 @@ from open_clip.modified_resnet import AttentionPool2d
 from torch import nn
 from torch.nn import functional as F
 
-from engine.clip.split import AttentionPool, split_image, split_text, unstackable
+from engine.clip.frozen import FrozenImages, FrozenTexts
+from engine.clip.split import AttentionPool, trainable_image, trainable_text, unstackable
 from engine.errors import UserError
 
 RESNET = {"image_size": 64, "layers": [1, 2, 1, 1], "width": 4, "head_width": 32, "patch_size": None}
@@ -91,60 +92,82 @@ def test_image_parts_are_the_whole_at_all_layers(name):
     pixels = torch.randn(2, 3, IMAGES[name]["image_size"], IMAGES[name]["image_size"])
     whole = model.visual(pixels)
     whole = whole[0] if isinstance(whole, tuple) else whole
-    for layers in [*range(1, LAYERS.get(name, 3) + 1), -1]:
-        frozen, trainable = split_image(model, layers)
-        assert difference(trainable(frozen(pixels)), whole) < 2e-6, layers
-    frozen, trainable = split_image(model, 0)
-    assert trainable is None
-    assert frozen(pixels) is not None
+    several = [*range(LAYERS.get(name, 3) + 1), -1]
+    cached = FrozenImages(model, several)(pixels, several)
+    assert set(cached) == set(several)
+    assert difference(*cached[0], whole) < 2e-6
+    for layers in several[1:]:
+        assert difference(trainable_image(model, layers)(*cached[layers]), whole) < 2e-6, layers
+    assert trainable_image(model, 0) is None
     with pytest.raises(UserError, match=f"--image-layer-idx {LAYERS.get(name, 3) + 1}: .* supports 0 to"):
-        split_image(model, LAYERS.get(name, 3) + 1)
+        trainable_image(model, LAYERS.get(name, 3) + 1)
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_a_pass_for_some_layers_gives_what_the_pass_for_all_gives(name):
+    model = image_model(IMAGES[name])
+    pixels = torch.randn(2, 3, IMAGES[name]["image_size"], IMAGES[name]["image_size"])
+    frozen = FrozenImages(model, [0, 1, 2, -1])
+    whole = frozen(pixels, [0, 1, 2, -1])
+    for layers in (0, 1, 2, -1):
+        (alone,) = frozen(pixels, [layers])[layers]
+        assert torch.equal(alone, *whole[layers])
 
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_other_image_towers_are_trained_whole_or_not_at_all(name):
     model = image_model(WHOLE[name])
     pixels = torch.randn(2, 3, WHOLE[name]["image_size"], WHOLE[name]["image_size"])
-    frozen, trainable = split_image(model, -1)
-    assert torch.equal(frozen(pixels), pixels)
-    assert difference(trainable(pixels), model.encode_image(pixels)) < 2e-6
+    cached = FrozenImages(model, [0, -1])(pixels, [0, -1])
+    assert torch.equal(*cached[-1], pixels)
+    assert difference(*cached[0], model.encode_image(pixels)) < 2e-6
+    assert difference(trainable_image(model, -1)(pixels), model.encode_image(pixels)) < 2e-6
     with pytest.raises(UserError, match=rf"--image-layer-idx 1: the image tower \({name}\) .* supports 0 and -1"):
-        split_image(model, 1)
+        trainable_image(model, 1)
 
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_text_parts_are_the_whole_at_all_layers(name):
     model, tokens = text_model(name), prompts()
     whole = model.encode_text(tokens)
+    frozen = FrozenTexts(model, [0, 1, 2, 3, -1])
+    lengths = frozen.lengths(tokens)
+    assert lengths.tolist() == ([12] * 3 if "no_causal_mask" in TEXTS[name][1] else [3, 6, 8])
+    cached = frozen(tokens[:, : int(lengths.max())], [0, 1, 2, 3, -1])
+    assert difference(*cached[0], whole) < 2e-6
     for layers in (1, 2, 3, -1):
-        frozen, trainable = split_text(model, layers)
-        trimmed = frozen.trim(tokens)
-        assert trimmed.shape[1] == (12 if "no_causal_mask" in TEXTS[name][1] else 8)
-        inputs, positions = frozen(trimmed)
+        inputs, positions = cached[layers]
         assert positions.dtype == torch.int64
-        assert difference(trainable(inputs, positions), whole) < 2e-6, layers
+        assert difference(trainable_text(model, layers)(inputs, positions), whole) < 2e-6, layers
     with pytest.raises(UserError, match=r"--text-layer-idx 4: .* supports 0 to 3, and -1 for all of it"):
-        split_text(model, 4)
+        FrozenTexts(model, [4])
 
 
 def test_what_is_cached_for_all_text_layers_is_the_embedded_tokens():
     model, tokens = text_model("CLIP"), prompts()
-    inputs, _ = split_text(model, -1).frozen(tokens)
+    inputs, _ = FrozenTexts(model, [-1])(tokens, [-1])[-1]
     assert torch.equal(inputs, model.token_embedding(tokens))
 
 
 def test_text_towers_that_cannot_be_split_say_so():
     torch.manual_seed(0)
-    model = CustomTextCLIP(embed_dim=24, vision_cfg=RESNET, text_cfg=TEXT | {"embed_cls": True, "output_tokens": True})
-    assert split_text(model, 0).trainable is None
+    model = CustomTextCLIP(embed_dim=24, vision_cfg=RESNET, text_cfg=TEXT | {"embed_cls": True})
+    assert trainable_text(model, 0) is None
+    tokens, frozen = prompts(), FrozenTexts(model, [0])
+    assert frozen.lengths(tokens).tolist() == [12] * 3
+    assert frozen(tokens, [0])[0][0].shape == (3, 24)
     for layers in (1, -1):
         with pytest.raises(UserError, match=r"--text-layer-idx .* \(TextTransformer\) .* supports 0$"):
-            split_text(model, layers)
+            trainable_text(model, layers)
 
 
 def parts(name, layers):
-    model = text_model(name) if name in TEXTS else image_model(IMAGES[name])
-    return model, (split_text if name in TEXTS else split_image)(model, layers)
+    """A model, the frozen and the trainable part of a tower of it."""
+    if name in TEXTS:
+        model = text_model(name)
+        return model, FrozenTexts(model, [layers]), trainable_text(model, layers)
+    model = image_model(IMAGES[name])
+    return model, FrozenImages(model, [layers]), trainable_image(model, layers)
 
 
 @pytest.mark.parametrize(
@@ -164,11 +187,11 @@ def parts(name, layers):
 )
 def test_a_step_changes_the_trainable_part_and_nothing_else(name, layers, trained):
     """A step on the parts, which share the model's parameters, so that the model shows what it changed."""
-    model, (frozen, trainable) = parts(name, layers)
+    model, frozen, trainable = parts(name, layers)
     before = copy.deepcopy(model.state_dict())
     samples = prompts() if name in TEXTS else torch.randn(4, 3, *2 * [IMAGES[name]["image_size"]])
-    inputs = frozen(samples)
-    features = trainable.requires_grad_(True)(*inputs if isinstance(inputs, tuple) else (inputs,))
+    inputs = frozen(samples, [layers])[layers]
+    features = trainable.requires_grad_(True)(*inputs)
     F.cross_entropy(features, torch.arange(len(features))).backward()
     torch.optim.SGD(trainable.parameters(), lr=1.0).step()
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
@@ -217,7 +240,7 @@ def test_the_attention_pool_is_open_clips():
     ],
 )
 def test_what_can_be_stacked(name, layers, reason):
-    assert unstackable(parts(name, layers)[1].trainable) == reason
+    assert unstackable(parts(name, layers)[2]) == reason
 
 
 def test_dropout_cannot_be_stacked():

@@ -6,9 +6,9 @@ import torch
 from engine.clip.load import load_encoder
 from engine.errors import UserError
 from engine.features import extract as module
-from engine.features.extract import CorruptImages, extract, extract_texts, plan
-from engine.features.store import Bank, read_texts
-from engine.transforms import open_rgb, render
+from engine.features.extract import CorruptImages, extract, plan
+from engine.features.store import Bank, Place
+from engine.transforms import normalise, open_rgb, render
 
 TRAIN = list(range(30))
 
@@ -24,43 +24,55 @@ def world(install_images, monkeypatch, encoder):
     monkeypatch.setattr(module, "SHARD_IMAGES", 8)
     world = install_images()
 
-    def run(folder, positions=TRAIN, part="train", view="none", batch_size=4, workers=0, progress=None, using=encoder):
+    def run(
+        folder,
+        positions=TRAIN,
+        part="train",
+        view="none",
+        batch_size=4,
+        workers=0,
+        progress=None,
+        using=encoder,
+        **ways,
+    ):
         done = []
-        todo = plan(world.benchmark, part, view, positions, world.root / folder, using)
-        progress = progress or done.append
-        extract(todo, using, batch_size=batch_size, workers=workers, device="cpu", progress=progress)
+        todo = plan(world.benchmark, part, view, positions, Place(world.root / folder), using, **ways)
+        extract([todo], using, batch_size=batch_size, workers=workers, progress=progress or done.append)
         return sum(done)
 
     world.run = run
+    world.bank = lambda folder, part="train", view="none", layer=0: Place(world.root / folder).bank(part, layer, view)
     return world
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.glob("*")}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.safetensors")}
 
 
 @pytest.mark.parametrize("view", ["none", "flip", "randomcrop_0", "randomcrop_1"])
 def test_a_bank_is_what_the_encoder_gives(world, encoder, view):
     assert world.run("bank", view=view) == 30
-    features, labels = Bank(world.root / "bank").read()
-    looks = (encoder.image_size, encoder.mean, encoder.std)
-    pixels = [
-        render(open_rgb(world.benchmark.path(item)), view, *looks, seed=f"demo/train/{position}/{view}")
+    features, labels = Bank(world.bank("bank", view=view)).read()
+    images = [
+        render(open_rgb(world.benchmark.path(item)), view, encoder.image_size, seed=f"demo/train/{position}/{view}")
         for position, item in enumerate(world.benchmark.train)
     ]
     with torch.inference_mode():
-        expected = torch.cat([encoder.model.encode_image(batch) for batch in torch.stack(pixels).split(4)])
+        pixels = normalise(torch.stack(images), encoder.mean, encoder.std)
+        expected = torch.cat([encoder.model.encode_image(batch) for batch in pixels.split(4)])
     assert labels.tolist() == world.benchmark.labels("train")
     assert torch.allclose(features, expected, rtol=0, atol=1e-5 * expected.abs().max())
     assert not torch.allclose(features.norm(dim=1), torch.ones(30), atol=0.01)  # raw
-    assert [path.name[:8] for path in sorted((world.root / "bank").glob("*"))] == [f"{k:08d}" for k in (0, 8, 16, 24)]
+    assert [path.name[:8] for path in sorted(world.bank("bank", view=view).glob("*"))] == [
+        f"{k:08d}" for k in (0, 8, 16, 24)
+    ]
 
 
 def test_views_differ(world):
     views = ["none", "flip", "randomcrop_0", "randomcrop_1"]
     for view in views:
         world.run(view, view=view)
-    banks = torch.stack([Bank(world.root / view).read()[0] for view in views])
+    banks = torch.stack([Bank(world.bank(view, view=view)).read()[0] for view in views])
     for a, b in torch.combinations(torch.arange(4)):
         assert (banks[a] != banks[b]).any(1).float().mean() > 0.5
 
@@ -71,7 +83,7 @@ def test_what_is_there_is_not_made_again(world):
     assert world.run("bank", [7, 20, 1]) == 2
     assert world.run("bank") == 26
     assert world.run("whole") == 30
-    pieces, whole = (Bank(world.root / name).read()[0] for name in ("bank", "whole"))
+    pieces, whole = (Bank(world.bank(name)).read()[0] for name in ("bank", "whole"))
     assert torch.allclose(pieces, whole, rtol=0, atol=1e-5 * whole.abs().max())
 
 
@@ -98,11 +110,11 @@ def test_a_run_that_goes_on_gives_the_same_bytes(world, stop):
 
 
 def test_a_shard_that_another_process_made_since_is_left_alone(world, encoder):
-    todo = plan(world.benchmark, "train", "none", TRAIN, world.root / "bank", encoder)
+    todo = plan(world.benchmark, "train", "none", TRAIN, Place(world.root / "bank"), encoder)
     world.run("bank")
     before = contents(world.root / "bank")
     done = []
-    extract(todo, encoder, batch_size=4, workers=0, device="cpu", progress=done.append)
+    extract([todo], encoder, batch_size=4, workers=0, progress=done.append)
     assert not done
     assert contents(world.root / "bank") == before
 
@@ -116,7 +128,7 @@ def test_workers_do_not_matter(world):
 def test_the_batch_size_hardly_matters(world):
     world.run("eight", batch_size=8)
     world.run("more", batch_size=32)
-    eight, more = (Bank(world.root / name).read()[0] for name in ("eight", "more"))
+    eight, more = (Bank(world.bank(name)).read()[0] for name in ("eight", "more"))
     assert torch.allclose(eight, more, rtol=0, atol=1e-5 * more.abs().max())
 
 
@@ -134,7 +146,7 @@ def test_all_corrupt_images_are_listed_and_the_rest_is_kept(world):
         for path, line in zip(paths, caught.value.lines, strict=True):
             assert line.startswith(f"{path}: ")
             assert line in str(caught.value)
-        assert len(Bank(world.root / "bank")) == 14  # the shards of positions 16 to 23 and 24 to 29
+        assert len(Bank(world.bank("bank"))) == 14  # the shards of positions 16 to 23 and 24 to 29
     for path, content in zip(paths, whole, strict=True):
         path.write_bytes(content)
     assert world.run("bank") == 16
@@ -146,7 +158,7 @@ def test_an_image_that_vanishes_is_named(world):
     path.unlink()
     with pytest.raises(CorruptImages, match=f"{path}: .*No such file"):
         world.run("bank")
-    assert Bank(world.root / "bank").missing(TRAIN) == list(range(8, 16))
+    assert Bank(world.bank("bank")).missing(TRAIN) == list(range(8, 16))
 
 
 def test_other_weights_and_other_lists_are_refused(world, random_weights, encoder):
@@ -156,32 +168,101 @@ def test_other_weights_and_other_lists_are_refused(world, random_weights, encode
         world.run("bank", using=other)
     assert encoder.digest in str(caught.value)
     assert other.digest in str(caught.value)
+    world.bank("bank").parent.rename(world.bank("bank", "test").parent)
     with pytest.raises(UserError, match="list_digest"):
         world.run("bank", [0], part="test")
 
 
-def test_texts(tmp_path, encoder):
-    prompts, path, done = [f"a photo of a {word}." for word in ("dog", "cat", "big red star")], tmp_path / "t", []
-    made = extract_texts(encoder, "demo", prompts, [0, 1, 2], path, "cpu", batch_size=2, progress=done.append)
-    assert made
-    assert done == [2, 1]
-    texts = read_texts(path)
-    with torch.inference_mode():
-        expected = encoder.model.encode_text(encoder.tokenizer(prompts))
-    assert torch.allclose(texts.features, expected, rtol=0, atol=1e-5)
-    assert (texts.prompts, texts.labels.tolist()) == (prompts, [0, 1, 2])
-    before = path.read_bytes()
-    assert not extract_texts(encoder, "demo", prompts, [0, 1, 2], path, "cpu")
-    assert path.read_bytes() == before
+# --- several layers, other ways --------------------------------------------------------------------------------------
 
 
-def test_texts_of_other_prompts_or_weights_are_refused(tmp_path, encoder, random_weights):
-    path = tmp_path / "texts"
-    extract_texts(encoder, "demo", ["a dog."], [0], path, "cpu")
-    with pytest.raises(UserError, match=r"other prompts or class names\.\nremove it"):
-        extract_texts(encoder, "demo", ["a cat."], [0], path, "cpu")
-    other = load_encoder("demo-RN", str(random_weights(1)))
-    with pytest.raises(UserError, match="other weights") as caught:
-        extract_texts(other, "demo", ["a dog."], [0], path, "cpu")
-    assert encoder.digest[:12] in str(caught.value)
-    assert other.digest[:12] in str(caught.value)
+LAYERS = [0, 1, 3, -1]
+
+
+@pytest.fixture(scope="module")
+def layered(random_weights):
+    """The same encoder, before the last 0, 1, 3 and all of its layers."""
+    return load_encoder("demo-RN", str(random_weights(0)), image_layers=LAYERS)
+
+
+def of_layers(world, folder):
+    return {layers: Bank(world.bank(folder, layer=layers)).read()[0] for layers in LAYERS}
+
+
+def test_one_pass_fills_the_banks_of_all_layers(world, random_weights, layered, monkeypatch):
+    """As many images are decoded and encoded as for one; the bytes are those of a run for each."""
+    decoded = []
+    monkeypatch.setattr(module, "open_rgb", lambda path: decoded.append(path) or open_rgb(path))
+    assert world.run("together", using=layered) == len(decoded) == 30
+    together = of_layers(world, "together")
+    for layers, features in together.items():
+        world.run("alone", using=load_encoder("demo-RN", str(random_weights(0)), image_layers=[layers]))
+        assert (layered.image[layers] is None) == (layers == 0)
+        if layers:
+            with torch.no_grad():
+                final = layered.image[layers](features)
+            assert torch.allclose(final, together[0], rtol=0, atol=1e-5 * final.abs().max())
+    assert contents(world.root / "alone") == contents(world.root / "together")
+
+
+def test_banks_that_lack_different_images_are_made_whole(world, encoder, layered):
+    world.run("pieces", [1, 5, 20], using=encoder)
+    before = contents(world.root / "pieces")
+    assert world.run("pieces", using=layered) == 30
+    assert before.items() <= contents(world.root / "pieces").items()
+    assert world.run("pieces", using=layered) == 0
+    world.run("whole", using=layered)
+    pieces, whole = of_layers(world, "pieces"), of_layers(world, "whole")
+    assert all(torch.allclose(pieces[k], whole[k], rtol=0, atol=1e-5 * whole[k].abs().max()) for k in LAYERS)
+
+
+def test_shards_are_no_larger_than_allowed(world, layered, monkeypatch):
+    row = layered.image_shapes[-1].numel() * 4
+    monkeypatch.setattr(module, "SHARD_BYTES", 5 * row)
+    world.run("bank", using=layered)
+    assert len(list(world.bank("bank", layer=-1).iterdir())) == 8  # batches of four
+    monkeypatch.setattr(module, "SHARD_BYTES", row // 2)
+    world.run("small", using=layered, batch_size=2)
+    assert len(list(world.bank("small", layer=-1).iterdir())) == 15
+
+
+def test_inputs_of_layers_may_be_stored_in_half_the_room(world, layered):
+    world.run("full", using=layered)
+    world.run("half", using=layered, store_dtype="fp16")
+    full, half = of_layers(world, "full"), of_layers(world, "half")
+    assert torch.equal(full[0], half[0])
+    for layers in LAYERS[1:]:
+        assert torch.equal(full[layers].half().float(), half[layers])
+        sizes = [
+            sum(path.stat().st_size for path in world.bank(name, layer=layers).iterdir()) for name in ("full", "half")
+        ]
+        assert sizes[1] < 0.6 * sizes[0]
+    with pytest.raises(UserError, match="dtype: fp16 there, fp32 here"):
+        world.run("half", using=layered)
+
+
+def test_fast_decoding_is_close_and_kept_apart(world):
+    world.run("pil")
+    world.run("fast", decode="fast")
+    pil, fast = (Bank(world.bank(name)).read()[0] for name in ("pil", "fast"))
+    assert torch.allclose(pil, fast, rtol=0, atol=0.02 * pil.abs().max())
+    with pytest.raises(UserError, match="decode: fast there, pil here"):
+        world.run("fast")
+
+
+def test_lower_precision_is_close_and_kept_apart(world, random_weights):
+    lower = load_encoder("demo-RN", str(random_weights(0)), precision="bf16")
+    world.run("fp32")
+    world.run("bf16", using=lower)
+    full, low = (Bank(world.bank(name)).read()[0] for name in ("fp32", "bf16"))
+    assert not torch.equal(full, low)
+    assert torch.cosine_similarity(full, low).min() > 0.999
+    with pytest.raises(UserError, match="precision: bf16 there, fp32 here"):
+        world.run("bf16")
+
+
+def test_numbers_that_are_not_finite_are_not_stored(world, encoder, monkeypatch):
+    monkeypatch.setattr(module, "normalise", lambda *pixels: normalise(*pixels) * float("inf"))
+    with pytest.raises(UserError, match=r"features that are not finite numbers, at positions 0, 1"):
+        world.run("bank")
+    assert not contents(world.root / "bank")

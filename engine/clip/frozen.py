@@ -1,0 +1,104 @@
+"""The frozen parts of an encoder, as fast as they go: what goes into its last k layers, for several k in one pass.
+
+A ResNet is rewritten for it: BatchNorm is folded into the convolutions, which then run with channels last, and the
+attention pool is ours. Texts are cut to the longest of a batch where attention is causal. The features are those of
+open_clip to 1e-6 or so, relative; for transformers over images bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.modified_resnet import Bottleneck, ModifiedResNet
+from open_clip.transformer import text_global_pool
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from engine.clip.split import causal, image_layer_count, image_stages, text_features, text_layer_count, text_tower
+
+Cached = tuple[Tensor, ...]
+"""What is cached of a batch: image features [B, D] or inputs of a layer, [B, ...]; for texts with layers still to come
+[B, L, width] and the end-of-text positions [B] int64."""
+
+
+class FrozenImages:
+    """The image tower of an open_clip model in eval mode, up to its last k layers for each k of `layers`."""
+
+    def __init__(self, model: nn.Module, layers: Iterable[int]):
+        """Raises UserError for a number of layers that the tower does not have, or cannot be split at."""
+        visual = model.visual
+        self.channels_last = isinstance(visual, ModifiedResNet)
+        if self.channels_last:
+            visual = _fold(copy.deepcopy(visual)).to(memory_format=torch.channels_last)
+        # what other models (CoCa) have beside the stages of their tower is theirs to call
+        self.encode = None if type(model) in (CLIP, CustomTextCLIP) else model.encode_image
+        self.stages = image_stages(visual)
+        self.ends = {k: len(self.stages) - image_layer_count(model, k) for k in layers}
+
+    def __call__(self, pixels: Tensor, layers: Iterable[int]) -> dict[int, Cached]:
+        """What is cached of normalised pixels [B, 3, S, S], for those k that are in `layers`."""
+        outputs = {}
+        if self.encode is not None and 0 in layers:
+            outputs[0] = (self.encode(pixels),)
+        ends = {k: self.ends[k] for k in layers if k not in outputs}
+        x = pixels.contiguous(memory_format=torch.channels_last) if self.channels_last else pixels
+        for at in range(max(ends.values(), default=-1) + 1):
+            x = self.stages[at - 1](x) if at else x
+            outputs |= {k: (x,) for k, end in ends.items() if end == at}
+        return outputs
+
+
+class FrozenTexts:
+    """The text tower of an open_clip model in eval mode, up to its last k layers for each k of `layers`."""
+
+    def __init__(self, model: nn.Module, layers: Iterable[int]):
+        """Raises UserError for a number of layers that the tower does not have, and for towers that cannot be split."""
+        self.tower = text_tower(model)
+        self.encode = model.encode_text
+        blocks = len(self.tower.transformer.resblocks) if self.tower else 0
+        self.ends = {k: blocks - text_layer_count(model, k) for k in layers}  # blocks that are passed; -1: none at all
+
+    def __call__(self, tokens: Tensor, layers: Iterable[int]) -> dict[int, Cached]:
+        """What is cached of tokens [B, L], int64, for those k that are in `layers`."""
+        if self.tower is None:
+            return {k: (self.encode(tokens),) for k in layers}
+        tower, positions = self.tower, self._positions(tokens)
+        ends = {k: self.ends[k] for k in layers}
+        x = tower.token_embedding(tokens)
+        outputs = {k: (x, positions) for k, end in ends.items() if end < 0}
+        x = x + tower.positional_embedding[: x.shape[1]]
+        mask = causal(tower.attn_mask, x.shape[1])
+        for passed in range(max(ends.values()) + 1):
+            x = tower.transformer.resblocks[passed - 1](x, attn_mask=mask) if passed else x
+            outputs |= {k: (x, positions) for k, end in ends.items() if end == passed}
+        if 0 in outputs:
+            outputs[0] = (text_features(x, positions, tower.ln_final, tower.text_projection),)
+        return outputs
+
+    def lengths(self, tokens: Tensor) -> Tensor:
+        """How many of the tokens [n, L] of each text matter, [n]: none behind its end, where attention is causal."""
+        if self.tower is None or self.tower.attn_mask is None:
+            return torch.full([len(tokens)], tokens.shape[1])
+        return self._positions(tokens) + 1
+
+    def _positions(self, tokens: Tensor) -> Tensor:
+        """The position [B] whose output is the feature of a text: that of its end, as CLIP has it."""
+        everywhere = torch.arange(tokens.shape[1], device=tokens.device).expand(len(tokens), -1).unsqueeze(2)
+        return text_global_pool(everywhere, tokens, self.tower.pool_type, self.tower.eos_id).squeeze(1)
+
+
+def _fold(visual: ModifiedResNet) -> ModifiedResNet:
+    """The same network with its BatchNorm layers, which are in eval mode, inside of the convolutions before them."""
+    for block in (visual, *(module for module in visual.modules() if isinstance(module, Bottleneck))):
+        for number in (1, 2, 3):
+            conv, norm = getattr(block, f"conv{number}"), getattr(block, f"bn{number}")
+            setattr(block, f"conv{number}", fuse_conv_bn_eval(conv, norm))
+            setattr(block, f"bn{number}", nn.Identity())
+    for block in visual.modules():
+        if isinstance(block, Bottleneck) and block.downsample is not None:
+            pool, conv, norm = block.downsample
+            block.downsample = nn.Sequential(pool, fuse_conv_bn_eval(conv, norm))
+    return visual

@@ -1,0 +1,137 @@
+"""Make features of prompts: one pass of the text tower serves all numbers of trainable layers.
+
+A batch is as long as the longest of its prompts, so prompts of one length go together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engine.clip import names
+from engine.clip.load import Encoder
+from engine.errors import UserError
+from engine.features.store import DTYPES, Place, Source, Texts, check_finite, prompts_digest, texts_source, write_texts
+
+BATCH_SIZE = 256
+
+
+@dataclass(frozen=True)
+class TextPlan:
+    """Prompts of a dataset with their classes, and by number of trainable layers the files of their features.
+
+    `sizes` has the bytes of those files that are missing, by number of trainable layers. Where there are any, `tokens`
+    are those of the prompts [n, L], as many as the longest has, `lengths` [n] say how many matter, and `truncated` are
+    the prompts that lose their end.
+    """
+
+    augmentation: str
+    prompts: list[str]
+    labels: list[int]
+    files: dict[int, tuple[Path, Source]]
+    sizes: dict[int, int]
+    tokens: Tensor | None = None
+    lengths: Tensor | None = None
+    truncated: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> list[int]:
+        """The numbers of trainable layers whose files are missing."""
+        return list(self.sizes)
+
+
+def plan_texts(
+    dataset: str,
+    augmentation: str,
+    prompts: list[str],
+    labels: list[int],
+    place: Place,
+    encoder: Encoder,
+    store_dtype: str = "fp32",
+) -> TextPlan:
+    """Which files of the features of `prompts` are missing at `place`, of those for each number of trainable layers.
+
+    Raises UserError when one there was made by other weights or in another way, or from other prompts.
+    """
+    wanted, missing = {}, []
+    for layers in encoder.text:
+        source = Source(
+            names.folder(encoder.name),
+            encoder.digest,
+            prompts_digest(prompts, labels),
+            len(prompts),
+            precision=encoder.precision,
+            layer=layers,
+            dtype=store_dtype if layers else "fp32",
+        )
+        path = place.texts(layers, augmentation)
+        wanted[layers] = path, source
+        if not path.exists():
+            missing.append(layers)
+        elif (found := texts_source(path)) != source:
+            raise UserError(
+                f"{path} was made by encoder {found.encoder} ({found.encoder_digest[:12]}), not by {encoder.name}"
+                f" ({encoder.digest[:12]}) from the prompts of {dataset}: {_difference(found, source)}.\n"
+                "remove it to make it anew, or give another --feature_dir"
+            )
+    if not missing:
+        return TextPlan(augmentation, prompts, labels, wanted, {})
+    tokens, lengths = encoder.tokens(prompts)
+    full = (lengths == encoder.tokenizer.context_length).nonzero().flatten().tolist()
+    truncated = encoder.truncated([prompts[row] for row in full])
+    tokens = tokens[:, : int(lengths.max())].clone()
+    encoded = encoder.encode_texts(tokens[:1, : int(lengths[0])], missing)  # how large is what it makes of a prompt?
+    widths = {layers: cached[0].shape[-1] * (tokens.shape[1] if layers else 1) for layers, cached in encoded.items()}
+    rows = {
+        k: widths[k] * DTYPES[wanted[k][1].dtype].itemsize + (2 if k else 1) * torch.int64.itemsize for k in missing
+    }
+    sizes = {layers: len(prompts) * row + len(json.dumps(prompts)) for layers, row in rows.items()}
+    return TextPlan(augmentation, prompts, labels, wanted, sizes, tokens, lengths, tuple(truncated))
+
+
+def _difference(found: Source, wanted: Source) -> str:
+    """In what a file of prompts is not what is wanted."""
+    if found.encoder_digest != wanted.encoder_digest:
+        return "other weights"
+    if found.layer != wanted.layer:
+        return f"{found.layer} trainable layers there, {wanted.layer} here"
+    if (found.precision, found.dtype) != (wanted.precision, wanted.dtype):
+        return f"{found.precision} stored as {found.dtype} there, {wanted.precision} stored as {wanted.dtype} here"
+    return "other prompts or class names"
+
+
+def extract_texts(plan: TextPlan, encoder: Encoder, progress: Callable[[int], object] = lambda count: None) -> None:
+    """Encode the prompts of a plan and write the files that are missing.
+
+    `progress` hears the number of prompts after each batch. Raises UserError when features are not finite.
+    """
+    if not plan.missing:
+        return
+    tokens, lengths = plan.tokens, plan.lengths
+    whole: dict[int, list[Tensor]] = {}  # made once: what a pool of prompts comes to may be a good part of the memory
+    for rows in lengths.argsort(stable=True).split(BATCH_SIZE):
+        encoded = encoder.encode_texts(tokens[rows, : int(lengths[rows].max())], plan.missing)
+        for layers, (features, *ends) in encoded.items():
+            if layers not in whole:
+                whole[layers] = [_empty(plan, layers, features), *(end.new_empty(len(tokens)).cpu() for end in ends)]
+            place = whole[layers][0]
+            (place[:, : features.shape[1]] if layers else place)[rows] = features.to(place)
+            for kept, end in zip(whole[layers][1:], ends, strict=True):
+                kept[rows] = end.cpu()
+        progress(len(rows))
+    for layers, (features, *ends) in whole.items():
+        path, source = plan.files[layers]
+        check_finite(features, range(len(tokens)), f"{path.name}, prompts, in {source.precision} of {source.encoder}")
+        write_texts(path, Texts(features, torch.tensor(plan.labels), plan.prompts, source, *ends))
+
+
+def _empty(plan: TextPlan, layers: int, features: Tensor) -> Tensor:
+    """Room for the features of all prompts; behind the end of a text, which nothing looks at, there are zeros."""
+    length = [plan.tokens.shape[1]] if layers else []
+    shape = [len(plan.prompts), *length, features.shape[-1]]
+    return torch.zeros(shape, dtype=DTYPES[plan.files[layers][1].dtype])
