@@ -41,6 +41,9 @@ SEVERAL = [
     "--seed",
     "1",
     "2",
+    "--image-layer-idx",
+    "0",
+    "1",
 ]
 
 
@@ -155,11 +158,55 @@ def test_several_encoders_at_once(world):
     assert [bank.source.encoder for bank in banks] == ["demo-RN", "demo-ViT"]
 
 
+def test_several_layers_and_prompts_at_once(world):
+    """Each image is encoded once; what is left is what a run for each leaves."""
+    several = "--image-layer-idx 0 1 --text-layer-idx 0 2 --text-augmentation hand_crafted vanilla".split()
+    plan = world.start(*several, "--dry-run").wait(check=0).out
+    images = 2 * len(positions(world, "train", (1, 1))) + len(positions(world, "val", (1, 1))) + 21
+    assert f"demo-RN demo: 6 prompts; {images} images, counting views, {images} of them to encode" in plan
+    for need in (
+        "prompts vanilla, layer 0",
+        "prompts hand_crafted, layer 2",
+        "test/none, layer 0",
+        "test/none, layer 1",
+    ):
+        assert f"\n  {need}: " in plan
+    run = world.start(*several).wait(check=0)
+    assert f"{images}/{images} [" in run.err
+    for layers in (("0", "0"), ("1", "2")):
+        for prompts in ("hand_crafted", "vanilla"):
+            words = ["--image-layer-idx", layers[0], "--text-layer-idx", layers[1], "--text-augmentation", prompts]
+            world.start(*words, features="one by one").wait(check=0)
+    assert stored(world) == stored(world, "one by one")
+    assert ", 0 of them to encode; 0 B to write" in world.start(*several).wait(check=0).out
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "prompts_too"),
+    [
+        (["--decode", "fast"], "decode: fast there, pil here", False),
+        (["--precision", "bf16"], "precision: bf16 there, fp32 here", True),
+        (["--store-dtype", "fp16"], "dtype: fp16 there, fp32 here", False),
+    ],
+)
+def test_ways_that_are_not_the_protocols_do_not_mix(world, words, field, prompts_too):
+    layer = ["--image-layer-idx", "1"]
+    world.start(*layer, *words).wait(check=0)
+    assert "0 of them to encode" in world.start(*layer, *words).wait(check=0).out
+    before = stored(world)
+    if prompts_too:
+        assert "bf16 stored as fp32 there, fp32 stored as fp32 here" in world.start(*layer).wait(check=1).err
+        world.place.texts(0, "hand_crafted").unlink()
+        before = stored(world)
+    assert field in world.start(*layer).wait(check=1).err
+    assert stored(world) == before
+
+
 def test_neither_workers_nor_batch_size_matter(world):
-    world.start(*SEVERAL).wait(check=0)
-    world.start(*SEVERAL, "--num-workers", "2", features="two workers").wait(check=0)
+    world.start(*SEVERAL, "--num-workers", "0").wait(check=0)
+    world.start(*SEVERAL, "--num-workers", "4", features="four workers").wait(check=0)
     world.start(*SEVERAL, "--test-batch-size", "32", features="large").wait(check=0)
-    assert stored(world) == stored(world, "two workers")
+    assert stored(world) == stored(world, "four workers")
     small, large = (
         Bank(Place.of(world.root / name, "demo-RN@tiny", "demo").bank("test", 0, "none")).read()[0]
         for name in ("features", "large")
@@ -202,6 +249,32 @@ def test_a_killed_script_goes_on(world):
         world.start(*SEVERAL, features=features, shard_images=extract.SHARD_IMAGES).wait(check=0)
     assert 0 < len(there) < len(stored(world))
     assert stored(world) == stored(world, "whole")
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_ctrl_c_ends_it_at_once(world, workers):
+    """It reaches all processes of a terminal, those that decode too; a shard that is being written becomes whole."""
+    command = [sys.executable, "features.py", *world.words(*SEVERAL, "--image-views", "200", "--num-workers", workers)]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    while process.poll() is None and not list((world.root / "features").rglob("*/none/*.safetensors")):
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGINT)
+    began = time.monotonic()
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - began < 10
+    assert process.returncode == 130
+    assert "interrupted: what is complete is kept" in said
+    assert "Traceback" not in said
+    assert not [path for path in (world.root / "features").rglob("*") if path.name.startswith(".")]
+    assert ", 0 of them bad" in world.start("--verify").wait(check=0).out
 
 
 def test_two_at_once_fill_one_store(world):

@@ -17,10 +17,12 @@ import numpy
 import pandas as pd
 import pytest
 
+from engine import memory
 from engine.datasets.few_shot import load_split
-from engine.features.store import Bank, Source, write_shard
+from engine.features.store import Bank, write_shard
 from engine.results.runs import read_record
-from forks import run_fork
+from engine.sweep import data
+from forks import Fork, run_fork
 from stores import store_of_random_features, stored_features
 
 ROOT = Path(__file__).parents[1]
@@ -135,6 +137,19 @@ def test_all_runs_are_tested_when_asked_and_missing_ones_trained_again(script, w
             assert record == tested[path]
 
 
+def test_features_larger_than_memory_give_the_same_records(world, swept_store):
+    """Training and validation images in a mapped file, the test set in pieces from disk."""
+
+    def forget_memory():
+        memory.free = lambda device: 1000
+        data.TEST_SET, data.FEATURES = 0, 30
+
+    words = [*SWEEP, *world.flags, "--max-memory", "4G"]
+    Fork("train.py", words, world.root, forget_memory).wait(check=0)
+    assert records(world) == records(open_world(swept_store))
+    assert not list(world.root.rglob(".scratch*"))
+
+
 def evaluate(script, world, *words, check=0):
     return script("eval.py", "--datasets", "demo", *INPUTS, *world.eval, *words, check=check)
 
@@ -218,25 +233,38 @@ def test_a_missing_split_is_said_with_a_command_that_makes_it(script, tmp_path, 
 
 
 def test_features_of_two_encoders_are_refused_with_both_names(script, world):
-    folder = world.place.bank("test", 0, "none")
-    bank = Bank(folder)
-    features, labels = bank.read()
-    shutil.rmtree(folder)
-    other = Source("other", "another digest", bank.source.list_digest, bank.source.length)
-    write_shard(folder, other, list(range(len(labels))), labels, features)
+    remake(world.place.bank("test", 0, "none"), encoder="other", encoder_digest="another digest")
     done = train(script, world, check=1)
     assert "other (another dige" in done.stderr
     assert "fake (digest of w" in done.stderr
 
 
+def remake(bank_folder, **changes):
+    """Make a bank anew as from another source."""
+    bank = Bank(bank_folder)
+    features, labels = bank.read()
+    shutil.rmtree(bank_folder)
+    write_shard(bank_folder, dataclasses.replace(bank.source, **changes), list(range(len(labels))), labels, features)
+
+
+def test_how_features_were_made_is_recorded_and_not_mixed(script, world):
+    remake(world.place.bank("test", 0, "none"), decode="fast")
+    assert "was made in another way than" in train(script, world, check=1).stderr
+    for part, view in (("train", "none"), ("train", "flip"), ("val", "none")):
+        remake(world.place.bank(part, 0, view), decode="fast")
+    train(script, world, "--train-shot", "1", "--seed", "1")
+    assert {record.inputs["features"] for record in records(world).values()} == {"decode fast"}
+    for part, view in (("train", "none"), ("train", "flip"), ("val", "none"), ("test", "none")):
+        remake(world.place.bank(part, 0, view), decode="pil")
+    assert (
+        "features: decode fast there, usual here"
+        in train(script, world, "--train-shot", "1", "--seed", "1", check=1).stderr
+    )
+
+
 def test_views_of_different_lists_are_refused(script, world):
     """The flipped images of a list that was corrected after they were made."""
-    folder = world.place.bank("train", 0, "flip")
-    bank = Bank(folder)
-    features, labels = bank.read()
-    shutil.rmtree(folder)
-    other = dataclasses.replace(bank.source, list_digest="the list before")
-    write_shard(folder, other, list(range(len(labels))), labels, features)
+    remake(world.place.bank("train", 0, "flip"), list_digest="the list before")
     assert "made from different lists of images" in train(script, world, check=1).stderr
 
 

@@ -219,5 +219,7 @@ def _test(ready: dict[CellSweep, dict[Hyperparameters, Trained]]) -> None:
 
 
 def _differences(found: dict[str, str], wanted: dict[str, str]) -> str:
-    pairs = [(name, found.get(name, ""), wanted[name]) for name in wanted if found.get(name) != wanted[name]]
-    return ", ".join(f"{name}: {mine[:12]} there, {other[:12]} here" for name, mine, other in pairs) or "the grid"
+    names = [name for name in found | wanted if found.get(name) != wanted.get(name)]
+    pairs = [(name, found.get(name, "usual"), wanted.get(name, "usual")) for name in names]
+    shown = ((name, *(text if name == "features" else text[:12] for text in pair)) for name, *pair in pairs)
+    return ", ".join(f"{name}: {mine} there, {other} here" for name, mine, other in shown) or "the grid"

@@ -1,0 +1,364 @@
+"""Speed and memory of feature extraction, against its parts alone and against the naive way.
+
+    python bench/features.py                                    # everything: about twenty minutes on two cores
+    python bench/features.py --parts encode texts --images 256  # a part of it
+
+JPEGs of 500 x 375 are made once, and random weights for an encoder (RN50). What is printed:
+
+encode   images/s of the plain `model.encode_image` under inference_mode, of the frozen part as features.py runs it
+         (fp32, bf16; fp16 on a GPU), and how far the features are apart, relative to the largest
+texts    prompts/s of `model.encode_text` on 77 tokens, and as features.py runs it
+decode   images/s of decoding alone, by --decode and number of workers
+run      images/s of a run (decode, encode, write) against the slower of decoding and encoding alone; the peak of memory
+         beyond that of the loaded model, and bytes on disk, for layers 0 and 1
+sweep    5 shots x 3 seeds x none/flip x layers 0 and 1 of a dataset by one features.py against a process for each shot,
+         seed, layer and view with everything decoded again; seconds and images decoded and encoded
+train    the peak of memory of train.py on a test bank of 4 GiB, final features and inputs of a layer
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+
+CLASSES = 20
+PER_CLASS = {"train": 16, "val": 4}
+SHOTS, SEEDS = [1, 2, 4, 8, 16], [1, 2, 3]
+SECONDS = 8.0
+"""How long one measurement should take at least."""
+WORDS = "old new small large bright dark round flat striped spotted wooden metal".split()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = {"encode": encode, "texts": texts, "decode": decode, "run": run, "sweep": sweep, "train": train}
+    parser.add_argument("--parts", nargs="+", choices=list(parts), default=list(parts), help="what to measure")
+    parser.add_argument("--images", type=int, default=1000, help="test images")
+    parser.add_argument("--encoder", default="RN50")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3, help="rounds that a median is taken of")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--folder", type=Path, help="where to make images and features (a temporary one)")
+    args = parser.parse_args()
+    where = f"{torch.get_num_threads()} threads" if args.device == "cpu" else torch.cuda.get_device_name(args.device)
+    print(f"{platform.processor() or platform.machine()}, {where}; torch {torch.__version__}", flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        args.folder = args.folder or Path(temporary)
+        install(args)
+        for name in args.parts:
+            print(f"\n{name}", flush=True)
+            parts[name](args)
+
+
+# --- what is worked on -----------------------------------------------------------------------------------------------
+
+
+def install(args: argparse.Namespace) -> None:
+    """Images, splits and weights under `args.folder`, unless they are there."""
+    from engine import datasets
+    from engine.datasets import few_shot
+
+    weights = args.folder / "random.safetensors"
+    if not weights.is_file():
+        import open_clip
+
+        torch.manual_seed(0)
+        args.folder.mkdir(parents=True, exist_ok=True)
+        save_file(open_clip.create_model(args.encoder.replace("/", "-")).state_dict(), weights)
+    counts = PER_CLASS | {"test": args.images // CLASSES}
+    split = {
+        part: [[f"{part}/{k}_{i}.jpg", k, f"kind {k}"] for k in range(CLASSES) for i in range(count)]
+        for part, count in counts.items()
+    }
+    root = args.folder / "data" / "demo"
+    rng = np.random.default_rng(0)
+    for path in (root / "images" / row[0] for rows in split.values() for row in rows):
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            photograph(rng).save(path, quality=90)
+    (root / "split_demo.json").write_text(json.dumps(split))
+    benchmark = datasets.load("demo", args.folder / "data")
+    for shots in SHOTS:
+        for seed in SEEDS:
+            drawn = few_shot.sample(benchmark.labels("train"), benchmark.labels("val"), shots, seed)
+            few_shot.save(few_shot.FewShotSplit("demo", shots, seed, *drawn), args.folder / "indices")
+
+
+def photograph(rng: np.random.Generator) -> Image.Image:
+    """500 x 375 pixels with structure at several scales, which compress to about 100 kB as photographs do."""
+    layers = []
+    for size in (4, 16, 64, 200):
+        noise = Image.fromarray(rng.integers(0, 256, (size * 3 // 4, size, 3), dtype=np.uint8))
+        layers.append(np.asarray(noise.resize((500, 375), Image.Resampling.BICUBIC), dtype=np.float32))
+    return Image.fromarray(np.average(layers, axis=0, weights=[4, 3, 2, 1.5]).astype(np.uint8))
+
+
+def load(args: argparse.Namespace, precision: str = "fp32", layers: list[int] | None = None):
+    """The encoder with its random weights."""
+    from engine.clip.load import load_encoder
+
+    return load_encoder(
+        args.encoder, str(args.folder / "random.safetensors"), args.device, layers or [0], [0], precision
+    )
+
+
+def rate(step: Callable[[], object], count: int, device: str) -> float:
+    """How many of the things that `step` makes `count` of are made in a second."""
+    synchronise = torch.cuda.synchronize if device != "cpu" else lambda: None
+    step()
+    synchronise()
+    start, done = time.perf_counter(), 0
+    while time.perf_counter() - start < SECONDS / 2:
+        step()
+        synchronise()
+        done += count
+    return done / (time.perf_counter() - start)
+
+
+def in_turns(args: argparse.Namespace, steps: dict[str, Callable[[], object]], count: int) -> dict[str, float]:
+    """The median rate of each step over rounds in which all take their turn."""
+    rates = [{name: rate(step, count, args.device) for name, step in steps.items()} for _ in range(args.rounds)]
+    return {name: statistics.median(of_round[name] for of_round in rates) for name in steps}
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def encode(args: argparse.Namespace) -> None:
+    encoders = {name: load(args, name) for name in ("fp32", "bf16", *(["fp16"] if args.device != "cpu" else []))}
+    size = encoders["fp32"].image_size
+    pixels = torch.randn(args.batch_size, 3, size, size, device=args.device)
+
+    @torch.inference_mode()
+    def plain():
+        return encoders["fp32"].model.encode_image(pixels)
+
+    steps = {"plain": plain} | {
+        name: lambda encoder=encoder: encoder.encode_images(pixels)[0][0] for name, encoder in encoders.items()
+    }
+    expected = plain()
+    rates = in_turns(args, steps, args.batch_size)
+    for name, step in steps.items():
+        off = ((step() - expected).abs().max() / expected.abs().max()).item()
+        print(f"  {name:5} {rates[name]:8.1f} images/s   x {rates[name] / rates['plain']:.2f}   off by {off:.1e}")
+
+
+def texts(args: argparse.Namespace) -> None:
+    from engine.features.store import Place, read_texts
+    from engine.features.texts import extract_texts, plan_texts
+
+    encoder = load(args)
+    prompts = [f"a photo of a {one} {two} thing, a type of flower." for one in WORDS for two in WORDS if one != two]
+    prompts = [*prompts[:100], *(f"{word} texture." for word in WORDS), *(f"itap of a {word} dog." for word in WORDS)]
+    tokens = encoder.tokenizer(prompts).to(args.device)
+    place = Place(args.folder / "texts")
+
+    @torch.inference_mode()
+    def plain():
+        return torch.cat([encoder.model.encode_text(some) for some in tokens.split(args.batch_size)])
+
+    def ours():
+        shutil.rmtree(place.folder, ignore_errors=True)
+        extract_texts(plan_texts("demo", "vanilla", prompts, [0] * len(prompts), place, encoder), encoder)
+
+    rates = in_turns(args, {"plain": plain, "ours": ours}, len(prompts))
+    expected, found = plain().cpu(), read_texts(place.texts(0, "vanilla")).features
+    off = ((found - expected).abs().max() / expected.abs().max()).item()
+    for name in rates:
+        print(f"  {name:5} {rates[name]:8.1f} prompts/s   x {rates[name] / rates['plain']:.2f}")
+    print(f"  off by {off:.1e}; with tokenising, planning and writing")
+
+
+def decode(args: argparse.Namespace) -> None:
+    for way in ("pil", "fast"):
+        for workers in args.workers:
+            print(f"  {way:4} {workers} workers {decode_rate(args, way, workers):8.1f} images/s", flush=True)
+
+
+def decode_rate(args: argparse.Namespace, way: str, workers: int) -> float:
+    """Images decoded and rendered in a second, by the loader that extraction has."""
+    from engine import datasets
+    from engine.features import extract
+    from engine.features.store import Place
+
+    benchmark, place = datasets.load("demo", args.folder / "data"), Place(args.folder / "none")
+    positions = list(range(len(benchmark.test)))
+    plan = extract.plan(benchmark, "test", "none", positions, place, load(args), way)
+    images = extract._Images([(plan, position) for position in positions], 224)
+    loader = torch.utils.data.DataLoader(
+        images, batch_size=args.batch_size, num_workers=workers, collate_fn=extract._collate
+    )
+    start = time.perf_counter()
+    for _ in loader:
+        pass
+    return len(images) / (time.perf_counter() - start)
+
+
+def run(args: argparse.Namespace) -> None:
+    """One process per run, whose peak is known; encoding and decoding alone are measured beside."""
+    encoder = load(args, layers=[0, 1])
+    pixels = torch.randn(args.batch_size, 3, encoder.image_size, encoder.image_size, device=args.device)
+    for layers in ([0], [0, 1]):
+        for workers in args.workers:
+            alone = rate(lambda layers=layers: encoder.encode_images(pixels, layers), args.batch_size, args.device)
+            decoding = decode_rate(args, "pil", workers)
+            found = child(args, layers, workers)
+            slower = min(alone, decoding)
+            print(
+                f"  layers {layers}, {workers} workers: {found['rate']:7.1f} images/s, encoder alone {alone:7.1f},"
+                f" decoding alone {decoding:7.1f}: {found['rate'] / slower:.0%} of the slower;"
+                f" peak {found['peak'] / 2**30:.2f} GiB over the loaded model;"
+                f" {found['bytes'] / found['images'] / 1024:.1f} KiB an image on disk",
+                flush=True,
+            )
+
+
+def child(args: argparse.Namespace, layers: list[int], workers: int) -> dict:
+    """What a run of its own says of extracting the test images."""
+    options = [str(args.folder), args.encoder, args.device, str(args.batch_size), str(workers), *map(str, layers)]
+    command = [sys.executable, __file__, "--child", *options]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def be_child(folder: str, encoder: str, device: str, batch_size: str, workers: str, *layers: str) -> None:
+    from engine import datasets
+    from engine.features import extract
+    from engine.features.store import Place
+
+    args = argparse.Namespace(folder=Path(folder), encoder=encoder, device=device)
+    loaded = load(args, layers=list(map(int, layers)))
+    benchmark = datasets.load("demo", args.folder / "data")
+    place = Place(args.folder / "run")
+    plan = extract.plan(benchmark, "test", "none", list(range(len(benchmark.test))), place, loaded)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    start = time.perf_counter()
+    extract.extract([plan], loaded, batch_size=int(batch_size), workers=int(workers), progress=lambda count: None)
+    seconds = time.perf_counter() - start
+    peak = sum(resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF,)) - before
+    size = sum(path.stat().st_size for path in place.folder.rglob("*.safetensors"))
+    shutil.rmtree(place.folder)
+    images = len(plan.positions)
+    print(json.dumps({"rate": images / seconds, "peak": peak, "bytes": size, "images": images}))
+
+
+def sweep(args: argparse.Namespace) -> None:
+    """features.py at once; and, for a few of them, a process per shot, seed, layer and view, without what is shared."""
+    common = ["--dataset", "demo", "--clip-encoder", args.encoder, "--device", args.device]
+    common += ["--clip-weights", args.folder / "random.safetensors", "--test-batch-size", args.batch_size]
+    for flag, folder in (("--data_dir", "data"), ("--indices_dir", "indices")):
+        common += [flag, args.folder / folder]
+    whole = ["--train-shot", *SHOTS, "--seed", *SEEDS, "--image-augmentation", "flip", "--image-layer-idx", 0, 1]
+    ours, counted = script(args, *common, *whole)
+    naive, passes, timed = 0.0, 0, 0
+    cells = [(s, k, a, layer) for s in SHOTS for k in SEEDS for a in ("none", "flip") for layer in (0, 1)]
+    for number, (shots, seed, augmentation, layer) in enumerate(cells):
+        words = [
+            "--train-shot",
+            shots,
+            "--seed",
+            seed,
+            "--image-augmentation",
+            augmentation,
+            "--image-layer-idx",
+            layer,
+        ]
+        passes += CLASSES * (shots * (2 if augmentation == "flip" else 1) + min(shots, 4)) + args.images
+        if number % 12 == 5:  # a twelfth of them says how long all take
+            naive, timed = naive + script(args, *common, *words)[0], timed + 1
+    naive *= len(cells) / timed
+    distinct = CLASSES * (2 * PER_CLASS["train"] + PER_CLASS["val"]) + args.images
+    print(
+        f"  features.py: {ours:.0f} s, {counted} images decoded and encoded, {distinct} different (image, view) pairs"
+    )
+    print(f"  naive: {naive:.0f} s ({timed} of {len(cells)} timed), {passes} images; {naive / ours:.1f} times that")
+
+
+def script(args: argparse.Namespace, *words: object) -> tuple[float, int]:
+    """Seconds of features.py into an empty store, and how many images it says it encodes."""
+    store = args.folder / "features"
+    shutil.rmtree(store, ignore_errors=True)
+    start = time.perf_counter()
+    command = [sys.executable, "features.py", *map(str, words), "--feature_dir", str(store)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return time.perf_counter() - start, int(done.stdout.split(" of them to encode")[0].split()[-1])
+
+
+def train(args: argparse.Namespace) -> None:
+    """train.py on a test bank of 4 GiB of random numbers."""
+    for layer in (0, 1):
+        with test_bank(args, layer) as words:
+            command = [sys.executable, "-c", PEAK, "train.py", *words, "--max-iter", "3"]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        print(f"  image layer {layer}: {done.stdout.splitlines()[-1]}", flush=True)
+
+
+PEAK = """
+import resource, runpy, sys, time
+start = time.perf_counter()
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"peak {peak:.2f} GiB in {time.perf_counter() - start:.0f} s")
+"""
+
+
+@contextlib.contextmanager
+def test_bank(args: argparse.Namespace, layer: int) -> Iterator[list[str]]:
+    """A store of the demo encoder with 4 GiB of random test features; words of a command line of train.py."""
+    from engine import datasets
+    from engine.clip.load import load_encoder
+    from engine.features.store import Place, Source, write_shard
+    from engine.features.texts import extract_texts, plan_texts
+
+    encoder = load_encoder("demo-RN", image_layers=[layer])
+    benchmark, store = datasets.load("demo", args.folder / "data"), args.folder / "large"
+    shape = list(encoder.image_shapes[layer])
+    place = Place.of(store, "demo-RN", "demo")
+    row = 4 * int(np.prod(shape))
+    generator = torch.Generator().manual_seed(0)
+    for part in ("train", "val", "test"):
+        items = benchmark.labels(part)
+        labels = torch.tensor(items) if part != "test" else torch.arange(2**32 // row) % CLASSES
+        source = Source("demo-RN", encoder.digest, benchmark.digest(part), len(labels), layer=layer)
+        for rows in torch.arange(len(labels)).split(max(1, 2**27 // row)):
+            features = torch.randn(len(rows), *shape, generator=generator)
+            write_shard(place.bank(part, layer, "none"), source, rows.tolist(), labels[rows], features)
+    prompts = [f"kind {k}" for k in range(CLASSES)]
+    extract_texts(plan_texts("demo", "hand_crafted", prompts, list(range(CLASSES)), place, encoder), encoder)
+    words = ["--dataset", "demo", "--clip-encoder", "demo-RN", "--train-shot", "4", "--seed", "1", "--device", "cpu"]
+    words += ["--image-augmentation", "none", "--image-layer-idx", str(layer), "--feature_dir", str(store)]
+    words += ["--indices_dir", str(args.folder / "indices"), "--result_dir", str(args.folder / "experiments")]
+    yield words + (["--hyperparams", "partial", "--logit", "4.0"] if layer else [])
+    shutil.rmtree(store)
+    shutil.rmtree(args.folder / "experiments", ignore_errors=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        be_child(*sys.argv[2:])
+    else:
+        os.environ.setdefault("PYTHONWARNINGS", "ignore")
+        main()
