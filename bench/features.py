@@ -305,8 +305,8 @@ def script(args: argparse.Namespace, *words: object) -> tuple[float, int]:
 
 
 def train(args: argparse.Namespace) -> None:
-    """train.py on a test bank of 4 GiB of random numbers."""
-    for layer in (0, 1):
+    """train.py on a test bank of 4 GiB of random numbers: features of 1024 dimensions, inputs of the demo's encoder."""
+    for layer in (0, 4):
         with test_bank(args, layer) as words:
             command = [sys.executable, "-c", PEAK, "train.py", *words, "--max-iter", "3"]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -330,12 +330,12 @@ def test_bank(args: argparse.Namespace, layer: int) -> Iterator[list[str]]:
     """A store of the demo encoder with 4 GiB of random test features; words of a command line of train.py."""
     from engine import datasets
     from engine.clip.load import load_encoder
-    from engine.features.store import Place, Source, write_shard
+    from engine.features.store import Place, Source, Texts, write_shard, write_texts
     from engine.features.texts import extract_texts, plan_texts
 
     encoder = load_encoder("demo-RN", image_layers=[layer])
     benchmark, store = datasets.load("demo", args.folder / "data"), args.folder / "large"
-    shape = list(encoder.image_shapes[layer])
+    shape = list(encoder.image_shapes[layer]) if layer else [1024]
     place = Place.of(store, "demo-RN", "demo")
     row = 4 * int(np.prod(shape))
     generator = torch.Generator().manual_seed(0)
@@ -347,7 +347,11 @@ def test_bank(args: argparse.Namespace, layer: int) -> Iterator[list[str]]:
             features = torch.randn(len(rows), *shape, generator=generator)
             write_shard(place.bank(part, layer, "none"), source, rows.tolist(), labels[rows], features)
     prompts = [f"kind {k}" for k in range(CLASSES)]
-    extract_texts(plan_texts("demo", "hand_crafted", prompts, list(range(CLASSES)), place, encoder), encoder)
+    plan = plan_texts("demo", "hand_crafted", prompts, list(range(CLASSES)), place, encoder)
+    extract_texts(plan, encoder)
+    if not layer:  # of as many dimensions as the images
+        path, source = plan.files[0]
+        write_texts(path, Texts(torch.randn(CLASSES, *shape), torch.arange(CLASSES), prompts, source))
     words = ["--dataset", "demo", "--clip-encoder", "demo-RN", "--train-shot", "4", "--seed", "1", "--device", "cpu"]
     words += ["--image-augmentation", "none", "--image-layer-idx", str(layer), "--feature_dir", str(store)]
     words += ["--indices_dir", str(args.folder / "indices"), "--result_dir", str(args.folder / "experiments")]

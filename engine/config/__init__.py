@@ -190,11 +190,11 @@ ARGUMENTS = {
         "--text-augmentation",
         dest="text_augmentation",
         choices=templates.AUGMENTATIONS,
-        **(_MANY | {"metavar": "|".join(templates.AUGMENTATIONS)}),
+        **_MANY,
         default=["hand_crafted"],
-        help="the prompts, one or several of: templates made by hand for each dataset, the class name alone, 'a photo"
-        " of a ...', or a pool of 180, whose 21 best on the validation images are taken for each few-shot split"
-        " (hand_crafted)",
+        help="the prompts, one or several of: hand_crafted (templates made by hand for each dataset), classname (the"
+        " name alone), vanilla ('a photo of a ...'), template_mining (a pool of 180 templates, whose 21 best on the"
+        " validation images are taken for each few-shot split) (hand_crafted)",
     ),
     "image_augmentation": _argument(
         "--image-augmentation",
