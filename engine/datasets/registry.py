@@ -108,3 +108,7 @@ def _format(name: str) -> Format:
     if name not in FORMATS:
         raise UserError(f"no dataset is called '{name}'; there are: {', '.join(FORMATS)}")
     return FORMATS[name]
+
+
+SOURCES = tuple(name for name in FORMATS if variants(name))
+"""The datasets that have shifted test sets."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,9 +20,10 @@ from engine.features.store import Bank, Place, Source, check_finite, prompts_dig
 from engine.features.views import training_views
 from engine.model import Adapter, Classifier, Embedding, LinearHead, random_weight, zeroshot_weight
 from engine.results.runs import Cell
+from engine.sweep.shifted import ShiftedSet, ShiftedTest, classnames, shifted_test
 from engine.templates import MINING
 from engine.training.batches import generator
-from engine.training.evaluate import EMBEDDED, FEATURES, Heads, accuracies
+from engine.training.evaluate import EMBEDDED, FEATURES, Heads, accuracies, accuracies_among
 from engine.training.problem import Inputs, Problem, Samples
 
 if TYPE_CHECKING:  # open_clip takes seconds to import, and training on final features does not need it
@@ -51,9 +52,11 @@ class DatasetFeatures:
         indices_dir: str | Path,
         device: str,
         encoder: Encoder | None = None,
+        shifted: Sequence[ShiftedSet] = (),
     ):
         """`encoder`, on `device`, has the layers that the cells train; None when there are none.
 
+        `shifted` are further test sets, of classes of the dataset, on which the runs that are tested are tested too.
         Raises MissingFeatures for what is not in the store, UserError when its parts do not belong together.
         """
         cell = cells[0]
@@ -82,7 +85,9 @@ class DatasetFeatures:
         for (part, _), bank in self._banks.items():
             bank.require(self.positions[part])
             self._check_layers(bank.folder, bank.source, cell.image_layer, encoder)
-            self._check_source(bank, part)
+            self._check_encoder(bank)
+            self._check_list(bank, part)
+        self.shifted = [self._shifted_test(own, encoder) for own in shifted]
         self._prompts = self._mined(place) if cell.text_augmentation == MINING else self._all_prompts()
 
     def sizes(self, cell: Cell) -> list[int]:
@@ -120,12 +125,15 @@ class DatasetFeatures:
         encoder, text = self._texts.source.encoder_digest, self._prompts_of(cell).digest
         return {"encoder": encoder, "text": text, "split": split, **lists}
 
-    def test_batches(self) -> Iterable[tuple[Inputs, Tensor]]:
-        """The whole test set: final features at once, from memory; what goes into a trainable part in small batches.
+    def test_batches(self, shifted: ShiftedTest | None = None) -> Iterable[tuple[Inputs, Tensor]]:
+        """The whole test set, or one of `shifted`: images and their classes.
 
-        These come from disk each time, as they may be larger than memory.
+        Final features of the test set come at once, from memory; what goes into a trainable part, and shifted sets,
+        which may be larger than memory, batch by batch from disk each time.
         """
-        return [self._test_set] if self.image_part is None else self._stream_test_set()
+        if shifted is not None:
+            return self._stream(shifted.bank, shifted.classes)
+        return [self._test_set] if self.image_part is None else self._stream(self._banks["test", "none"])
 
     @property
     def rows_at_a_time(self) -> int:
@@ -147,6 +155,25 @@ class DatasetFeatures:
     def zeroshot_test(self, cell: Cell) -> float:
         """The zero-shot classifier's accuracy on the test set, 0 to 1."""
         return self._zeroshot_tests[self._prompts_of(cell)]
+
+    def zeroshot_shifted(self, cell: Cell) -> dict[str, float]:
+        """The zero-shot classifier's accuracies on `shifted`, 0 to 1, by the names of their choices."""
+        own = list(self._zeroshots).index(self._prompts_of(cell))
+        return {name: accuracies[own] for name, accuracies in self._shifted_zeroshot_tests.items()}
+
+    @property
+    def shifted_digests(self) -> dict[str, str]:
+        """Digests of the lists of `shifted`, by the names of their choices."""
+        return {name: own.bank.source.list_digest for own in self.shifted for name in own.choices}
+
+    @cached_property
+    def _shifted_zeroshot_tests(self) -> dict[str, list[float]]:
+        """Accuracies of all zero-shot classifiers on `shifted`, each of which is gone through once."""
+        heads, found = self._heads(list(self._zeroshots.values())), {}
+        for own in self.shifted:
+            (counted,) = accuracies_among(list(own.choices.values()), [heads], self.test_batches(own))
+            found |= dict(zip(own.choices, counted, strict=True))
+        return found
 
     @cached_property
     def _zeroshots(self) -> dict[Prompts, Tensor]:
@@ -230,10 +257,15 @@ class DatasetFeatures:
         test = self._read("test", ["none"])
         return test.bank, test.labels
 
-    def _stream_test_set(self) -> Iterator[tuple[Inputs, Tensor]]:
-        for positions in torch.arange(self._banks["test", "none"].source.length).split(EMBEDDED):
-            features, labels = self._read_bank("test", "none", positions.tolist())
-            yield (features.to(self.device),), labels.to(self.device)
+    def _stream(self, bank: Bank, classes: Tensor | None = None) -> Iterator[tuple[Inputs, Tensor]]:
+        """A bank of test images from disk, batch by batch; `classes` [k] are those of its labels, where others."""
+        for positions in torch.arange(bank.source.length).split(self.rows_at_a_time):
+            known = self.classes if classes is None else len(classes)
+            features, labels = self._read_bank(bank, "test", positions.tolist(), known)
+            if self.image_part is None:
+                features = F.normalize(features)
+            labels = labels.to(self.device)
+            yield (features.to(self.device),), labels if classes is None else classes[labels]
 
     def _pick(self, part: str, views: list[str], positions: list[int]) -> Samples:
         """The images at `positions` of a part, in each of the views that were read."""
@@ -245,22 +277,20 @@ class DatasetFeatures:
 
     def _read(self, part: str, views: list[str]) -> Samples:
         """All images of a part that any cell needs, view after view."""
-        read = [self._read_bank(part, view, self.positions[part]) for view in views]
+        banks = [self._banks[part, view] for view in views]
+        read = [self._read_bank(bank, part, self.positions[part], self.classes) for bank in banks]
         features = torch.cat([features for features, _ in read])
         if self.image_part is None:
             features = F.normalize(features)
         return self._samples((features,), torch.cat([labels for _, labels in read]))
 
-    def _read_bank(self, part: str, view: str, positions: list[int] | None) -> tuple[Tensor, Tensor]:
-        """Features and labels of a bank, checked."""
-        bank = self._banks[part, view]
+    def _read_bank(self, bank: Bank, part: str, positions: list[int] | None, classes: int) -> tuple[Tensor, Tensor]:
+        """Features and labels of a bank of images of so many `classes`, checked."""
         features, labels = bank.read(positions)
         where = range(len(labels)) if positions is None else positions
-        check_finite(features, where, f"{self.cells[0].dataset}, {part} images, in {bank.folder}")
-        if int(labels.max()) >= self.classes:
-            raise UserError(
-                f"{bank.folder} has label {int(labels.max())}, but there are prompts of {self.classes} classes"
-            )
+        check_finite(features, where, f"{bank.folder.parents[1].name}, {part} images, in {bank.folder}")
+        if int(labels.max()) >= classes:
+            raise UserError(f"{bank.folder} has label {int(labels.max())}, but there are prompts of {classes} classes")
         return features, labels
 
     def _samples(self, inputs: Inputs, labels: Tensor) -> Samples:
@@ -282,16 +312,28 @@ class DatasetFeatures:
                 " or remove it and make the features anew"
             )
 
-    def _check_source(self, bank: Bank, part: str) -> None:
-        """Refuse a bank of another encoder than the prompts', or of another list than the part's first view."""
-        text, image, first = self._texts.source, bank.source, self._banks[part, "none"]
+    def _shifted_test(self, shifted: ShiftedSet, encoder: Encoder | None) -> ShiftedTest:
+        """How the runs are tested on a shifted set, whose features must belong to theirs."""
+        cell = self.cells[0]
+        self._check_layers(shifted.bank.folder, shifted.bank.source, cell.image_layer, encoder)
+        self._check_encoder(shifted.bank)
+        names = classnames(self._texts, cell.text_augmentation, cell.dataset)
+        return shifted_test(shifted, cell.dataset, names, self.device)
+
+    def _check_encoder(self, bank: Bank) -> None:
+        """Refuse a bank of another encoder than the prompts'."""
+        text, image = self._texts.source, bank.source
         if (image.encoder_digest, image.precision) != (text.encoder_digest, text.precision):
             raise UserError(
                 f"{bank.folder} was made by {image.encoder} ({image.encoder_digest[:12]}, {image.precision}), but the"
-                f" prompts beside it by {text.encoder} ({text.encoder_digest[:12]}, {text.precision}); remove the one"
-                " you do not want"
+                f" prompts in {self._text_path} by {text.encoder} ({text.encoder_digest[:12]}, {text.precision});"
+                " remove the one you do not want"
             )
-        if image != first.source:
+
+    def _check_list(self, bank: Bank, part: str) -> None:
+        """Refuse a bank of another list than the part's first view."""
+        first = self._banks[part, "none"]
+        if bank.source != first.source:
             raise UserError(
                 f"{bank.folder} and {first.folder} were made from different lists of images; remove the older one"
             )
