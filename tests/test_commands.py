@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from engine import config
 from engine.results.runs import read_record
 from forks import run_fork
 from sweeps import Sweep
@@ -36,14 +37,14 @@ python eval_domain_shift.py --mode linear --modality cross_modal --classifier_in
 NOT_YET = {"cd audioclip/", "python audio_features.py", "cd ..", "python imagenet_esc.py"}
 ENCODER = ["--clip-encoder", "demo-RN"]
 STEPS = ["--max-iter", "101"]
+MODES = {"bash linear_probe.sh": "linear", "bash partial_finetuning.sh": "partial", "bash adapter.sh": "adapter"}
+FIXED = "classifier_head image_layer_idx text_layer_idx hyperparams logit text_augmentation image_augmentation".split()
 
 
-def command(script, *part):
-    """The words after the script's name of the command that begins `<shell> <script>` and has all words of `part`."""
-    (words,) = [
-        words for words in map(shlex.split, COMMANDS) if words[1] == script and set(part) <= set(words)
-    ] or [None]  # fmt: skip
-    return words[2:]
+def command(script, number=0):
+    """The words after the script's name of its first command, or of a later one."""
+    lines = [words for words in map(shlex.split, COMMANDS) if words[1] == script]
+    return lines[number][2:]
 
 
 def test_they_are_the_agreed_ones_and_in_the_readme():
@@ -83,9 +84,9 @@ def world(extracted, tmp_path_factory):
     return extracted
 
 
-def run(world, script, *words, check=0, part=()):
+def run(world, script, *words, number=0, check=0):
     """A command in a fork, with `words` appended."""
-    return run_fork(script, *command(script, *part), *words, folder=world.said, check=check)
+    return run_fork(script, *command(script, number), *words, folder=world.said, check=check)
 
 
 def records(world):
@@ -100,13 +101,14 @@ def test_features(world):
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("bash") and "features" not in line])
-def test_sweeps_ask_for_what_the_scripts_take(world, tmp_path, line):
-    """tests/test_sweeps.py runs what they ask for; here each command is understood: it finds no runs of its own."""
+def test_sweeps_ask_for_what_the_scripts_take(tmp_path, line):
+    """And for the method that eval.py tabulates; tests/test_sweeps.py does what they ask for."""
     sweep = Sweep(line.split()[1], folder=tmp_path, runs="true", DATASETS="dtd", SHOTS="1").wait(check=0)
-    nowhere = ["--feature_dir", str(tmp_path / "none"), "--result_dir", str(tmp_path / "runs")]
+    mode = config.parser("", *config.EVAL).parse_args(["--mode", MODES[line]])
+    config.apply_mode(mode)
     for call in sweep.calls:
-        done = run_fork(*call.words, *world.indices, *nowhere, folder=tmp_path, check=1)
-        assert "no text features" in done.stderr
+        args = config.parser("", *config.TRAIN).parse_args(call.words[1:])
+        assert all(vars(args)[name] == vars(mode)[name] for name in FIXED)
 
 
 def test_training_and_its_tables(world):
@@ -134,9 +136,8 @@ def test_domain_shift(world):
     run(world, "domain_shift.py", *ENCODER, *STEPS, *inputs)
     (tested,) = [r for r in records(world) if r.shifted]
     for wise_ft in (False, True):
-        words = command("eval_domain_shift.py", "--wise_ft") if wise_ft else shlex.split(COMMANDS[-2])[2:]
         places = [*world.results["result"], *world.results["eval"]]
-        done = run_fork("eval_domain_shift.py", *words, *ENCODER, *STEPS, *places, folder=world.said, check=0)
+        done = run(world, "eval_domain_shift.py", *ENCODER, *STEPS, *places, number=int(wise_ft))
         assert "imagenet 16-shot seed 2" in done.stdout
         assert "python domain_shift.py --dataset imagenet --train-shot 16 --seed 2 3" in done.stdout
         path = next(line for line in done.stdout.splitlines() if line.endswith(".csv"))
