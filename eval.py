@@ -50,11 +50,7 @@ def missing_runs(args: argparse.Namespace, missing: list[Cell]) -> str:
     lines = [f"{len(missing)} cells have no complete, tested grid under {args.result_dir}:"]
     lines += [f"  {cell}" for cell in missing[:20]] + ["  ..."] * (len(missing) > 20)
     lines.append("make them with")
-    for dataset in dict.fromkeys(cell.dataset for cell in missing):
-        shots = sorted({cell.shots for cell in missing if cell.dataset == dataset})
-        seeds = sorted({cell.seed for cell in missing if cell.dataset == dataset})
-        changes = {"dataset": [dataset], "train_shot": shots, "seed": seeds}
-        lines.append("  " + config.command("train.py", config.TRAIN, args, **changes))
+    lines += [f"  {command}" for command in config.commands("train.py", config.TRAIN, args, missing)]
     return "\n".join(lines)
 
 

@@ -18,7 +18,7 @@ def main() -> None:
     """Make every split asked for, and say what happened to each file."""
     args = config.parser(__doc__, *config.SPLITS).parse_args()
     for dataset in args.dataset:
-        train, val = few_shot.classes(dataset, args.data_dir)
+        train, val = few_shot.classes(dataset, args.data_dir, args.indices_dir)
         for shots, seed in product(args.train_shot, args.seed):
             positions = few_shot.draw(train, val, shots, seed, args.max_val_shot)
             split = few_shot.FewShotSplit(dataset, shots, seed, *positions, max_val_shot=args.max_val_shot)

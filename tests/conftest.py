@@ -102,3 +102,15 @@ def random_weights(tmp_path_factory):
         return path
 
     return save
+
+
+@pytest.fixture(scope="session")
+def extracted(tmp_path_factory):
+    """An `installation` of the eleven datasets through features.sh, on two GPUs as it were; `.sweep` is how."""
+    import installation
+    from sweeps import Sweep
+
+    there = installation.install(tmp_path_factory.mktemp("the eleven"))  # with a space
+    words, settings = [*there.data, *there.indices, *there.feature], {"SHOTS": "1 16", "IMAGE_LAYERS": "0"}
+    there.sweep = Sweep("features.sh", *words, folder=there.root / "said", GPUS="0 1", **settings).wait(check=0)
+    return there

@@ -14,11 +14,12 @@ from stores import store_of_random_features
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^python (\w+\.py .*)$", README, re.MULTILINE)
+SHIFT = {"domain_shift.py", "eval_domain_shift.py"}
 
 
 def test_there_are_commands_for_each_step():
     scripts = {command.split()[0] for command in COMMANDS}
-    assert scripts == {"few_shot_split.py", "features.py", "train.py", "eval.py", "average.py"}
+    assert scripts == {"few_shot_split.py", "features.py", "train.py", "eval.py", "average.py", *SHIFT}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -27,6 +27,8 @@ from engine.results.runs import Cell
 SHOTS = [1, 2, 4, 8, 16]
 SEEDS = [1, 2, 3]
 """The paper's shots and seeds (section 9 of its appendix)."""
+SOURCE_SHOTS = [16]
+"""The shots of its domain shift (section 6 of the protocol)."""
 
 
 def boolean(text: str) -> bool:
@@ -89,6 +91,18 @@ def _dataset(text: str) -> str:
     return text
 
 
+def _source(text: str) -> str:
+    """The name of a dataset that has shifted test sets, or the names there are."""
+    if text not in datasets.SOURCES:
+        has = (
+            "is a shifted test set"
+            if text in datasets.names() and datasets.parent(text)
+            else "has no shifted test sets"
+        )
+        raise argparse.ArgumentTypeError(f"'{text}' {has}; train on one of: {', '.join(datasets.SOURCES)}")
+    return text
+
+
 def _table(text: str) -> str:
     """A table's name, which may be given as its file is called."""
     return text.removesuffix(".csv")
@@ -123,6 +137,29 @@ ARGUMENTS = {
     ),
     "train_shot": _argument(
         "--train-shot", type=positive, **_MANY, default=SHOTS, help="training images per class (1 2 4 8 16)"
+    ),
+    "source": _argument(
+        "--dataset",
+        type=_source,
+        **_MANY,
+        default=[datasets.SOURCES[0]],
+        help=f"{' or '.join(datasets.SOURCES)}, which have shifted test sets ({datasets.SOURCES[0]})",
+    ),
+    "source_shot": _argument(
+        "--train-shot", type=positive, **_MANY, default=SOURCE_SHOTS, help="training images per class (16)"
+    ),
+    "source_seeds": _argument(
+        "--seed", type=not_negative, **_MANY, help="seeds to tabulate (those of 1 2 3 that have runs)"
+    ),
+    "shifted": _argument(
+        "--shifted", type=_dataset, **_MANY, help="shifted test sets (all of the dataset that is trained on)"
+    ),
+    "class_subset": _argument(
+        "--class_subset",
+        type=boolean,
+        default=True,
+        metavar="true|false",
+        help="on sets with a part of the classes, predictions are among these alone (true) or among all",
     ),
     "max_val_shot": _argument(
         "--max-val-shot", type=positive, default=MAX_VAL_SHOT, help="validation images per class: min(shots, this) (4)"
@@ -319,9 +356,14 @@ TRAIN = (
     " clip_weights image_layer_idx text_layer_idx text_augmentation image_augmentation image_views max_iter test"
     " executor max_memory device indices_dir feature_dir result_dir"
 ).split()
+DOMAIN_SHIFT = [{"dataset": "source", "train_shot": "source_shot"}.get(name, name) for name in TRAIN] + ["shifted"]
 EVAL = (
     "mode modality classifier_init datasets train_shot max_val_shot seed clip_encoder clip_weights text_augmentation"
     " image_augmentation image_views wise_ft max_iter result_dir eval_dir"
+).split()
+EVAL_DOMAIN_SHIFT = (
+    "mode modality classifier_init source source_shot source_seeds max_val_shot clip_encoder clip_weights"
+    " text_augmentation image_augmentation image_views wise_ft class_subset shifted max_iter result_dir eval_dir"
 ).split()
 """The arguments of scripts that other scripts name in the commands they tell the user to type."""
 
@@ -390,6 +432,24 @@ def workers(args: argparse.Namespace, device: str) -> int:
     return args.num_workers
 
 
+def shifted_sets(args: argparse.Namespace) -> dict[str, list[str]]:
+    """The shifted test sets by each dataset of `--dataset`: `--shifted`, or all there are.
+
+    Raises UserError for one that belongs to none of the datasets, and for a dataset to which none of them belongs.
+    """
+    of = {dataset: datasets.variants(dataset) for dataset in args.dataset}
+    if args.shifted is None:
+        return of
+    for name in args.shifted:
+        if not any(name in variants for variants in of.values()):
+            there = ", ".join(variant for variants in of.values() for variant in variants)
+            raise UserError(f"{name} is no shifted test set of {', '.join(of)}; there are: {there}")
+    chosen = {dataset: [name for name in variants if name in args.shifted] for dataset, variants in of.items()}
+    if without := [dataset for dataset, variants in chosen.items() if not variants]:
+        raise UserError(f"--shifted names no shifted test set of {', '.join(without)}")
+    return chosen
+
+
 def apply_mode(args: argparse.Namespace) -> None:
     """Set what `--mode` fixes, under the names that train.py's arguments have. The text encoder stays whole."""
     mode = optimizer.MODES[args.mode]
@@ -439,14 +499,23 @@ def command(script: str, arguments: list[str], args: argparse.Namespace, **chang
     words = ["python", script]
     for name in arguments:
         flags, settings = ARGUMENTS[name]
-        value = values.get(settings.get("dest", name), settings.get("default"))
-        if (
-            settings.get("nargs") and value is not None and not isinstance(value, list)
-        ):  # train.py takes one of what features.py takes several
-            value = [value]
-        if value != settings.get("default") or (name in ("dataset", "train_shot", "seed", "clip_encoder") and value):
+        key = settings.get("dest", flags[0].lstrip("-").replace("-", "_"))  # where argparse keeps it
+        value = values.get(key, settings.get("default"))
+        if settings.get("nargs") and value is not None and not isinstance(value, list):
+            value = [value]  # train.py takes one of what features.py takes several of
+        if value != settings.get("default") or (key in ("dataset", "train_shot", "seed", "clip_encoder") and value):
             words += [flags[0], *map(str, value if isinstance(value, list) else [value])]
     return shlex.join(words)
+
+
+def commands(script: str, arguments: list[str], args: argparse.Namespace, cells: list[Cell]) -> list[str]:
+    """A command line of `script`, as `command` makes it, for the `cells` of each dataset."""
+    lines = []
+    for dataset in dict.fromkeys(cell.dataset for cell in cells):
+        own = [cell for cell in cells if cell.dataset == dataset]
+        shots, seeds = (sorted(set(values)) for values in zip(*((cell.shots, cell.seed) for cell in own), strict=True))
+        lines.append(command(script, arguments, args, dataset=[dataset], train_shot=shots, seed=seeds))
+    return lines
 
 
 def run(main: Callable[[], int | None]) -> None:

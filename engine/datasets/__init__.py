@@ -7,6 +7,6 @@
 """
 
 from engine.datasets.benchmark import Benchmark, Item
-from engine.datasets.registry import TARGETS, load, names, parent, variants
+from engine.datasets.registry import SOURCES, TARGETS, has_all_classes, load, names, parent, variants
 
-__all__ = ["TARGETS", "Benchmark", "Item", "load", "names", "parent", "variants"]
+__all__ = ["SOURCES", "TARGETS", "Benchmark", "Item", "has_all_classes", "load", "names", "parent", "variants"]

@@ -1,7 +1,8 @@
 """Few-shot splits: which images of `train` and of `val` a run may see (PROTOCOL section 1, CoOp's protocol).
 
 A split is a list of positions. For the eleven published datasets they follow from the number of images per class
-alone (`indices/class_counts.json`), so no image is needed to make them.
+alone (`indices/class_counts.json`), so no image is needed to make them. Another folder of splits may have counts of
+its own.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ class MissingSplits(UserError):
 
 @dataclass(frozen=True)
 class FewShotSplit:
-    """Positions in `train` and in `val` of `dataset`, in the order drawn; both were made for these arguments."""
+    """Positions in `train` and in `val` of `dataset`, in the order drawn; both were made for these arguments.
+
+    `counts` are the images per class of the dataset that it was read for, where these are known (`class_counts`).
+    """
 
     dataset: str
     shots: int
@@ -54,6 +58,7 @@ class FewShotSplit:
     train: list[int]
     val: list[int]
     max_val_shot: int = field(default=MAX_VAL_SHOT, kw_only=True)
+    counts: dict[str, Any] | None = field(default=None, kw_only=True, compare=False, repr=False)
 
     @property
     def text(self) -> str:
@@ -123,14 +128,13 @@ def group(labels: Iterable[int]) -> Classes:
     return list(positions.values())
 
 
-def classes(dataset: str, data_dir: Path | str) -> tuple[Classes, Classes]:
+def classes(dataset: str, data_dir: Path | str, indices_dir: Path | str = PUBLISHED) -> tuple[Classes, Classes]:
     """What a dataset's splits are drawn from: `train` and `val` by class.
 
-    A published dataset need not be installed; any other is read from `data_dir`. Raises UserError when it is not
-    there or has only a test set.
+    A published dataset need not be installed, as the class counts of `indices_dir` are enough; any other is read from
+    `data_dir`. Raises UserError when it is not there or has only a test set.
     """
-    if dataset in class_counts():
-        counts = class_counts()[dataset]
+    if counts := class_counts(indices_dir).get(dataset):
         return _blocks(counts["train"]), _blocks(counts["val"])
     if (parent := registry.parent(dataset)) is not None:
         raise UserError(f"{dataset} has only a test set: models for it are trained on {parent}")
@@ -149,9 +153,18 @@ def _blocks(counts: list[int]) -> Classes:
 
 
 @functools.cache
-def class_counts() -> dict[str, Any]:
-    """The published datasets: `labels` in block order, `train` and `val` images per class, `test` in total."""
-    return json.loads((PUBLISHED / "class_counts.json").read_text(encoding="utf-8"))
+def class_counts(indices_dir: Path | str = PUBLISHED) -> dict[str, Any]:
+    """The published datasets: `labels` in block order, `train` and `val` images per class, `test` in total.
+
+    A folder of splits of other installations has a class_counts.json of its own, which then counts. Raises UserError
+    when that is damaged.
+    """
+    own = Path(indices_dir) / "class_counts.json"
+    path = own if own.exists() else PUBLISHED / "class_counts.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise UserError(f"{path}: not class counts in JSON ({error})") from error
 
 
 # --- on disk ---------------------------------------------------------------------------------------------------------
@@ -222,7 +235,10 @@ def _read_split(path: Path, dataset: str, shots: int, seed: int, max_val_shot: i
             dataset,
             [(shots, seed)],
         )
-    return FewShotSplit(dataset, shots, seed, content["train"], content["val"], max_val_shot=max_val_shot)
+    counts = class_counts(path.parents[1]).get(dataset)
+    return FewShotSplit(
+        dataset, shots, seed, content["train"], content["val"], max_val_shot=max_val_shot, counts=counts
+    )
 
 
 def _is_split(content: Any) -> bool:
@@ -265,7 +281,7 @@ def check(split: FewShotSplit, benchmark: Benchmark) -> None:
     Each class must have its number of shots (or all its images), and a published dataset the published images per
     class in the published order.
     """
-    problem = _counts_problem(split.dataset, benchmark) if split.dataset in class_counts() else None
+    problem = _counts_problem(split.counts, benchmark) if split.counts else None
     problem = problem or _part_problem("train", split.train, split.shots, benchmark)
     problem = problem or _part_problem("val", split.val, split.val_shots, benchmark)
     if problem:
@@ -275,9 +291,8 @@ def check(split: FewShotSplit, benchmark: Benchmark) -> None:
         )
 
 
-def _counts_problem(dataset: str, benchmark: Benchmark) -> str | None:
+def _counts_problem(published: dict[str, Any], benchmark: Benchmark) -> str | None:
     """How the lists differ from the published number of images per class; None when they do not."""
-    published = class_counts()[dataset]
     for part in ("train", "val", "test"):
         made_for = published[part] if part == "test" else sum(published[part])
         if len(benchmark.part(part)) != made_for:

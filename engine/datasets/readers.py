@@ -77,15 +77,14 @@ class ClassFolders:
 
     `classnames.txt` in the dataset's own folder has a line `<id> <class name>` per class of the parent, in the order
     of the parent's labels. Label k is the k-th class folder: the folders are named by these ids and sorted, or, with
-    `numbered`, named by the parent's labels. `classes` is the expected number of folders, where it is known.
+    `numbered`, named by the parent's labels. One in `one_in` of the parent's classes has a folder; None: some have.
     """
 
     folder: str
     images: str
     parent: str
     numbered: bool = False
-    subset: bool = False
-    classes: int | None = None
+    one_in: int | None = 1
 
     def read(self, name: str, root: Path, check_images: bool) -> Benchmark:
         """List the class folders; raises UserError when some are unknown, missing or empty."""
@@ -107,16 +106,17 @@ class ClassFolders:
         return Benchmark(name, image_dir, [], [], test, classnames, parent_labels)
 
     def _check(self, folders: list[str], ids: list[str], name: str, image_dir: Path) -> None:
-        """The folders are classes of the parent: all of them, or as many as `classes` says."""
+        """The folders are classes of the parent: all of them, or as many as `one_in` says."""
         present = set(folders)
         unknown = sorted(present - set(ids))
         if unknown:
             raise UserError(f"{image_dir}: folders that are no class: {checks.first(unknown, len(unknown))}")
-        absent = [] if self.subset else [class_id for class_id in ids if class_id not in present]
+        absent = [class_id for class_id in ids if class_id not in present] if self.one_in == 1 else []
         if absent:
             raise UserError(f"{image_dir}: class folders are missing: {checks.first(absent, len(absent))}")
-        if not folders or self.classes not in (None, len(folders)):
-            expected = f"{name} has {self.classes}" if self.classes else "at least one is needed"
+        wanted = len(ids) // self.one_in if self.one_in else None
+        if not folders or wanted not in (None, len(folders)):
+            expected = f"{name} has {wanted} of {self.parent}'s {len(ids)}" if wanted else "at least one is needed"
             raise UserError(f"{image_dir}: {len(folders)} class folders, but {expected}: an incomplete installation?")
 
 

@@ -53,15 +53,15 @@ FORMATS: dict[str, Format] = {
     "stanford_cars": JsonSplit("stanford_cars", ".", "split_zhou_StanfordCars.json"),
     "sun397": JsonSplit("sun397", "SUN397", "split_zhou_SUN397.json"),
     "ucf101": JsonSplit("ucf101", "UCF-101-midframes", "split_zhou_UCF101.json"),
-    "imagenetv2": ClassFolders("imagenetv2", _V2, "imagenet", numbered=True, classes=1000),
-    "imagenet_sketch": ClassFolders("imagenet-sketch", "images", "imagenet", classes=1000),
-    "imagenet_a": ClassFolders("imagenet-adversarial", "imagenet-a", "imagenet", subset=True, classes=200),
-    "imagenet_r": ClassFolders("imagenet-rendition", "imagenet-r", "imagenet", subset=True, classes=200),
+    "imagenetv2": ClassFolders("imagenetv2", _V2, "imagenet", numbered=True),
+    "imagenet_sketch": ClassFolders("imagenet-sketch", "images", "imagenet"),
+    "imagenet_a": ClassFolders("imagenet-adversarial", "imagenet-a", "imagenet", one_in=5),
+    "imagenet_r": ClassFolders("imagenet-rendition", "imagenet-r", "imagenet", one_in=5),
     "demo": JsonSplit("demo", "images", "split_demo.json"),
     "demo_v2": ClassFolders("demo_v2", "images", "demo", numbered=True),
     "demo_sketch": ClassFolders("demo_sketch", "images", "demo"),
-    "demo_a": ClassFolders("demo_a", "images", "demo", subset=True),
-    "demo_r": ClassFolders("demo_r", "images", "demo", subset=True),
+    "demo_a": ClassFolders("demo_a", "images", "demo", one_in=None),
+    "demo_r": ClassFolders("demo_r", "images", "demo", one_in=None),
 }
 
 
@@ -78,6 +78,11 @@ def parent(name: str) -> str | None:
 def variants(name: str) -> list[str]:
     """The shifted test sets of the dataset `name`: `variants("imagenet")` are ImageNet-V2, -Sketch, -A and -R."""
     return [variant for variant in FORMATS if parent(variant) == name]
+
+
+def has_all_classes(name: str) -> bool:
+    """Whether the shifted test set `name` has all classes of its parent; ImageNet-A and -R have some of them."""
+    return getattr(_format(name), "one_in", 1) == 1
 
 
 def load(name: str, data_dir: Path | str, *, check_images: bool = True) -> Benchmark:
@@ -103,3 +108,7 @@ def _format(name: str) -> Format:
     if name not in FORMATS:
         raise UserError(f"no dataset is called '{name}'; there are: {', '.join(FORMATS)}")
     return FORMATS[name]
+
+
+SOURCES = tuple(name for name in FORMATS if variants(name))
+"""The datasets that have shifted test sets."""

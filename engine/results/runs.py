@@ -66,6 +66,20 @@ class Accuracy:
     test: float | None = None
 
 
+ALL_CLASSES = "/all_classes"
+"""What the name of a test set with a part of the classes ends in, where predictions are among all of them."""
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """Accuracies, 0 to 1, of a run's three classifiers on a further test set; `inputs` is the digest of its list."""
+
+    inputs: str
+    trained: float
+    wiseft: float
+    zeroshot: float
+
+
 @dataclass(frozen=True)
 class Record:
     """A complete run.
@@ -73,7 +87,8 @@ class Record:
     `inputs` are the digests of what it was trained on: the encoder's weights, lists of images, prompts, split. `grid`
     are the valid points of its cell, in order. `trained` is the classifier of the first best `step`; `wiseft` the same
     after WiSE-FT, `zeroshot` the one it went back to. A run that `diverged` has the best step from before it did.
-    `seconds` is the run's share of its stack's time.
+    `seconds` is the run's share of its stack's time. `shifted` are the further test sets that the run was tested on, by
+    name: `imagenet_a` where predictions are among its 200 classes, `imagenet_a/all_classes` where among all.
     """
 
     cell: Cell
@@ -87,6 +102,7 @@ class Record:
     seconds: float = field(compare=False)
     versions: dict[str, str] = field(compare=False)
     diverged: bool = False
+    shifted: dict[str, Shifted] = field(default_factory=dict)
 
     @property
     def tested(self) -> bool:
@@ -113,6 +129,7 @@ def read_record(path: Path) -> Record:
         content["grid"] = [Hyperparameters(*point) for point in content["grid"]]
         for classifier in ("trained", "wiseft", "zeroshot"):
             content[classifier] = Accuracy(**content[classifier])
+        content["shifted"] = {name: Shifted(**tested) for name, tested in content.get("shifted", {}).items()}
         return Record(**content)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is not a run's record ({error}); remove it and train again") from error

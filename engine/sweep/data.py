@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,6 @@ from engine.features.store import (
     Source,
     Texts,
     check_finite,
-    differences,
     prompts_digest,
     read_texts,
     texts_source,
@@ -31,9 +30,10 @@ from engine.features.store import (
 from engine.features.views import training_views
 from engine.model import Adapter, Classifier, Embedding, LinearHead, random_weight, zeroshot_weight
 from engine.results.runs import Cell
+from engine.sweep.shifted import ShiftedSet, ShiftedTest, classnames, shifted_test
 from engine.templates import MINING
 from engine.training.batches import generator
-from engine.training.evaluate import EMBEDDED, FEATURES, Heads, accuracies
+from engine.training.evaluate import EMBEDDED, FEATURES, Heads, accuracies, accuracies_among
 from engine.training.problem import Inputs, Problem, Samples
 
 if TYPE_CHECKING:  # open_clip takes seconds to import, and training on final features does not need it
@@ -66,9 +66,11 @@ class DatasetFeatures:
         indices_dir: str | Path,
         device: str,
         encoder: Encoder | None = None,
+        shifted: Sequence[ShiftedSet] = (),
     ):
         """`encoder`, on `device`, has the layers that the cells train; None when there are none.
 
+        `shifted` are further test sets, of classes of the dataset, on which the runs that are tested are tested too.
         Raises MissingFeatures for what is not in the store, UserError when its parts do not belong together.
         """
         cell = cells[0]
@@ -93,7 +95,10 @@ class DatasetFeatures:
         for (part, _), bank in self._banks.items():
             bank.require(self.positions[part])
             self._check_layers(bank.folder, bank.source, cell.image_layer, encoder)
-            self._check_source(bank, part)
+            self._check_encoder(bank)
+            self._check_list(bank, part)
+            self._check_settings(bank)
+        self.shifted = [self._shifted_test(own, encoder) for own in shifted]
         self._texts, self._prompts = self._mined(place) if cell.text_augmentation == MINING else self._all_prompts()
         check_finite(
             self._texts.features, range(len(self._texts.labels)), f"{cell.dataset}, prompts, in {self._text_path}"
@@ -137,14 +142,17 @@ class DatasetFeatures:
         unusual = {"features": settings} if settings else {}
         return {"encoder": encoder, "text": text, "split": split, **lists, **unusual}
 
-    def test_batches(self) -> Iterable[tuple[Inputs, Tensor]]:
-        """The whole test set: from memory at once, or from disk each time.
+    def test_batches(self, shifted: ShiftedTest | None = None) -> Iterable[tuple[Inputs, Tensor]]:
+        """The whole test set, or one of `shifted`: images and their classes.
 
-        What goes into a trainable part always comes from disk, and so do final features that are large together.
+        Final features of the test set come at once, from memory, unless they are large together; these, what goes into
+        a trainable part, and shifted sets come batch by batch from disk each time.
         """
+        if shifted is not None:
+            return self._stream(shifted.bank, shifted.classes)
         bank = self._banks["test", "none"]
         in_memory = self.image_part is None and bank.source.length * bank.row_bytes <= TEST_SET
-        return [self._test_set] if in_memory else self._stream_test_set()
+        return [self._test_set] if in_memory else self._stream(bank)
 
     @property
     def rows_at_a_time(self) -> int:
@@ -166,6 +174,25 @@ class DatasetFeatures:
     def zeroshot_test(self, cell: Cell) -> float:
         """The zero-shot classifier's accuracy on the test set, 0 to 1."""
         return self._zeroshot_tests[self._prompts_of(cell)]
+
+    def zeroshot_shifted(self, cell: Cell) -> dict[str, float]:
+        """The zero-shot classifier's accuracies on `shifted`, 0 to 1, by the names of their choices."""
+        own = list(self._zeroshots).index(self._prompts_of(cell))
+        return {name: accuracies[own] for name, accuracies in self._shifted_zeroshot_tests.items()}
+
+    @property
+    def shifted_digests(self) -> dict[str, str]:
+        """Digests of the lists of `shifted`, by the names of their choices."""
+        return {name: own.bank.source.list_digest for own in self.shifted for name in own.choices}
+
+    @cached_property
+    def _shifted_zeroshot_tests(self) -> dict[str, list[float]]:
+        """Accuracies of all zero-shot classifiers on `shifted`, each of which is gone through once."""
+        heads, found = self._heads(list(self._zeroshots.values())), {}
+        for own in self.shifted:
+            (counted,) = accuracies_among(list(own.choices.values()), [heads], self.test_batches(own))
+            found |= dict(zip(own.choices, counted, strict=True))
+        return found
 
     @cached_property
     def _zeroshots(self) -> dict[Prompts, Tensor]:
@@ -257,10 +284,13 @@ class DatasetFeatures:
         test = self._read("test", ["none"])
         return test.bank, test.labels
 
-    def _stream_test_set(self) -> Iterator[tuple[Inputs, Tensor]]:
-        for positions in torch.arange(self._banks["test", "none"].source.length).split(self.rows_at_a_time):
-            features, labels = self._read_bank("test", "none", positions.tolist())
-            yield (features.to(self.device),), labels.to(self.device)
+    def _stream(self, bank: Bank, classes: Tensor | None = None) -> Iterator[tuple[Inputs, Tensor]]:
+        """A bank of test images from disk, batch by batch; `classes` [k] are those of its labels, where others."""
+        for positions in torch.arange(bank.source.length).split(self.rows_at_a_time):
+            known = self.classes if classes is None else len(classes)
+            features, labels = self._read_bank(bank, "test", positions.tolist(), known)
+            labels = labels.to(self.device)
+            yield (features.to(self.device),), labels if classes is None else classes[labels]
 
     def _pick(self, part: str, views: list[str], positions: list[int]) -> Samples:
         """The images at `positions` of a part, in each of the views that were read."""
@@ -275,26 +305,29 @@ class DatasetFeatures:
 
         Where they take more than half of the memory that is free, they lie in a file of their own, which is mapped.
         """
-        bank, positions = self._banks[part, views[0]], self.positions[part]
-        shape = [len(views), len(positions or range(bank.source.length)), *bank.row_shape]
+        banks, positions = [self._banks[part, view] for view in views], self.positions[part]
+        shape = [len(views), len(positions or range(banks[0].source.length)), *banks[0].row_shape]
         on_cpu = torch.device(self.device).type == "cpu"
         large = on_cpu and 4 * math.prod(shape) > memory.free("cpu") // 2
-        features = memory.scratch(shape, bank.folder) if large else torch.empty(shape)
-        labels = [self._read_bank(part, view, positions, out)[1] for view, out in zip(views, features, strict=True)]
+        features = memory.scratch(shape, banks[0].folder) if large else torch.empty(shape)
+        labels = [
+            self._read_bank(bank, part, positions, self.classes, out)[1]
+            for bank, out in zip(banks, features, strict=True)
+        ]
         return self._samples((features.flatten(0, 1),), torch.cat(labels))
 
     def _read_bank(
-        self, part: str, view: str, positions: list[int] | None, out: Tensor | None = None
+        self, bank: Bank, part: str, positions: list[int] | None, classes: int, out: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Inputs (final features normalised) and labels of a bank, checked; the inputs in `out` if it is given."""
-        bank = self._banks[part, view]
+        """Inputs (final features normalised) and labels of a bank of images of so many `classes`, checked.
+
+        The inputs are in `out` if it is given.
+        """
         features, labels = bank.read(positions, out)
         where = range(len(labels)) if positions is None else positions
-        check_finite(features, where, f"{self.cells[0].dataset}, {part} images, in {bank.folder}")
-        if int(labels.max()) >= self.classes:
-            raise UserError(
-                f"{bank.folder} has label {int(labels.max())}, but there are prompts of {self.classes} classes"
-            )
+        check_finite(features, where, f"{bank.folder.parents[1].name}, {part} images, in {bank.folder}")
+        if int(labels.max()) >= classes:
+            raise UserError(f"{bank.folder} has label {int(labels.max())}, but there are prompts of {classes} classes")
         if self.image_part is None:
             F.normalize(features, out=features)
         return features, labels
@@ -318,25 +351,40 @@ class DatasetFeatures:
                 " or remove it and make the features anew"
             )
 
-    def _check_source(self, bank: Bank, part: str) -> None:
-        """Refuse a bank of another encoder than the prompts', or of another list than the part's first view."""
-        text, image, first = self._text_source, bank.source, self._banks[part, "none"]
+    def _shifted_test(self, shifted: ShiftedSet, encoder: Encoder | None) -> ShiftedTest:
+        """How the runs are tested on a shifted set, whose features must belong to theirs."""
+        cell = self.cells[0]
+        self._check_layers(shifted.bank.folder, shifted.bank.source, cell.image_layer, encoder)
+        self._check_encoder(shifted.bank)
+        self._check_settings(shifted.bank)
+        names = classnames(self._text_path, cell.text_augmentation, cell.dataset)
+        return shifted_test(shifted, cell.dataset, names, self.device)
+
+    def _check_encoder(self, bank: Bank) -> None:
+        """Refuse a bank of another encoder than the prompts'."""
+        text, image = self._text_source, bank.source
         if (image.encoder_digest, image.precision) != (text.encoder_digest, text.precision):
             raise UserError(
                 f"{bank.folder} was made by {image.encoder} ({image.encoder_digest[:12]}, {image.precision}), but the"
-                f" prompts beside it by {text.encoder} ({text.encoder_digest[:12]}, {text.precision}); remove the one"
-                " you do not want"
+                f" prompts in {self._text_path} by {text.encoder} ({text.encoder_digest[:12]}, {text.precision});"
+                " remove the one you do not want"
             )
-        if image != first.source:
+
+    def _check_list(self, bank: Bank, part: str) -> None:
+        """Refuse a bank of another list than the part's first view."""
+        first = self._banks[part, "none"]
+        if bank.source.list_digest != first.source.list_digest:
             raise UserError(
-                f"{bank.folder} and {first.folder} were made from different lists of images, or in different ways:\n"
-                f"{differences(image, first.source)}\nremove the one you do not want"
+                f"{bank.folder} and {first.folder} were made from different lists of images; remove the older one"
             )
+
+    def _check_settings(self, bank: Bank) -> None:
+        """Refuse a bank of features that were made in another way than the training images'."""
         train = self._banks["train", "none"]
-        if image.settings != train.source.settings:
-            ways = [source.settings or "as the protocol has it" for source in (image, train.source)]
+        if bank.source.settings != train.source.settings:
+            own, other = (source.settings or "as the protocol has it" for source in (bank.source, train.source))
             raise UserError(
-                f"{bank.folder} was made in another way than {train.folder} ({ways[0]}; {ways[1]}); remove the one you"
+                f"{bank.folder} was made in another way than {train.folder} ({own}; {other}); remove the one that you"
                 " do not want"
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,11 +17,21 @@ from engine import memory
 from engine.errors import UserError
 from engine.model import wise_ft
 from engine.optimizer import GRIDS, Hyperparameters
-from engine.results.runs import Accuracy, Cell, Record, read_cell, read_record, record_path, select, write_record
+from engine.results.runs import (
+    Accuracy,
+    Cell,
+    Record,
+    Shifted,
+    read_cell,
+    read_record,
+    record_path,
+    select,
+    write_record,
+)
 from engine.sweep.data import DatasetFeatures
 from engine.training import EXECUTORS
-from engine.training.evaluate import Heads, accuracies, embedder
-from engine.training.problem import Job, Outcome, Problem, admits
+from engine.training.evaluate import Heads, accuracies, accuracies_among, embedder
+from engine.training.problem import Inputs, Job, Outcome, Problem, admits
 
 MEMORY_SHARE = 0.8
 """The part of free memory that runs may take where the user does not say."""
@@ -47,6 +57,20 @@ class Trained(NamedTuple):
     outcome: Outcome
     wiseft: torch.Tensor
     wiseft_val: float
+
+
+class Pair(NamedTuple):
+    """Accuracies of the trained classifier of a run and of WiSE-FT."""
+
+    trained: float
+    wiseft: float
+
+
+class Tested(NamedTuple):
+    """What a run gave on the test set, and on the shifted ones by the names of their choices."""
+
+    own: Pair
+    shifted: dict[str, Pair]
 
 
 class CellSweep:
@@ -78,16 +102,21 @@ class CellSweep:
         return self.data.problem(self.cell)
 
     def to_train(self) -> list[Hyperparameters]:
-        """Runs that have no record; once all have one, those whose test accuracy is wanted but missing.
+        """Runs that have no record; once all have one, those whose test accuracies are wanted but missing.
 
-        A selected run is without a test when a sweep was killed before it knew which run that would be. It is trained
-        again, which gives the same run.
+        A selected run is without a test when a sweep was killed before it knew which run that would be, and without
+        that of a shifted set when nobody asked for it. It is trained again, which gives the same run.
         """
         absent = [point for point in self.points if point not in self.records]
         if absent:
             return absent
         wanted = self.points if self.options.test_all else [self._selected()]
-        return [point for point in wanted if not self.records[point].tested]
+        return [point for point in wanted if not self._is_complete(self.records[point])]
+
+    def _is_complete(self, record: Record) -> bool:
+        """Whether a run that is to be tested is, on all test sets as they are now."""
+        found = {name: shifted.inputs for name, shifted in record.shifted.items()}
+        return record.tested and self.data.shifted_digests.items() <= found.items()
 
     def add(self, outcomes: dict[Hyperparameters, Outcome]) -> dict[Hyperparameters, Trained]:
         """Take newly trained runs; gives those that are to be tested now, which `finish` then takes.
@@ -103,7 +132,9 @@ class CellSweep:
         if self.options.test_all:
             return dict(self.waiting)
         best = self._selected()
-        for point in self.waiting.keys() - {best}:
+        # whatever a run that is trained again comes to on this machine: without a test it would be asked for for ever
+        again = self.waiting.keys() & self.records.keys()
+        for point in self.waiting.keys() - {best} - again:
             self._record(point, self.waiting.pop(point), test=None)
         if self._known().keys() >= set(self.points):
             return dict(self.waiting)
@@ -113,28 +144,36 @@ class CellSweep:
             self.waiting[best] = self.waiting[best]._replace(outcome=copied)
         return {}
 
-    def finish(self, point: Hyperparameters, test: tuple[float, float]) -> None:
-        """Record a run that was tested: accuracies on the test set of the trained classifier and of WiSE-FT."""
+    def finish(self, point: Hyperparameters, test: Tested) -> None:
+        """Record a run that was tested."""
         self._record(point, self.waiting.pop(point), test)
 
     def summary(self) -> str:
-        """One line about a complete cell: what validation selected, and how it did."""
+        """A line about a complete cell: what validation selected, and how it did; a line more for each shifted set."""
         best = self.records[self._selected()]
         lr, weight_decay, batch_size = best.hyperparameters
         diverged = sum(record.diverged for record in self.records.values())
-        return (
+        lines = [
             f"{self.cell}: val {best.trained.val:6.1%}  test {best.trained.test:6.1%}"
             f"  WiSE-FT {best.wiseft.test:6.1%}  zero-shot {best.zeroshot.test:6.1%}"
             f"   (lr {lr:g}, weight decay {weight_decay:g}, batch {batch_size}, step {best.step})"
-        ) + (f"; {diverged} of {len(self.points)} runs diverged" if diverged else "")
+            + (f"; {diverged} of {len(self.points)} runs diverged" if diverged else "")
+        ]
+        width = max(map(len, self.data.shifted_digests), default=0)
+        for name in self.data.shifted_digests:
+            on = best.shifted[name]
+            lines.append(
+                f"  {name:{width}}  test {on.trained:6.1%}  WiSE-FT {on.wiseft:6.1%}  zero-shot {on.zeroshot:6.1%}"
+            )
+        return "\n".join(lines)
 
-    def _record(self, point: Hyperparameters, trained: Trained, test: tuple[float, float] | None) -> None:
-        """Write the record of a run, unless another process has: that one stays and counts, but for a missing test.
+    def _record(self, point: Hyperparameters, trained: Trained, test: Tested | None) -> None:
+        """Write the record of a run, unless another process has: that one stays and counts, but for missing tests.
 
-        A run that is trained again for its test replaces its record. It is the same run, bit for bit on one machine; on
-        another it may differ, and the record then says what was tested.
+        A run that is trained again for a test replaces its record. It is the same run, bit for bit on one machine, and
+        keeps what it was tested on before; on another it may differ, and the record then says what was tested.
         """
-        outcome, (trained_test, wiseft_test) = trained.outcome, test or (None, None)
+        outcome, (trained_test, wiseft_test) = trained.outcome, test.own if test else (None, None)
         record = Record(
             cell=self.cell,
             hyperparameters=point,
@@ -147,13 +186,21 @@ class CellSweep:
             seconds=outcome.seconds,
             versions={"python": platform.python_version(), "torch": torch.__version__},
             diverged=outcome.diverged,
+            shifted=self._shifted(test) if test else {},
         )
         path = record_path(self.cell, point, self.options.result_dir)
         there = read_record(path) if path.exists() else None
-        if there is None or (test is not None and not there.tested):
+        if there is None or (test is not None and not self._is_complete(there)):
+            if there is not None and there == replace(record, shifted=there.shifted):
+                record = replace(record, shifted=there.shifted | record.shifted)
             write_record(record, self.options.result_dir)
             there = record
         self.records[point] = there
+
+    def _shifted(self, test: Tested) -> dict[str, Shifted]:
+        """What a run gave on shifted sets, as it is recorded."""
+        digests, zeroshot = self.data.shifted_digests, self.data.zeroshot_shifted(self.cell)
+        return {name: Shifted(digests[name], *pair, zeroshot[name]) for name, pair in test.shifted.items()}
 
     @cached_property
     def _zeroshot_val(self) -> float:
@@ -171,6 +218,19 @@ class CellSweep:
         """What validation selects among the runs that are trained."""
         known = self._known()
         return select([point for point in self.points if point in known], known)
+
+
+def reasons_not_to_stack(loaded: list[DatasetFeatures], options: Options) -> list[str]:
+    """Why runs on some of `loaded` train one after another although they were to train at once."""
+    return list({data.unstackable: None for data in loaded if data.unstackable and options.executor == "stacked"})
+
+
+def outstanding(grids: list[CellSweep], options: Options) -> tuple[str, int]:
+    """What `grids` of one dataset still lack, as a line and as a number of steps."""
+    cell = grids[0].cell
+    runs, missing = sum(len(grid.points) for grid in grids), sum(len(grid.to_train()) for grid in grids)
+    title = f"{cell.encoder} {cell.dataset}: {len(grids)} cells, {runs} runs, {missing} to train on {options.device}"
+    return title, missing * cell.max_iter
 
 
 def run(grids: list[CellSweep], options: Options, progress: Callable[[int], object]) -> Iterator[CellSweep]:
@@ -203,7 +263,7 @@ def _take(outcomes: dict[Job, Outcome], jobs: dict[Job, tuple[CellSweep, Hyperpa
 
 
 def _test(ready: dict[CellSweep, dict[Hyperparameters, Trained]]) -> None:
-    """Test the runs that are ready for it, in one pass over the test set, and record them."""
+    """Test the runs that are ready for it, in one pass over each test set, and record them."""
     runs = [(grid, point, trained) for grid, of_grid in ready.items() for point, trained in of_grid.items()]
     if not runs:
         return
@@ -213,9 +273,23 @@ def _test(ready: dict[CellSweep, dict[Hyperparameters, Trained]]) -> None:
         classifiers = [Heads(*run) for run in zip(embeds, weights, strict=True)]
     else:  # features are what they are: one large matrix product for all heads
         classifiers = [Heads(lambda images: images[0], [weight for pair in weights for weight in pair])]
-    counted = list(itertools.chain.from_iterable(accuracies(classifiers, runs[0][0].data.test_batches())))
-    for (grid, point, _), test in zip(runs, zip(counted[::2], counted[1::2], strict=True), strict=True):
-        grid.finish(point, test)
+    data = runs[0][0].data
+    (own,) = _pairs([None], classifiers, data.test_batches())
+    shifted = {}
+    for test in data.shifted:
+        counted = _pairs(list(test.choices.values()), classifiers, data.test_batches(test))
+        shifted |= dict(zip(test.choices, counted, strict=True))
+    for number, (grid, point, _) in enumerate(runs):
+        grid.finish(point, Tested(own[number], {name: pairs[number] for name, pairs in shifted.items()}))
+
+
+def _pairs(
+    choices: list[torch.Tensor | None], classifiers: list[Heads], batches: Iterable[tuple[Inputs, torch.Tensor]]
+) -> list[list[Pair]]:
+    """For each of `choices` the accuracies of each run; `classifiers` have the heads of run after run, two of each."""
+    of_choices = zip(*accuracies_among(choices, classifiers, batches), strict=True)
+    flat = [list(itertools.chain.from_iterable(of_choice)) for of_choice in of_choices]
+    return [list(map(Pair, counted[::2], counted[1::2])) for counted in flat]
 
 
 def _differences(found: dict[str, str], wanted: dict[str, str]) -> str:

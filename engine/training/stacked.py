@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from threading import Event, Lock
 
@@ -60,11 +60,11 @@ def _train_in_threads(
         with lock:
             progress(steps)
 
+    pending: set[Future] = set()
     with ThreadPoolExecutor(workers) as pool:
-        pending = {
-            pool.submit(lambda stack: _StackTrainer(stack, max_iter).train(tell, stop), stack) for stack in stacks
-        }
-        try:
+        try:  # around the start of the threads too: one that is interrupted there, the pool does not know, and not end
+            for stack in stacks:
+                pending.add(pool.submit(lambda stack: _StackTrainer(stack, max_iter).train(tell, stop), stack))
             while pending:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 if not pending:

@@ -229,6 +229,22 @@ def test_a_published_split_and_another_installation(change, message):
         few_shot.check(split, eurosat(change))
 
 
+def test_a_folder_of_splits_may_have_class_counts_of_its_own(tmp_path):
+    """As a small installation under a published name has them, whose splits are drawn from them and checked by them."""
+    own = {"labels": [0, 1], "train": [3, 2], "val": [1, 1], "test": 2}
+    (tmp_path / "class_counts.json").write_text(json.dumps({"dtd": own}))
+    train, val = few_shot.classes("dtd", "no such folder", tmp_path)
+    assert [list(positions) for positions in train + val] == [[0, 1, 2], [3, 4], [0], [1]]
+    few_shot.save(few_shot.FewShotSplit("dtd", 1, 1, *few_shot.draw(train, val, 1, 1)), tmp_path)
+    split = few_shot.load_split(tmp_path, "dtd", 1, 1)
+    few_shot.check(split, benchmark_of([0, 0, 0, 1, 1], [0, 1], test=[0, 1]))
+    with pytest.raises(UserError, match="test has 1 images, the split was made for 2"):
+        few_shot.check(split, benchmark_of([0, 0, 0, 1, 1], [0, 1], test=[0]))
+    (tmp_path / "dtd" / "class_counts.json").write_text("{")
+    with pytest.raises(UserError, match="not class counts in JSON"):
+        few_shot.classes("dtd", "", tmp_path / "dtd")
+
+
 def test_the_class_counts_add_up():
     for name, counts in few_shot.class_counts().items():
         assert sorted(counts["labels"]) == list(range(len(counts["labels"]))), name

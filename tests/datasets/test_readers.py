@@ -300,8 +300,8 @@ def test_readme_and_hidden_files_are_no_images(install_folders):
         ("demo_a", ["n000", "n999"], ["folders that are no class: n999"]),
         ("demo_v2", [*map(str, range(13))], ["folders that are no class: 12"]),
         ("demo_a", [], ["demo_a: its image folder"]),
-        ("imagenet_a", ["n000", "n001"], ["imagenet-a: 2 class folders, but imagenet_a has 200"]),
-        ("imagenetv2", [*map(str, range(12))], ["12 class folders, but imagenetv2 has 1000"]),
+        ("imagenet_a", ["n000"], ["imagenet-a: 1 class folders, but imagenet_a has 2 of imagenet's 12: an incomplete"]),
+        ("imagenet_r", ["n000", "n001", "n002"], ["3 class folders, but imagenet_r has 2 of imagenet's 12"]),
     ],
 )
 def test_wrong_class_folders(install_folders, name, folders, message):

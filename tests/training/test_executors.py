@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import threading
 import time
 
 import pytest
@@ -297,6 +298,24 @@ def test_an_error_in_progress_stops_all_stacks(make_problem, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run("stacked", jobs_of(make_problem()), 10**5, interrupt)
     assert len(heard) <= 2
+
+
+def test_ctrl_c_while_threads_start_ends_them(make_problem, monkeypatch):
+    """It may come when a thread runs and the pool does not know of it yet: then nobody waits for it but the process."""
+    begun, start = [], threading.Thread.start
+
+    def interrupted(thread):
+        start(thread)
+        begun.append(thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run("stacked", jobs_of(make_problem()), 10**5)
+    (thread,) = begun
+    thread.join(timeout=20)
+    assert not thread.is_alive()
 
 
 def test_a_stack_that_fails_stops_the_others(make_problem, monkeypatch):

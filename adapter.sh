@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# An adapter before the linear layer, cross-modal and uni-modal.
+#
+#     bash adapter.sh
+#     DATASETS="dtd eurosat" bash adapter.sh --device cuda:1
+#
+# Needs what features.sh leaves. sweep.sh has the datasets, shots, seeds and views, and says what else can be set.
+source "$(dirname "${BASH_SOURCE[0]}")/sweep.sh"
+
+METHOD=(--classifier_head adapter --image-layer-idx 0 --hyperparams adapter --logit 4.60517)
+
+one_dataset() {
+    local dataset=$1
+    shift
+    step train.py --dataset "$dataset" "${INPUTS[@]}" "${METHOD[@]}" "${CROSS_MODAL[@]}" "$@"
+    step train.py --dataset "$dataset" "${INPUTS[@]}" "${METHOD[@]}" "${UNI_MODAL[@]}" "$@"
+}
+
+sweep "$@"

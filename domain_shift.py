@@ -1,0 +1,52 @@
+"""Train as train.py does, and test the run that validation selects on the shifted test sets of its dataset too.
+
+    python domain_shift.py --modality cross_modal --classifier_head linear --classifier_init zeroshot --logit 4.60517 \\
+        --hyperparams linear --dataset imagenet --train-shot 16 --clip-encoder RN50 --image-layer-idx 0 \\
+        --text-augmentation hand_crafted --image-augmentation none --seed 1
+
+The runs are train.py's, in the same records: of a sweep that is complete, only the selected run is trained again (which
+gives the same run) and its record gets the accuracies that it lacks. ImageNet's shifted sets are imagenetv2,
+imagenet_sketch, imagenet_a and imagenet_r, the demo's demo_v2, demo_sketch, demo_a and demo_r; --shifted names some of
+them. Predictions on sets with a part of the classes are recorded twice, among these and among all.
+"""
+
+from contextlib import closing
+from pathlib import Path
+
+from tqdm import tqdm
+
+from engine import config, files
+
+
+def main() -> None:
+    args = config.parser(__doc__, *config.DOMAIN_SHIFT).parse_args()
+    config.check_encoders(args)
+    cells, shifted = config.cells(args), config.shifted_sets(args)
+    files.require_writable(Path(args.result_dir))
+    # the slow imports (torch) come after the arguments are known to make sense
+    from engine.sweep import sweep
+    from engine.sweep.arguments import load_features
+
+    options = sweep.Options(args.result_dir, args.executor, args.test == "all", config.device(args), args.max_memory)
+    loaded = load_features(args, cells, options.device, shifted)
+    for reason in sweep.reasons_not_to_stack(loaded, options):
+        print(f"note: runs train one after another, because {reason}")
+    while loaded:
+        sweep_dataset(loaded.pop(0), options)  # and let go of it before the next one
+
+
+def sweep_dataset(data, options) -> None:
+    """Train and test what the cells of one dataset lack."""
+    from engine.sweep import sweep
+
+    grids = [sweep.CellSweep(cell, data, options) for cell in data.cells]
+    title, steps = sweep.outstanding(grids, options)
+    print(f"{title}; shifted test sets: {', '.join(data.shifted_digests)}", flush=True)
+    bar = tqdm(total=steps, unit="step", unit_scale=True, disable=not steps)
+    with bar, closing(sweep.run(grids, options, bar.update)) as completed:
+        for grid in completed:
+            bar.write(grid.summary())
+
+
+if __name__ == "__main__":
+    config.run(main)

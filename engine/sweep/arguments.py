@@ -1,0 +1,61 @@
+"""From arguments to the features that a sweep trains and is tested on: what train.py and domain_shift.py share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from engine import config
+from engine.clip import names
+from engine.errors import UserError
+from engine.features.store import MissingFeatures
+from engine.results.runs import Cell
+from engine.sweep.data import DatasetFeatures
+from engine.sweep.shifted import MissingShifted, open_sets
+
+if TYPE_CHECKING:
+    from engine.clip.load import Encoder
+
+
+OF_SHIFTED = "dataset clip_encoder clip_weights image_layers device data_dir feature_dir".split()
+"""Arguments of features.py that matter for test-only datasets, of whose prompts only the class names are used."""
+
+
+def load_features(
+    args: argparse.Namespace, cells: list[Cell], device: str, shifted: dict[str, list[str]] | None = None
+) -> list[DatasetFeatures]:
+    """The cached features of each encoder and dataset, with those of the `shifted` test sets of each dataset.
+
+    Raises UserError, when some are missing, that says how to make them all.
+    """
+    loaded, missing = [], []
+    for encoder in args.clip_encoder:
+        layers = trainable_layers(args, encoder, device)
+        for dataset in args.dataset:
+            place = (names.folder(encoder, args.clip_weights), dataset)
+            own = [cell for cell in cells if (cell.encoder, cell.dataset) == place]
+            tests = []
+            try:
+                tests = open_sets((shifted or {}).get(dataset, []), args.feature_dir, own[0])
+            except MissingShifted as error:
+                changes = {"dataset": error.names, "clip_encoder": [encoder]}
+                make = config.command("features.py", OF_SHIFTED, args, **changes)
+                missing.append(f"{error}\nmake them with\n  {make}")
+            try:
+                loaded.append(DatasetFeatures(own, args.feature_dir, args.indices_dir, device, layers, tests))
+            except MissingFeatures as error:
+                hint = "" if args.clip_weights else names.hint(encoder)
+                make = config.command("features.py", config.FEATURES, args, dataset=[dataset], clip_encoder=[encoder])
+                missing.append(f"{error}{hint}; make them with\n  {make}")
+    if missing:
+        raise UserError("\n".join(missing))
+    return loaded
+
+
+def trainable_layers(args: argparse.Namespace, name: str, device: str) -> Encoder | None:
+    """The encoder, split before the layers that stay trainable; None when there are none, and no weights are needed."""
+    if args.image_layer_idx == args.text_layer_idx == 0:
+        return None
+    from engine.clip.load import load_encoder
+
+    return load_encoder(name, args.clip_weights, device, [args.image_layer_idx], [args.text_layer_idx])

@@ -1,0 +1,73 @@
+"""Tabulate domain shift: the runs that few-shot validation on the source selects, on its test set and the shifted ones.
+
+    python eval_domain_shift.py --mode linear --modality cross_modal --classifier_init zeroshot --clip-encoder RN50 \\
+        --text-augmentation hand_crafted --image-augmentation none --wise_ft True
+
+Writes results/domain_shift_<dataset>_<encoder>_<mode>_<text>_<image>_<views>_<modality>_<init>_wiseft_<True|False>.csv
+with a row per test set, mean and deviation over seeds; with --class_subset false its name ends in _all_classes. Missing
+runs are listed with the commands that make them. Seeds that --seed names must all be there, else the exit status is 1;
+without it the table is of those of the seeds 1 2 3 that are.
+"""
+
+import argparse
+from pathlib import Path
+
+from engine import config
+from engine.datasets.checks import first
+from engine.errors import UserError
+from engine.results import domain_shift, tables
+from engine.results.runs import Cell
+
+
+def main() -> None:
+    args = config.parser(__doc__, *config.EVAL_DOMAIN_SHIFT).parse_args()
+    config.check_encoders(args)
+    config.apply_mode(args)
+    whole, args.seed = args.seed is not None, args.seed or config.SEEDS
+    shifted = config.shifted_sets(args)
+    for encoder in args.clip_encoder:
+        args.clip_encoder = [encoder]
+        cells = config.cells(args)
+        for dataset in dict.fromkeys(args.dataset):
+            tabulate(args, [cell for cell in cells if cell.dataset == dataset], shifted[dataset], whole)
+
+
+def tabulate(args: argparse.Namespace, cells: list[Cell], shifted: list[str], whole: bool) -> None:
+    """The table of the runs of `cells`, which are of one dataset; with `whole`, of all of them or none."""
+    runs, missing = domain_shift.shifted_runs(cells, args.result_dir, shifted)
+    if missing and (whole or not runs):
+        raise UserError(missing_runs(args, missing, shifted))
+    runs = domain_shift.by_test_set(runs, shifted, args.class_subset)
+    tables.check_inputs(runs)
+    method = cells[0], args.mode, args.wise_ft, args.class_subset
+    label = domain_shift.shift_label(*method)
+    table = tables.method_table(runs, label, args.wise_ft)
+    path = Path(args.eval_dir) / f"{domain_shift.shift_name(*method)}.csv"
+    if lost := tables.not_covered(path, table):
+        print(f"{path}: replaces a table that also had {first(lost, len(lost))}")
+    tables.write_csv(table, path)
+    print(
+        f"{label}, {cells[0].encoder}, trained on {cells[0].dataset}: test accuracy (%) by training images per class,"
+    )
+    print(f"mean ± standard deviation over seeds ({', '.join(dict.fromkeys(table['seeds']))})")
+    shown = table.assign(accuracy=[f"{m:.2f} ± {s:.2f}" for m, s in zip(table["mean"], table["std"], strict=True)])
+    by_set = shown.pivot(index="dataset", columns="shots", values="accuracy").reindex(table["dataset"].unique())
+    by_set.insert(0, "zero-shot", [f"{z:.2f}" for z in table.groupby("dataset", sort=False)["zeroshot"].mean()])
+    print(by_set.to_string())
+    print(path)
+    if missing:
+        print(f"note: {missing_runs(args, missing, shifted)}")
+
+
+def missing_runs(args: argparse.Namespace, missing: list[Cell], shifted: list[str]) -> str:
+    """What is missing, and the command that makes it."""
+    count = f"{len(missing)} cells have" if len(missing) > 1 else "1 cell has"
+    lines = [f"{count} no complete grid under {args.result_dir} that was tested on {', '.join(shifted)}:"]
+    lines += [f"  {cell}" for cell in missing[:20]] + ["  ..."] * (len(missing) > 20)
+    lines.append("make them with")
+    lines += [f"  {command}" for command in config.commands("domain_shift.py", config.DOMAIN_SHIFT, args, missing)]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    config.run(main)

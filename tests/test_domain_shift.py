@@ -1,0 +1,294 @@
+"""domain_shift.py and eval_domain_shift.py as a user meets them, on a few classes of ImageNet and its variants."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+from torch.nn import functional as F
+
+import installation
+from engine import datasets
+from engine.errors import UserError
+from engine.features.store import Bank, Place, read_texts
+from engine.model import zeroshot_weight
+from engine.results.domain_shift import as_tested_on
+from engine.results.runs import ALL_CLASSES, Shifted, read_record, write_record
+from engine.sweep.shifted import ShiftedSet, shifted_test
+from forks import run_fork
+
+VARIANTS = ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"]
+SWEEP = "--clip-encoder demo-RN --train-shot 2 --seed 1 --image-augmentation none --max-iter 101".split()
+PARTIAL = "--image-layer-idx 1 --hyperparams partial --logit 4.0 --max-iter 3".split()
+ADAPTER = "--classifier_head adapter --hyperparams adapter".split()
+UNI = "--modality uni_modal --classifier_init random".split()
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    """The installation's ImageNet and variants through features.py, layers 0 and 1."""
+    there = installation.install(tmp_path_factory.mktemp("shift"))
+    for layer in ("0", "1"):
+        words = ["--dataset", "imagenet", *VARIANTS, *SWEEP[:8], "--image-layer-idx", layer]
+        run_fork("features.py", *words, *there.data, *there.indices, *there.feature, folder=there.root, check=0)
+    shutil.rmtree(there.data[1])  # training needs no images
+    return there
+
+
+@pytest.fixture
+def world(features, tmp_path):
+    """These features, in a place where they can be damaged, and nothing trained."""
+    there = installation.folders(tmp_path / "world")
+    shutil.copytree(features.root, there.root)
+    there.place = Place.of(there.feature[1], "demo-RN", "imagenet")
+    return there
+
+
+def shift(world, *words, script="domain_shift.py", check=0):
+    places = [*world.indices, *world.feature, *world.result]
+    source = ["--dataset", "imagenet"] if script == "train.py" else []
+    return run_fork(script, *SWEEP, *source, *places, *words, folder=world.root, check=check)
+
+
+def tabulate(world, *words, seed=("--seed", "1"), check=0):
+    sweep = [word for word in SWEEP if word not in ("--seed", "1")]
+    places = [*world.result, *world.eval]
+    return run_fork("eval_domain_shift.py", *sweep, *seed, *places, *words, folder=world.root, check=check)
+
+
+def records(world):
+    return {path: read_record(path) for path in sorted(Path(world.result[1]).rglob("record.json"))}
+
+
+def selected_run(world):
+    (run,) = [run for run in records(world).values() if run.tested]
+    return run
+
+
+def test_a_run_is_train_pys_and_more_sets(world):
+    """The same records but for the shifted accuracies; and train.py on them changes nothing."""
+    shift(world, script="train.py")
+    before = records(world)
+    done = shift(world)
+    assert "12 runs, 1 to train" in done.stdout
+    after = records(world)
+    assert {path: dataclasses.replace(run, shifted={}) for path, run in after.items()} == before
+    run = selected_run(world)
+    parts = [name + end for name in ("imagenet_a", "imagenet_r") for end in ("", ALL_CLASSES)]
+    assert list(run.shifted) == ["imagenetv2", "imagenet_sketch", *parts]
+    assert sum(bool(run.shifted) for run in after.values()) == 1
+    content = {path: path.read_bytes() for path in after}
+    assert "0 to train" in shift(world, script="train.py").stdout
+    assert "0 to train" in shift(world).stdout
+    assert {path: path.read_bytes() for path in after} == content
+    shutil.rmtree(world.result[1])
+    shift(world)
+    assert records(world) == after
+
+
+def expected_accuracy(world, name, weight, among_all):
+    """By loops: the accuracy on a variant of a classifier [C, D] on final features."""
+    images, labels = Bank(Place.of(world.feature[1], "demo-RN", name).bank("test", 0, "none")).read()
+    classes = installation.PRESENT.get(name, range(len(weight)))
+    choice = range(len(weight)) if among_all else classes
+    right = 0
+    for image, label in zip(F.normalize(images), labels.tolist(), strict=True):
+        logits = {row: float(image @ weight[row]) for row in choice}
+        right += max(logits, key=logits.get) == classes[label]
+    return right / len(labels)
+
+
+def test_accuracies_on_shifted_sets_are_those_of_loops(world):
+    """Of the zero-shot classifier, which needs no training to be had again; twins of one name are told apart."""
+    shift(world, "--test", "all")
+    texts = read_texts(world.place.texts(0, "hand_crafted"))
+    weight = zeroshot_weight(texts.features, texts.labels, installation.IMAGENET_CLASSES)
+    runs = records(world).values()
+    assert all(run.tested for run in runs)
+    for key in selected_run_keys(runs):
+        name, among_all = key.removesuffix(ALL_CLASSES), key.endswith(ALL_CLASSES)
+        assert {run.shifted[key].zeroshot for run in runs} == {expected_accuracy(world, name, weight, among_all)}
+        digest = Bank(Place.of(world.feature[1], "demo-RN", name).bank("test", 0, "none")).source.list_digest
+        assert {run.shifted[key].inputs for run in runs} == {digest}
+    assert len({(run.shifted["imagenetv2"].trained, run.shifted["imagenet_sketch"].wiseft) for run in runs}) > 1
+
+
+def selected_run_keys(runs):
+    (keys,) = {tuple(run.shifted) for run in runs}
+    assert len(keys) == 6
+    return keys
+
+
+@pytest.mark.parametrize("method", [UNI, ADAPTER, PARTIAL, [*PARTIAL, *UNI]], ids=["uni", "adapter", "partial", "both"])
+def test_every_head(world, method):
+    """And final features and those that stream through a trained part agree on the zero-shot classifier."""
+    shift(world, *method)
+    run = selected_run(world)
+    mode = {"partial": "partial", "adapter": "adapter"}.get(run.cell.hyperparams, "linear")
+    steps = ["--max-iter", str(run.cell.max_iter)]
+    words = ["--modality", run.cell.modality, "--classifier_init", run.cell.init, "--mode", mode, *steps]
+    for subset in (True, False):
+        done = tabulate(world, *words, "--class_subset", subset)
+        path = next(line for line in done.stdout.splitlines() if line.endswith(".csv"))
+        assert path.endswith("_all_classes.csv") != subset
+        table = pd.read_csv(path, index_col="dataset")
+        for name in ("imagenetv2", "imagenet_a"):
+            key = name if subset or name == "imagenetv2" else name + ALL_CLASSES
+            assert table["mean"][name] == pytest.approx(100 * run.shifted[key].trained, abs=1e-4)
+            assert table["zeroshot"][name] == pytest.approx(100 * run.shifted[key].zeroshot, abs=1e-4)
+    shift(world, "--max-iter", "1")
+    plain = next(run for run in records(world).values() if run.cell.max_iter == 1 and run.tested)
+    assert {key: on.zeroshot for key, on in plain.shifted.items()} == {
+        key: on.zeroshot for key, on in run.shifted.items()
+    }
+
+
+def test_sets_are_added_one_by_one_and_none_is_lost(world):
+    shift(world, "--shifted", "imagenet_a")
+    assert list(selected_run(world).shifted) == ["imagenet_a", "imagenet_a/all_classes"]
+    assert "no complete grid" in tabulate(world, check=1).stderr
+    assert "python domain_shift.py --dataset imagenet" in tabulate(world, check=1).stderr
+    tabulate(world, "--shifted", "imagenet_a")
+    shift(world, "--shifted", "imagenetv2")
+    assert list(selected_run(world).shifted) == ["imagenet_a", "imagenet_a/all_classes", "imagenetv2"]
+    assert "1 to train" in shift(world).stdout
+    assert len(selected_run(world).shifted) == 6
+
+
+def test_a_run_that_comes_out_otherwise_keeps_nothing_of_before(world):
+    """As a record of another machine may say: what it was tested on there, other weights were tested on."""
+    shift(world, "--shifted", "imagenetv2")
+    run = selected_run(world)
+    write_record(
+        dataclasses.replace(run, step=run.step + 100, shifted={"imagenetv2": Shifted("x", 0, 0, 0)}), world.result[1]
+    )
+    shift(world, "--shifted", "imagenet_a")
+    assert list(selected_run(world).shifted) == ["imagenet_a", "imagenet_a/all_classes"]
+    worse = dataclasses.replace(run.trained, val=1.0)
+    write_record(dataclasses.replace(run, trained=worse, shifted={}), world.result[1])
+    shift(world, "--shifted", "imagenetv2")  # it is selected for what it does not give here, and must end all the same
+    assert selected_run(world) == run
+
+
+def test_another_list_of_a_shifted_set_is_tested_anew(world):
+    shift(world, "--shifted", "imagenetv2")
+    run = selected_run(world)
+    stale = run.shifted["imagenetv2"]
+    write_record(
+        dataclasses.replace(run, shifted={"imagenetv2": dataclasses.replace(stale, inputs="an older list")}),
+        world.result[1],
+    )
+    shift(world, "--shifted", "imagenetv2")
+    assert selected_run(world) == run
+
+
+def test_missing_variants_are_told_at_once_with_the_command(world):
+    for name in ("imagenetv2", "imagenet_r"):
+        shutil.rmtree(Place.of(world.feature[1], "demo-RN", name).folder)
+    said = shift(world, check=1).stderr
+    assert "imagenetv2/test-layer_0" in said
+    assert "imagenet_r/test-layer_0" in said
+    assert "python features.py --dataset imagenetv2 imagenet_r --clip-encoder demo-RN --feature_dir" in said
+    shift(world, "--shifted", "imagenet_a", "imagenet_sketch")
+    shutil.rmtree(Place.of(world.feature[1], "demo-RN", "imagenet_a").folder / "text-layer_0")
+    assert "which say what its classes are" in shift(world, "--shifted", "imagenet_a", check=1).stderr
+
+
+def test_features_of_other_weights_are_refused(world):
+    from engine.features.store import write_shard
+
+    folder = Place.of(world.feature[1], "demo-RN", "imagenetv2").bank("test", 0, "none")
+    bank = Bank(folder)
+    images, labels = bank.read()
+    shutil.rmtree(folder)
+    other = dataclasses.replace(bank.source, encoder_digest="of other weights")
+    write_shard(folder, other, list(range(len(labels))), labels, images)
+    assert "(of other wei" in shift(world, check=1).stderr
+
+
+def test_any_prompts_say_what_the_classes_are(world):
+    """Those of template mining are not made for test-only sets, and its templates are others than the hand-crafted."""
+    folder = Place.of(world.feature[1], "demo-RN", "imagenet_a").folder
+    shift(world, "--shifted", "imagenet_a")
+    expected = selected_run(world)
+    (folder / "text-layer_0").rename(folder / "text-layer_1")
+    shutil.rmtree(world.result[1])
+    shift(world, "--shifted", "imagenet_a")
+    assert selected_run(world) == expected
+
+
+def named(names, variant="imagenet_a"):
+    return ShiftedSet(variant, SimpleNamespace(folder=Path("features/imagenet_a/test/none")), names)
+
+
+@pytest.mark.parametrize(
+    ("names", "parents", "expected"),
+    [
+        (["b", "d"], ["a", "b", "c", "d"], [1, 3]),
+        (["crane", "jay"], ["hen", "crane", "jay", "crane"], [1, 2]),
+        (["jay", "crane"], ["hen", "crane", "jay", "crane"], [2, 3]),
+        (["crane", "crane"], ["crane", "jay", "crane"], [0, 2]),
+        (["crane"], ["crane", "jay", "crane"], "several classes of imagenet are called crane"),
+        (["crane", "owl"], ["crane", "jay", "crane"], "are no classes of imagenet: owl"),
+        (["jay", "hen"], ["hen", "jay", "owl"], "are not in the order of imagenet"),
+    ],
+)
+def test_classes_are_found_by_names_in_order(names, parents, expected):
+    if isinstance(expected, str):
+        with pytest.raises(UserError, match=expected):
+            shifted_test(named(names), "imagenet", parents, "cpu")
+    else:
+        test = shifted_test(named(names), "imagenet", parents, "cpu")
+        assert test.classes.tolist() == expected
+        assert torch.equal(test.choices["imagenet_a"], test.classes)
+        assert test.choices["imagenet_a/all_classes"] is None
+
+
+def test_a_set_with_all_classes_must_have_all():
+    assert shifted_test(named(["x", "y"], "imagenetv2"), "imagenet", ["a", "b"], "cpu").classes.tolist() == [0, 1]
+    with pytest.raises(UserError, match="has 1 classes, and imagenet has 2"):
+        shifted_test(named(["a"], "imagenetv2"), "imagenet", ["a", "b"], "cpu")
+
+
+def test_seeds_that_are_named_must_be_there(world):
+    shift(world)
+    done = tabulate(world, seed=())
+    assert "note: 2 cells have no complete grid" in done.stdout
+    assert "over seeds (1)" in done.stdout
+    done = tabulate(world, seed=("--seed", "1", "2"), check=1)
+    assert "imagenet 2-shot seed 2" in done.stderr
+    assert "--seed 2 " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--dataset", "dtd"], "'dtd' has no shifted test sets; train on one of: imagenet, demo"),
+        (["--dataset", "imagenet_a"], "'imagenet_a' is a shifted test set; train on one of: imagenet, demo"),
+        (
+            ["--dataset", "demo", "--shifted", "imagenet_a"],
+            "imagenet_a is no shifted test set of demo; there are: demo_v2",
+        ),
+        (["--dataset", "demo", "imagenet", "--shifted", "demo_a"], "--shifted names no shifted test set of imagenet"),
+        (["--shifted", "imagenet_b"], "no dataset is called 'imagenet_b'"),
+    ],
+)
+def test_wrong_arguments_say_what_is_right(words, said, tmp_path):
+    for script in ("domain_shift.py", "eval_domain_shift.py"):
+        done = run_fork(script, *words, folder=tmp_path, cwd=tmp_path)
+        assert done.code != 0
+        assert said in done.err
+
+
+def test_the_tables_see_a_variant_as_a_test_set(world):
+    shift(world)
+    run = selected_run(world)
+    view = as_tested_on(run, "imagenet_a", class_subset=False)
+    assert view.cell == dataclasses.replace(run.cell, dataset="imagenet_a")
+    assert view.trained.test == run.shifted["imagenet_a/all_classes"].trained
+    assert view.inputs["test"] == run.shifted["imagenet_a"].inputs
+    assert as_tested_on(run, "imagenetv2", class_subset=False).wiseft.test == run.shifted["imagenetv2"].wiseft
+    assert datasets.SOURCES == ("imagenet", "demo")
