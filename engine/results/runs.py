@@ -8,7 +8,9 @@ last and atomically: it exists if and only if its run is complete.
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,13 +69,24 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Shifted:
+    """Accuracies, 0 to 1, of a run's classifiers on a shifted test set; `inputs` is a digest of what they saw there."""
+
+    inputs: str
+    trained: float
+    wiseft: float
+    zeroshot: float
+
+
+@dataclass(frozen=True)
 class Record:
     """A complete run.
 
     `inputs` are the digests of what it was trained on: the encoder's weights, lists of images, prompts, split. `grid`
     are the valid points of its cell, in order. `trained` is the classifier of the first best `step`; `wiseft` the same
     after WiSE-FT, `zeroshot` the one it went back to. A run that `diverged` has the best step from before it did.
-    `seconds` is the run's share of its stack's time.
+    `seconds` is the run's share of its stack's time. `shifted` has, by name, the test-only variants of its dataset that
+    domain_shift.py tested it on.
     """
 
     cell: Cell
@@ -87,10 +100,28 @@ class Record:
     seconds: float = field(compare=False)
     versions: dict[str, str] = field(compare=False)
     diverged: bool = False
+    shifted: dict[str, Shifted] = field(default_factory=dict)
 
     @property
     def tested(self) -> bool:
         return self.trained.test is not None
+
+
+def runs_digest(records: Iterable[Any], shifted: bool = False) -> str:
+    """What tells the runs behind a number apart: 12 hex digits of a SHA-256 over all that a record says of its run.
+
+    `records` are `Record`s, or other dataclasses that say all about a run; the digest of none is ''.
+
+    Timings and versions do not count, so that a run trained again, which is the same run, gives the same digest; nor
+    does the order of the records. `shifted` is for numbers that come from shifted test sets, which do not count else.
+    """
+    kept = []
+    for record in records:
+        content = asdict(record)
+        for name in ("seconds", "versions", *([] if shifted else ["shifted"])):
+            content.pop(name, None)
+        kept.append(json.dumps(content, sort_keys=True))
+    return hashlib.sha256("\n".join(sorted(set(kept))).encode()).hexdigest()[:12] if kept else ""
 
 
 def record_path(cell: Cell, hyperparameters: Hyperparameters, result_dir: str | Path) -> Path:
@@ -113,6 +144,7 @@ def read_record(path: Path) -> Record:
         content["grid"] = [Hyperparameters(*point) for point in content["grid"]]
         for classifier in ("trained", "wiseft", "zeroshot"):
             content[classifier] = Accuracy(**content[classifier])
+        content["shifted"] = {name: Shifted(**found) for name, found in content.get("shifted", {}).items()}
         return Record(**content)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is not a run's record ({error}); remove it and train again") from error
