@@ -49,26 +49,25 @@ def table_against_shots(made: Comparison, title: str, path: Path) -> None:
     Lines and bands of one standard deviation are ours; hollow markers the paper's numbers.
     """
     curves = _curves(made)
-    datasets = sorted({dataset for dataset, _ in curves}, key=lambda dataset: dataset != AVERAGE)
+    datasets = sorted(dict.fromkeys(dataset for dataset, _ in curves), key=lambda dataset: dataset != AVERAGE)
     if len(made.scope.datasets) == 1 and len(datasets) > 1:
         datasets.remove(AVERAGE)  # which is the dataset itself
     across = min(4, len(datasets))
     down = -(-len(datasets) // across)
     size = (2.9 * across, 2.5 * down + 0.8) if len(datasets) > 1 else (5.6, 4.6)
     figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(down, across, squeeze=False).flat
+    panels = figure.subplots(down, across, squeeze=False).ravel().tolist()
     lines = [line for line in dict.fromkeys(line for _, line in curves) if not is_zeroshot(line)]
     styles = {line: (*style, dashes) for line, style, dashes in zip(lines, STYLES, DASHES, strict=False)}
-    for axes, dataset in zip(panels, datasets, strict=False):
+    for number, (axes, dataset) in enumerate(zip(panels, datasets, strict=False)):
         for line in dict.fromkeys(line for _, line in curves):
             _draw(axes, curves.get((dataset, line), {}), styles.get(line))
         name = f"average of {len(made.scope.datasets)}" if dataset == AVERAGE else dataset
         axes.set_title(name, fontsize=10, fontweight="bold" if dataset == AVERAGE else "normal")
-        _shots_axis(axes, list(made.scope.shots))
-    for axes in list(panels)[len(datasets) :]:
+        _shots_axis(axes, list(made.scope.shots), is_last=number + across >= len(datasets))
+    for axes in panels[len(datasets) :]:
         axes.set_axis_off()
     figure.suptitle(title)
-    figure.supxlabel("training images per class", fontsize=10)
     figure.supylabel("test accuracy (%)", fontsize=10)
     handles = _legend(styles, curves)
     figure.legend(handles=handles, loc="outside lower center", ncols=min(3, across + 1), fontsize=9, handlelength=3.2)
@@ -96,7 +95,7 @@ def _draw(axes: Axes, entries: dict[int, Entry], style: tuple | None) -> None:
         for value in (entry.ours for entry in ours.values()):
             axes.axhline(value, color="0.35", linestyle="--", linewidth=1)
         for value in printed.values():
-            axes.plot([0], [value], **_hollow("0.35", "*"), transform=axes.get_yaxis_transform())
+            axes.plot([0.02], [value], **_hollow("0.35", "*"), transform=axes.get_yaxis_transform())
         return
     colour, marker, dashes = style
     mean, std = [entry.ours for entry in ours.values()], [entry.std or 0 for entry in ours.values()]
@@ -117,10 +116,12 @@ def _hollow(colour: str, marker: str) -> dict:
     }
 
 
-def _shots_axis(axes: Axes, shots: list[int]) -> None:
+def _shots_axis(axes: Axes, shots: list[int], is_last: bool) -> None:
+    """Shots from left to right; what they are is said below the last panel of each column."""
     axes.set_xscale("log", base=2)
     axes.set_xticks(shots, [str(s) for s in shots])
     axes.set_xlim(min(shots) / 1.25, max(shots) * 1.25)
+    axes.set_xlabel("training images per class" if is_last else "", fontsize=9)
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
 
