@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from engine.errors import UserError
 from engine.files import write_atomically
 from engine.results.compare import Comparison, Entry
 from engine.results.layout import METHODS, is_zeroshot
@@ -46,19 +47,24 @@ DASHES = ["-", (0, (5, 1.5)), "-.", (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (8
 def table_against_shots(made: Comparison, title: str, path: Path) -> None:
     """Plot a table of the paper: a panel per dataset, the average first (its Figure 6); a PNG.
 
-    Lines and bands of one standard deviation are ours; hollow markers the paper's numbers.
+    Lines and bands of one standard deviation are ours; hollow markers the paper's numbers. Raises UserError where there
+    is neither.
     """
     curves = _curves(made)
+    if not curves:
+        raise UserError("there is nothing to plot yet: neither runs of ours nor numbers of the paper's")
     datasets = sorted(dict.fromkeys(dataset for dataset, _ in curves), key=lambda dataset: dataset != AVERAGE)
     if len(made.scope.datasets) == 1 and len(datasets) > 1:
         datasets.remove(AVERAGE)  # which is the dataset itself
+    lines = [line for line in dict.fromkeys(line for _, line in curves) if not is_zeroshot(line)]
+    if len(lines) > len(STYLES):
+        raise UserError(f"{len(lines)} lines are more than a plot can tell apart; choose one --clip-encoder")
+    styles = {line: (*style, dashes) for line, style, dashes in zip(lines, STYLES, DASHES, strict=False)}
     across = min(4, len(datasets))
     down = -(-len(datasets) // across)
     size = (2.9 * across, 2.5 * down + 0.8) if len(datasets) > 1 else (5.6, 4.6)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(down, across, squeeze=False).ravel().tolist()
-    lines = [line for line in dict.fromkeys(line for _, line in curves) if not is_zeroshot(line)]
-    styles = {line: (*style, dashes) for line, style, dashes in zip(lines, STYLES, DASHES, strict=False)}
     for number, (axes, dataset) in enumerate(zip(panels, datasets, strict=False)):
         for line in dict.fromkeys(line for _, line in curves):
             _draw(axes, curves.get((dataset, line), {}), styles.get(line))
@@ -75,14 +81,14 @@ def table_against_shots(made: Comparison, title: str, path: Path) -> None:
 
 
 def _curves(made: Comparison) -> dict[tuple[str, Line], dict[int, Entry]]:
-    """Entries by dataset and line, then shots; of methods of ours alone, without differences."""
+    """Entries with a number, by dataset and line, then shots; of methods of ours alone, without differences."""
     curves: dict[tuple[str, Line], dict[int, Entry]] = {}
     for row in made.rows:
         if METHODS[row.line.method].source is None or row.line.metric != "accuracy":
             continue
         for column, entry in zip(made.columns, row.entries, strict=True):
             shots = column.shots if row.place.shots is None else row.place.shots
-            if (shots == 0) == is_zeroshot(row.line):
+            if entry.ours is not None or entry.paper.mean:
                 curves.setdefault((column.dataset, row.line), {})[shots] = entry
     return curves
 
@@ -98,11 +104,13 @@ def _draw(axes: Axes, entries: dict[int, Entry], style: tuple | None) -> None:
             axes.plot([0.02], [value], **_hollow("0.35", "*"), transform=axes.get_yaxis_transform())
         return
     colour, marker, dashes = style
-    mean, std = [entry.ours for entry in ours.values()], [entry.std or 0 for entry in ours.values()]
-    axes.plot(list(ours), mean, color=colour, linestyle=dashes, marker=marker, markersize=2.5, linewidth=1.3)
-    low, high = ([m + sign * s for m, s in zip(mean, std, strict=True)] for sign in (-1, 1))
-    axes.fill_between(list(ours), low, high, color=colour, alpha=0.15, linewidth=0)
-    axes.plot(list(printed), list(printed.values()), **_hollow(colour, marker))
+    if ours:
+        mean, std = [entry.ours for entry in ours.values()], [entry.std or 0 for entry in ours.values()]
+        axes.plot(list(ours), mean, color=colour, linestyle=dashes, marker=marker, markersize=2.5, linewidth=1.3)
+        low, high = ([m + sign * s for m, s in zip(mean, std, strict=True)] for sign in (-1, 1))
+        axes.fill_between(list(ours), low, high, color=colour, alpha=0.15, linewidth=0)
+    if printed:  # an empty artist that is not clipped would upset the layout
+        axes.plot(list(printed), list(printed.values()), **_hollow(colour, marker))
 
 
 def _hollow(colour: str, marker: str) -> dict:

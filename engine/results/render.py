@@ -109,7 +109,7 @@ def in_words(made: Comparison, deviations: bool = True, abreast: int | None = No
             for i, row in enumerate(made.rows)
         ]
         blocks.append((heads, below, body))
-    return Text(f"Table {made.number}: {TABLES[made.number].title}", _caption(made), blocks)
+    return Text(f"Table {made.number}: {TABLES[made.number].title}", _caption(made, deviations), blocks)
 
 
 def _three(entry: Entry, deviations: bool) -> tuple[str, str, str]:
@@ -122,19 +122,22 @@ def _three(entry: Entry, deviations: bool) -> tuple[str, str, str]:
         ours += "" if entry.std is None or entry.ours is None else f" ± {entry.std:.2f}"
         paper += f" ± {entry.paper.std}" if entry.paper.std else ""
     decimals = len(entry.paper.mean.partition(".")[2])
-    return ours, paper, "" if entry.difference is None else f"{entry.difference:+.{decimals}f}"
+    if entry.difference is None:
+        return ours, paper, ""
+    return ours, paper, f"{round(entry.difference, decimals) + 0.0:+.{decimals}f}"  # + 0.0: never -0.0
 
 
-def _caption(made: Comparison) -> list[str]:
+def _caption(made: Comparison, deviations: bool) -> list[str]:
     """What a reader must know of the numbers, and how ours differ from the paper's."""
     scope, kind = made.scope, TABLES[made.number].kind
+    mean = "mean ± standard deviation" if deviations else "mean"
     if kind == "esc":
-        lines = ["Test accuracy (%), mean ± standard deviation over 25 runs (5 splits, 5 draws of the other modality)."]
+        lines = [f"Test accuracy (%), {mean} over 25 runs (5 splits, 5 draws of the other modality)."]
     else:
-        lines = [f"Test accuracy (%), mean ± standard deviation over seeds {' '.join(map(str, scope.seeds))}."]
+        lines = [f"Test accuracy (%), {mean} over seeds {' '.join(map(str, scope.seeds))}."]
         if kind != "shift" and set(scope.datasets) != set(datasets.TARGETS):
             lines.append(
-                f"Ours is of {', '.join(scope.datasets)}; the paper's averages are of eleven others, and left out."
+                f"Ours is of {', '.join(scope.datasets)}; the paper's averages, of its eleven datasets, are left out."
             )
         if scope.max_iter != MAX_ITER:
             lines.append(f"Ours was trained for {scope.max_iter} steps, the paper's for {MAX_ITER}.")
