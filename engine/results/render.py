@@ -131,10 +131,11 @@ def _caption(made: Comparison, deviations: bool) -> list[str]:
     """What a reader must know of the numbers, and how ours differ from the paper's."""
     scope, kind = made.scope, TABLES[made.number].kind
     mean = "mean ± standard deviation" if deviations else "mean"
+    seeds = f"{'seed' if len(scope.seeds) == 1 else 'seeds'} {' '.join(map(str, scope.seeds))}"
     if kind == "esc":
         lines = [f"Test accuracy (%), {mean} over 25 runs (5 splits, 5 draws of the other modality)."]
     else:
-        lines = [f"Test accuracy (%), {mean} over seeds {' '.join(map(str, scope.seeds))}."]
+        lines = [f"Test accuracy (%), {mean} over {seeds}."]
         if kind != "shift" and set(scope.datasets) != set(datasets.TARGETS):
             lines.append(
                 f"Ours is of {', '.join(scope.datasets)}; the paper's averages, of its eleven datasets, are left out."
