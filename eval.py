@@ -6,22 +6,31 @@
 Writes results/all_<encoder>_<mode>_<text>_<image>_<views>_<modality>_<init>_wiseft_<True|False>.csv, whatever the
 datasets, shots and seeds: a part of them replaces the table of all, and what it lacks is said. Test accuracy chooses
 nothing. When runs are missing they are listed with the commands that make them, and the exit status is 1.
+
+With --explain dtd,16,1 it shows instead all runs of that cell (dataset, shots, seed), and which is selected and why.
 """
 
 import argparse
 from pathlib import Path
 
 from engine import config
+from engine.clip import names
+from engine.config import remedies
 from engine.datasets.checks import first
 from engine.errors import UserError
 from engine.results import tables
+from engine.results.explain import explain
 from engine.results.runs import Cell
 
 
 def main() -> None:
-    args = config.parser(__doc__, *config.EVAL).parse_args()
+    args = config.parser(__doc__, *config.EVAL, "explain").parse_args()
     config.check_encoders(args)
     config.apply_mode(args)
+    if args.explain:
+        args.dataset, args.train_shot, args.seed = ([value] for value in args.explain)
+        print(*(explain(cell, args.result_dir) for cell in config.cells(args)), sep="\n\n")
+        return
     for encoder in args.clip_encoder:
         args.clip_encoder = [encoder]
         cells = config.cells(args)
@@ -46,12 +55,12 @@ def main() -> None:
 
 
 def missing_runs(args: argparse.Namespace, missing: list[Cell]) -> str:
-    """What is missing, and a command per dataset that makes it."""
+    """What is missing, and the commands that make it."""
     lines = [f"{len(missing)} cells have no complete, tested grid under {args.result_dir}:"]
     lines += [f"  {cell}" for cell in missing[:20]] + ["  ..."] * (len(missing) > 20)
-    lines.append("make them with")
-    lines += [f"  {command}" for command in config.commands("train.py", config.TRAIN, args, missing)]
-    return "\n".join(lines)
+    encoders = {name: names.folder(name, args.clip_weights) for name in args.clip_encoder}
+    commands = remedies.training(args, missing, encoders)
+    return "\n".join([*lines, "make them with", *(f"  {command}" for command in commands)])
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import argparse
 from pathlib import Path
 
 from engine import config
+from engine.clip import names
+from engine.config import remedies
 from engine.datasets.checks import first
 from engine.errors import UserError
 from engine.results import domain_shift, tables
@@ -65,8 +67,9 @@ def missing_runs(args: argparse.Namespace, missing: list[Cell], shifted: list[st
     lines = [f"{count} no complete grid under {args.result_dir} that was tested on {', '.join(shifted)}:"]
     lines += [f"  {cell}" for cell in missing[:20]] + ["  ..."] * (len(missing) > 20)
     lines.append("make them with")
-    lines += [f"  {command}" for command in config.commands("domain_shift.py", config.DOMAIN_SHIFT, args, missing)]
-    return "\n".join(lines)
+    encoders = {name: names.folder(name, args.clip_weights) for name in args.clip_encoder}
+    commands = remedies.training(args, missing, encoders, "domain_shift.py")
+    return "\n".join([*lines, *(f"  {command}" for command in commands)])
 
 
 if __name__ == "__main__":

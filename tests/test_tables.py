@@ -89,7 +89,7 @@ def test_averages_are_of_means_and_of_deviations():
 
 def method_table(shots, seeds, datasets=("demo",)):
     """A method's table, with a row per dataset and shots."""
-    rows = [(dataset, s, seeds, 50.0, 1.0, 40.0, "m") for dataset in datasets for s in shots]
+    rows = [(dataset, s, seeds, 50.0, 1.0, 40.0, "m", "d") for dataset in datasets for s in shots]
     return pd.DataFrame(rows, columns=tables.COLUMNS)
 
 
@@ -146,7 +146,7 @@ def test_a_table_of_one_seed_and_no_table_at_all(tmp_path):
     assert tables.not_covered(path, method_table([1], "2")) == []
 
 
-@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "\0\0", ",".join(tables.COLUMNS) + "\na,1,1,x,0,0,m\n"])
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "\0\0", ",".join(tables.COLUMNS) + "\na,1,1,x,0,0,m,d\n"])
 def test_a_file_that_is_no_table_is_named(content, tmp_path):
     (tmp_path / "all_x.csv").write_text(content)
     with pytest.raises(UserError, match=r"all_x\.csv does not have"):

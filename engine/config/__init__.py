@@ -22,6 +22,8 @@ from engine.clip import names
 from engine.config import default
 from engine.datasets.few_shot import MAX_VAL_SHOT, MissingSplits
 from engine.errors import UserError
+from engine.results import layout
+from engine.results.layout import TABLES, Scope
 from engine.results.runs import Cell
 
 SHOTS = [1, 2, 4, 8, 16]
@@ -113,6 +115,22 @@ def _png(text: str) -> str:
     if not text.lower().endswith(".png"):
         raise argparse.ArgumentTypeError(f"'{text}' does not end in .png, and plots are PNG files alone")
     return text
+
+
+def _numbers(text: str) -> int | str:
+    """The number of one of the paper's tables, or `all`."""
+    if text != "all" and text not in map(str, TABLES):
+        raise argparse.ArgumentTypeError(f"'{text}' is not one of {', '.join(map(str, TABLES))} or all")
+    return text if text == "all" else int(text)
+
+
+def _named_cell(text: str) -> tuple[str, int, int]:
+    """A dataset, shots and seed, as in `dtd,16,1`."""
+    try:
+        dataset, shots, seed = text.split(",")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is not dataset,shots,seed, as in dtd,16,1") from error
+    return _dataset(dataset.strip()), positive(shots), not_negative(seed)
 
 
 def _argument(*flags: str, **settings: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -284,6 +302,20 @@ ARGUMENTS = {
     ),
     "plot": _argument("--plot", type=_png, metavar="FILE.png", help="draw accuracy against shots"),
     "title": _argument("--title", default="", help="title of the plot"),
+    "table": _argument(
+        "--table",
+        type=_numbers,
+        nargs="+",
+        metavar="N",
+        required=True,
+        help=f"tables of the paper: {' '.join(map(str, TABLES))}, or all",
+    ),
+    "explain": _argument(
+        "--explain",
+        type=_named_cell,
+        metavar="DATASET,SHOTS,SEED",
+        help="instead of a table, show all runs of one cell and which of them validation selects",
+    ),
     # how to run
     "max_iter": _argument("--max-iter", type=positive, default=optimizer.MAX_ITER, help="training steps (12800)"),
     "test": _argument(
@@ -342,6 +374,11 @@ ARGUMENTS = {
     "result_dir": _argument("--result_dir", default=default.RESULT_DIR, help=f"({default.RESULT_DIR})"),
     "eval_dir": _argument("--eval_dir", default=default.EVAL_DIR, help=f"({default.EVAL_DIR})"),
     "avg_dir": _argument("--avg_dir", default=default.AVG_DIR, help=f"({default.AVG_DIR})"),
+    "esc_result_dir": _argument(
+        "--esc_result_dir",
+        default=default.ESC_RESULT_DIR,
+        help=f"where imagenet_esc.py leaves its runs ({default.ESC_RESULT_DIR})",
+    ),
 }
 
 
@@ -366,6 +403,10 @@ EVAL_DOMAIN_SHIFT = (
     " text_augmentation image_augmentation image_views wise_ft class_subset shifted max_iter result_dir eval_dir"
 ).split()
 """The arguments of scripts that other scripts name in the commands they tell the user to type."""
+TABLES_OF_PAPER = (
+    "table datasets train_shot seed clip_encoder clip_weights max_iter plot title result_dir esc_result_dir avg_dir"
+).split()
+"""Those of tables.py."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -464,8 +505,7 @@ def cells(args: argparse.Namespace) -> list[Cell]:
     """
     views = image_views(args)
     for dataset in args.dataset:
-        if parent := datasets.parent(dataset):
-            raise UserError(f"{dataset} has only a test set; classifiers for it are trained on --dataset {parent}")
+        trained_on(dataset)
     asked = (args.clip_encoder, args.dataset, args.train_shot, args.seed)
     return [
         Cell(
@@ -490,6 +530,35 @@ def cells(args: argparse.Namespace) -> list[Cell]:
     ]
 
 
+def scope(args: argparse.Namespace, table: int) -> Scope:
+    """What arguments of tables.py make a table of; what is None there is as in the paper's table.
+
+    ImageNet-ESC is as the protocol has it. Raises UserError for datasets that the table cannot be made of.
+    """
+    of_paper = layout.scope_of_paper(table, args.seed or SEEDS)
+    if TABLES[table].kind == "esc":
+        return of_paper
+    own = {name: names.folder(name, args.clip_weights) for name in args.clip_encoder or of_paper.encoders}
+    if args.clip_weights and len(own) > 1:
+        raise UserError(
+            f"--clip-weights is one file, and Table {table} is of {len(own)} encoders; choose with --clip-encoder"
+        )
+    asked = tuple(dict.fromkeys(args.dataset or of_paper.datasets))
+    for dataset in asked:
+        trained_on(dataset)
+    if TABLES[table].kind == "shift":
+        layout.require_shifts(asked)
+    shots, seeds = (tuple(dict.fromkeys(values)) for values in (args.train_shot or of_paper.shots, of_paper.seeds))
+    return Scope(asked, shots, seeds, own, args.max_iter)
+
+
+def trained_on(dataset: str) -> str:
+    """The name of a dataset that classifiers are trained on. Raises UserError for one that has only a test set."""
+    if parent := datasets.parent(dataset):
+        raise UserError(f"{dataset} has only a test set; classifiers for it are trained on --dataset {parent}")
+    return dataset
+
+
 def command(script: str, arguments: list[str], args: argparse.Namespace, **changes: Any) -> str:
     """The command line that runs `script`, which takes `arguments`, as `args` say, with `changes` to their values.
 
@@ -506,16 +575,6 @@ def command(script: str, arguments: list[str], args: argparse.Namespace, **chang
         if value != settings.get("default") or (key in ("dataset", "train_shot", "seed", "clip_encoder") and value):
             words += [flags[0], *map(str, value if isinstance(value, list) else [value])]
     return shlex.join(words)
-
-
-def commands(script: str, arguments: list[str], args: argparse.Namespace, cells: list[Cell]) -> list[str]:
-    """A command line of `script`, as `command` makes it, for the `cells` of each dataset."""
-    lines = []
-    for dataset in dict.fromkeys(cell.dataset for cell in cells):
-        own = [cell for cell in cells if cell.dataset == dataset]
-        shots, seeds = (sorted(set(values)) for values in zip(*((cell.shots, cell.seed) for cell in own), strict=True))
-        lines.append(command(script, arguments, args, dataset=[dataset], train_shot=shots, seed=seeds))
-    return lines
 
 
 def run(main: Callable[[], int | None]) -> None:

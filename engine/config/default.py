@@ -9,3 +9,4 @@ FEATURE_DIR = "features"  # cached CLIP features
 RESULT_DIR = "experiments"  # one record per training run
 EVAL_DIR = "results"  # one table per method
 AVG_DIR = "average_results"  # averages over datasets
+ESC_RESULT_DIR = "imagenet_esc_results"  # runs of ImageNet-ESC

@@ -45,6 +45,9 @@ GRIDS = {
 }
 """What `--hyperparams` names (the authors' grids)."""
 
+AUDIO = Grid(lr=(0.1, 0.01, 0.001, 0.0001), weight_decay=(0.0, 0.01, 0.0001), batch_size=(8,))
+"""The grid of ImageNet-ESC, which `--hyperparams` does not name: only imagenet_esc.py has its problems."""
+
 
 class Mode(NamedTuple):
     """What a row of the paper's tables fixes besides modality and inputs."""

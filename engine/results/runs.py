@@ -8,7 +8,9 @@ last and atomically: it exists if and only if its run is complete.
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,6 +109,23 @@ class Record:
     @property
     def tested(self) -> bool:
         return self.trained.test is not None
+
+
+def runs_digest(records: Iterable[Any], shifted: bool = False) -> str:
+    """What tells the runs behind a number apart: 12 hex digits of a SHA-256 over all that a record says of its run.
+
+    `records` are `Record`s, or other dataclasses that say all about a run; the digest of none is ''.
+
+    Timings and versions do not count, so that a run trained again, which is the same run, gives the same digest; nor
+    does the order of the records. `shifted` is for numbers that come from shifted test sets, which do not count else.
+    """
+    kept = []
+    for record in records:
+        content = asdict(record)
+        for name in ("seconds", "versions", *([] if shifted else ["shifted"])):
+            content.pop(name, None)
+        kept.append(json.dumps(content, sort_keys=True))
+    return hashlib.sha256("\n".join(sorted(set(kept))).encode()).hexdigest()[:12] if kept else ""
 
 
 def record_path(cell: Cell, hyperparameters: Hyperparameters, result_dir: str | Path) -> Path:

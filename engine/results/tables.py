@@ -15,10 +15,10 @@ from engine.datasets.few_shot import MAX_VAL_SHOT
 from engine.errors import UserError
 from engine.files import write_text
 from engine.optimizer import MAX_ITER
-from engine.results.runs import Cell, Record, read_cell, selected
+from engine.results.runs import Cell, Record, read_cell, runs_digest, selected
 
-COLUMNS = ["dataset", "shots", "seeds", "mean", "std", "zeroshot", "method"]
-"""Columns of a method's table: a row per dataset and shots."""
+COLUMNS = ["dataset", "shots", "seeds", "mean", "std", "zeroshot", "method", "runs"]
+"""Columns of a method's table: a row per dataset and shots; `runs` is the digest of the runs behind it."""
 
 
 def method_name(cell: Cell, mode: str, wise_ft: bool) -> str:
@@ -60,7 +60,7 @@ def check_inputs(runs: dict[Cell, Record]) -> None:
         for name, digest in run.inputs.items():
             if name == "split" or (name == "text" and cell.text_augmentation == templates.MINING):
                 continue  # each shot and seed has its own
-            of = "" if name == "encoder" else cell.dataset
+            of = {"encoder": cell.encoder, "text": f"{cell.dataset} {cell.text_augmentation}"}.get(name, cell.dataset)
             other, expected = first.setdefault((name, of), (cell, digest))
             if digest != expected:
                 raise UserError(
@@ -87,7 +87,10 @@ def method_table(runs: dict[Cell, Record], label: str, wise_ft: bool) -> pd.Data
         std=("accuracy", lambda accuracies: accuracies.std(ddof=0)),
         zeroshot=("zeroshot", "mean"),
     )
-    return table.reset_index().assign(method=label)[COLUMNS].round(4)
+    table = table.reset_index().assign(method=label)
+    keys = zip(table["dataset"], table["shots"], strict=True)
+    of_row = [[run for cell, run in runs.items() if (cell.dataset, cell.shots) == key] for key in keys]
+    return table.assign(runs=list(map(runs_digest, of_row)))[COLUMNS].round(4)
 
 
 def average(table: pd.DataFrame) -> dict[int, pd.DataFrame]:
@@ -155,7 +158,7 @@ def write_averages(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
 
 def not_covered(path: Path, table: pd.DataFrame) -> list[str]:
     """What the table in `path`, if there is one, has beyond `table`: datasets and shots, with the seeds that go."""
-    before = _read(path) if path.is_file() else None
+    before = _read(path, [COLUMNS, COLUMNS[:-1]]) if path.is_file() else None  # earlier versions wrote no digests
     if before is None:
         return []
     kept = {(row.dataset, row.shots): row.seeds.split() for row in table.itertuples()}
@@ -173,18 +176,18 @@ def read_method(name: str, eval_dir: str | Path) -> pd.DataFrame:
     if not path.is_file():
         there = sorted(p.stem for p in Path(eval_dir).glob("all_*.csv"))
         raise UserError(f"there is no {path}; eval.py writes it. Tables there: {', '.join(there) or 'none'}")
-    table = _read(path)
+    table = _read(path, [COLUMNS])
     if table is None:
         raise UserError(f"{path} does not have the columns {', '.join(COLUMNS)}; write it again with eval.py")
     return table
 
 
-def _read(path: Path) -> pd.DataFrame | None:
-    """The method's table in a file; None when there is no such table in it."""
-    try:
-        table = pd.read_csv(path, dtype={"seeds": str}, na_filter=False)  # else a lone seed is a number
+def _read(path: Path, layouts: list[list[str]]) -> pd.DataFrame | None:
+    """The method's table in a file; None when there is none with the columns of one of `layouts` in it."""
+    try:  # a lone seed, or a digest without letters, would be a number
+        table = pd.read_csv(path, dtype={"seeds": str, "runs": str}, na_filter=False)
     except ValueError:  # what pandas raises for files that are empty or no CSV
         return None
-    if list(table.columns) != COLUMNS or table.empty or not all(map(is_numeric_dtype, (table["mean"], table["std"]))):
+    if list(table.columns) not in layouts or table.empty:
         return None
-    return table
+    return table if is_numeric_dtype(table["mean"]) and is_numeric_dtype(table["std"]) else None

@@ -1,0 +1,102 @@
+"""The commands that make runs which are missing, as few as there are methods and kinds of inputs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import replace
+
+from engine import config, datasets
+from engine.results.compare import Comparison
+from engine.results.layout import TABLES
+from engine.results.runs import Cell
+
+
+def training(
+    args: argparse.Namespace, cells: Iterable[Cell], encoders: dict[str, str], script: str = "train.py"
+) -> list[str]:
+    """Command lines that train `cells`: datasets for which a method lacks the same shots and seeds share one.
+
+    `encoders` are names with their folders. `args` say where things lie.
+    """
+    arguments = config.DOMAIN_SHIFT if script == "domain_shift.py" else config.TRAIN
+    return _commands(script, arguments, args, cells, encoders)
+
+
+def extraction(
+    args: argparse.Namespace, cells: Iterable[Cell], encoders: dict[str, str], *, shifted: bool = False
+) -> list[str]:
+    """Command lines that extract the features which `cells` are trained on, of their shifted test sets too if asked."""
+    one = next(iter(cells := list(cells)), None)
+    same = {"modality": "", "head": "", "init": "", "logit": 0.0, "hyperparams": ""}  # what features do not depend on
+    alike = dict.fromkeys(replace(cell, **same, max_iter=one.max_iter) for cell in cells)
+    return _commands("features.py", config.FEATURES, args, alike, encoders, shifted=shifted)
+
+
+def _commands(
+    script: str,
+    arguments: list[str],
+    args: argparse.Namespace,
+    cells: Iterable[Cell],
+    encoders: dict[str, str],
+    shifted: bool = False,
+) -> list[str]:
+    names = {folder: name for name, folder in encoders.items()}
+    lacking: dict[Cell, dict[str, list[Cell]]] = {}
+    for cell in cells:
+        method = replace(cell, dataset="", shots=0, seed=0)
+        lacking.setdefault(method, {}).setdefault(cell.dataset, []).append(cell)
+    lines = []
+    for method, by_dataset in lacking.items():
+        sharing: dict[tuple[tuple[int, ...], ...], list[str]] = {}
+        for dataset, own in by_dataset.items():
+            shots, seeds = ({getattr(cell, name) for cell in own} for name in ("shots", "seed"))
+            sharing.setdefault((tuple(sorted(shots)), tuple(sorted(seeds))), []).append(dataset)
+        for (shots, seeds), together in sharing.items():
+            if shifted:
+                together += [variant for dataset in together for variant in datasets.variants(dataset)]
+            changes = {"dataset": together, "train_shot": list(shots), "seed": list(seeds)}
+            changes |= _as_arguments(method) | {"clip_encoder": [names[method.encoder]]}
+            lines.append(config.command(script, arguments, args, **changes))
+    return lines
+
+
+def _as_arguments(method: Cell) -> dict:
+    """What a cell's method is as arguments of train.py, by name."""
+    return {
+        "modality": method.modality,
+        "classifier_head": method.head,
+        "classifier_init": method.init,
+        "logit": method.logit,
+        "hyperparams": method.hyperparams,
+        "max_val_shot": method.max_val_shot,
+        "image_layer_idx": method.image_layer,
+        "text_layer_idx": method.text_layer,
+        "text_augmentation": method.text_augmentation,
+        "image_augmentation": method.image_augmentation,
+        "image_views": method.image_views,
+        "max_iter": method.max_iter,
+    }
+
+
+def filling(made: Comparison, args: argparse.Namespace) -> list[str]:
+    """What a table lacks, then the commands that fill it; nothing for a complete one."""
+    if not made.incomplete:
+        return []
+    kind, missing, encoders = TABLES[made.number].kind, made.missing, made.scope.encoders
+    if kind == "esc":
+        return [
+            "Runs of ImageNet-ESC are missing; this makes them:",
+            config.command("imagenet_esc.py", ["esc_result_dir"], args),
+        ]
+    shift = kind == "shift"
+    cells = "1 cell" if len(missing) == 1 else f"{len(missing)} cells"
+    first = (
+        f"{cells} (a dataset, shots and seed of a method) without a complete, tested grid; these commands fill them:"
+    )
+    if shift:
+        first = (
+            f"{cells} (shots and seed of a method) not trained, or not tested on every test set; these commands do it:"
+        )
+    train = training(args, missing, encoders, "domain_shift.py" if shift else "train.py")
+    return [first, *extraction(args, missing, encoders, shifted=shift), *train]

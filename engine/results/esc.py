@@ -1,0 +1,141 @@
+"""Runs of ImageNet-ESC (section 9 of the protocol), and the numbers of Tables 15 and 16 from them.
+
+    imagenet_esc_results/<task>_<classes>-shot_<s>.jsonl
+
+One file holds all runs of a task, class set and number of shots (25 splits and draws, four probes, their grids), a line
+of JSON each: 1 200 records would otherwise be 1 200 files. Shots are 0 for zero-shot classifiers.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from engine.errors import UserError
+from engine.files import write_text
+from engine.optimizer import AUDIO, Hyperparameters
+from engine.results.runs import select
+
+TASKS = ("image", "audio")
+CLASSES = (19, 27)
+SPLITS = DRAWS = (1, 2, 3, 4, 5)
+"""ESC-50's folds, and draws of the modality that helps: 25 runs of each probe."""
+
+UNI_MODAL, AUDIO_VISUAL = "linear_prob", "audiovisual_linear_prob"
+PROBES = (UNI_MODAL, AUDIO_VISUAL, "plustext_linear_prob", "allmodal_linear_prob")
+ZERO_SHOT = ("zero_shot_image", "zero_shot_audio", "zero_shot_text")
+"""The methods, by their names in paper_results.csv."""
+
+
+@dataclass(frozen=True)
+class EscRun:
+    """A complete run: all that says which one it is, then what came of it.
+
+    `inputs` are digests of the features it was trained and tested on. Zero-shot classifiers have neither
+    `hyperparameters` nor `val`. Accuracies are 0 to 1; `test` is None until the run is tested.
+    """
+
+    task: str
+    classes: int
+    split: int
+    draw: int
+    shots: int
+    method: str
+    hyperparameters: Hyperparameters | None
+    inputs: dict[str, str]
+    val: float | None
+    test: float | None
+
+    def __post_init__(self):
+        """Raises ValueError for a run that is none of the benchmark's."""
+        allowed = {"task": TASKS, "classes": CLASSES, "split": SPLITS, "draw": DRAWS, "method": PROBES + ZERO_SHOT}
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, not one of {values}")
+
+    @property
+    def key(self) -> tuple:
+        """Which run it is among those of its file."""
+        return self.method, self.split, self.draw, self.hyperparameters or ()
+
+
+class Score(NamedTuple):
+    """Test accuracies, 0 to 1, of a method by (split, draw), and the runs that validation selected for them."""
+
+    accuracies: dict[tuple[int, int], float]
+    runs: tuple[EscRun, ...]
+
+
+def file_of(task: str, classes: int, shots: int, folder: str | Path) -> Path:
+    """Where the runs of a task, class set and number of shots lie."""
+    return Path(folder) / f"{task}_{classes}-shot_{shots}.jsonl"
+
+
+def read_runs(task: str, classes: int, shots: int, folder: str | Path) -> dict[tuple, EscRun]:
+    """The complete runs of a file by their keys. Raises UserError for a line that is not one of them."""
+    path = file_of(task, classes, shots, folder)
+    if not path.is_file():
+        return {}
+    found = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        try:
+            content = json.loads(line)
+            point = content["hyperparameters"]
+            content["hyperparameters"] = None if point is None else Hyperparameters(*point)
+            run = EscRun(**content)
+            if (run.task, run.classes, run.shots) != (task, classes, shots):
+                raise ValueError(f"it is of {run.task}, {run.classes} classes, {run.shots} shots")
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f"{path}, line {number}, is not a run of this file ({error}); remove the line and run imagenet_esc.py"
+            ) from error
+        found[run.key] = run
+    return found
+
+
+def add_runs(runs: Iterable[EscRun], folder: str | Path) -> None:
+    """Add complete runs to their files, in place of earlier ones of the same keys.
+
+    Each file is replaced atomically: a kill loses these runs at most. One process at a time may add to a file.
+    """
+    by_file: dict[tuple[str, int, int], list[EscRun]] = {}
+    for run in runs:
+        by_file.setdefault((run.task, run.classes, run.shots), []).append(run)
+    for place, own in by_file.items():
+        merged = read_runs(*place, folder) | {run.key: run for run in own}
+        lines = [json.dumps(asdict(run), separators=(",", ":")) + "\n" for _, run in sorted(merged.items())]
+        write_text(file_of(*place, folder), "".join(lines))
+
+
+def score(runs: dict[tuple, EscRun], method: str) -> Score:
+    """A method's test accuracies where its grid is complete and the run that validation selects is tested."""
+    points = list(AUDIO) if method in PROBES else [()]
+    accuracies, chosen = {}, []
+    for pair in ((split, draw) for split in SPLITS for draw in DRAWS):
+        own = {point: runs.get((method, *pair, point)) for point in points}
+        if None in own.values():
+            continue
+        run = own[select(points, {point: own[point].val for point in points}) if len(points) > 1 else ()]
+        if run.test is not None:
+            accuracies[pair] = run.test
+            chosen.append(run)
+    return Score(accuracies, tuple(chosen))
+
+
+def mean_and_deviation(found: Score) -> tuple[float, float] | None:
+    """Mean and standard deviation (of the population), 0 to 1, over all 25 runs; None unless all are there."""
+    values = list(found.accuracies.values())
+    if len(values) < len(SPLITS) * len(DRAWS):
+        return None
+    return statistics.fmean(values), statistics.pstdev(values)
+
+
+def wins(runs: dict[tuple, EscRun]) -> tuple[int, int]:
+    """In how many runs the audio-visual probe beats the uni-modal one, and of how many both are there."""
+    one, other = (score(runs, method).accuracies for method in (AUDIO_VISUAL, UNI_MODAL))
+    both = one.keys() & other.keys()
+    return sum(one[pair] > other[pair] for pair in both), len(both)

@@ -1,0 +1,98 @@
+"""Why validation selected the run it did: all runs of a cell, side by side."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from engine.errors import UserError
+from engine.results.runs import Cell, Record, read_cell, selected
+
+
+def explain(cell: Cell, result_dir: str | Path) -> str:
+    """The grid of a cell as text: each run's step and accuracies, and which of them is selected and why.
+
+    Raises UserError when the cell has no runs, with the cells of its method, and the methods of it, that have.
+    """
+    records = read_cell(cell, result_dir)
+    if not records:
+        raise UserError(_none_there(cell, result_dir))
+    grid = next(iter(records.values())).grid
+    chosen = selected(records)
+    rows = [_row(point, records.get(point), chosen) for point in grid]
+    lines = [f"{cell}, {cell.folder(result_dir)}: accuracies in %, blank where untested"]
+    lines += [pd.DataFrame(rows).to_string(index=False), _reason(records, chosen, len(grid))]
+    if chosen is not None and chosen.zeroshot.test is not None:
+        lines.append(f"zero-shot: val {_percent(chosen.zeroshot.val)}, test {_percent(chosen.zeroshot.test)}")
+    return "\n".join(lines)
+
+
+def _none_there(cell: Cell, result_dir: str | Path) -> str:
+    folder = cell.folder(result_dir)
+    lines = [f"there are no runs of {cell} in {folder}"]
+    if cells := [f"{c.dataset},{c.shots},{c.seed}" for c in cells_there(cell, result_dir)]:
+        lines.append(f"cells of this method that have some: {'  '.join(cells)}")
+    of_cell = folder.parents[2]
+    if others := sorted({str(path.parents[1].relative_to(of_cell)) for path in of_cell.glob("*/*/*/*/record.json")}):
+        lines.append(f"methods of this cell that have some: {'  '.join(others)}")
+    return "\n".join(lines)
+
+
+def _row(point, record: Record | None, chosen: Record | None) -> dict[str, object]:
+    """A point of the grid, with the marks of the run that is selected, diverged or not there."""
+    marks = []
+    if record is None:
+        marks.append("not trained")
+    elif record == chosen:
+        marks.append("<- selected")
+    if record is not None and record.diverged:
+        marks.append("diverged")
+    lr, weight_decay, batch_size = point
+    return {
+        "lr": f"{lr:g}",
+        "weight decay": f"{weight_decay:g}",
+        "batch": batch_size,
+        "step": "" if record is None else record.step,
+        "val": _percent(record and record.trained.val),
+        "test": _percent(record and record.trained.test),
+        "WiSE-FT val": _percent(record and record.wiseft.val),
+        "WiSE-FT test": _percent(record and record.wiseft.test),
+        "": ", ".join(marks),
+    }
+
+
+def _reason(records: dict, chosen: Record | None, points: int) -> str:
+    if chosen is None:
+        return f"None is selected yet: {points - len(records)} of {points} runs are not trained."
+    best = chosen.trained.val
+    tied = sum(record.trained.val == best for record in records.values())
+    if tied == 1:
+        reason = f"Selected: the one run with the highest val, {_percent(best)}."
+    else:
+        reason = (
+            f"Selected: of the {tied} runs with the highest val, {_percent(best)}, the first in the order of the grid"
+            " (lr, weight decay, batch size, as above)."
+        )
+    return reason + ("" if chosen.tested else " Its test is missing; train.py makes it.")
+
+
+def _percent(accuracy: float | None) -> str:
+    return "" if accuracy is None else f"{100 * accuracy:.2f}"
+
+
+def cells_there(like: Cell, result_dir: str | Path) -> list[Cell]:
+    """The cells of the same method as `like` that have runs, by dataset, shots and seed."""
+    found = []
+    for folder in Path(result_dir).glob("*-shot_*-seed_*"):
+        match = re.match(r"(.+)-shot_(\d+)-seed_(\d+)", folder.name)
+        cell = replace(like, dataset=match[1], shots=int(match[2]), seed=int(match[3])) if match else None
+        if cell and cell.folder(result_dir).parents[2] == folder and _has_runs(cell, result_dir):
+            found.append(cell)
+    return sorted(found, key=lambda cell: (cell.dataset, cell.shots, cell.seed))
+
+
+def _has_runs(cell: Cell, result_dir: str | Path) -> bool:
+    return any(cell.folder(result_dir).glob("*/record.json"))

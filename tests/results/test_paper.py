@@ -1,0 +1,50 @@
+"""The paper's numbers, and that every line of them is in a table."""
+
+import csv
+
+import pytest
+
+from engine.results import layout, paper
+from engine.results.layout import METHODS, TABLES, Place
+
+
+def rows_of_file():
+    with paper.PATH.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_no_number_of_the_file_is_lost():
+    """Two rows with the same line, dataset and shots would become one."""
+    rows = rows_of_file()
+    assert len(rows) == 1054
+    assert sum(len(paper.published(number)) for number in TABLES) == len(rows)
+    assert {int(row["table"]) for row in rows} == set(TABLES)
+
+
+@pytest.mark.parametrize("number", TABLES)
+def test_every_number_has_a_place_in_its_table(number):
+    scope = layout.scope_of_paper(number, [1, 2, 3])
+    places = {
+        (line, column.dataset, column.shots if row.shots is None else row.shots)
+        for line, row in layout.rows(number, scope)
+        for column in layout.columns(number, scope)
+    }
+    assert paper.published(number).keys() <= places
+    assert all(line.method in METHODS for line in paper.lines(number))
+
+
+def test_an_encoder_that_the_paper_lacks_has_its_methods():
+    """In the order of --clip-encoder; Table 14 has fewer methods for its second backbone than for its first."""
+    scope = layout.scope_of_paper(14, [1])
+    own = layout.Scope(scope.datasets, (1,), (1,), {"ViT-B/16": "ViT-B-16", "mine": "mine"})
+    found = [(line.backbone, line.method, line.modality) for line, _ in layout.rows(14, own)]
+    of_paper = [(line.backbone, line.method, line.modality) for line in paper.lines(14)]
+    assert found == [row for row in of_paper if row[0] == "ViT-B/16"] + [
+        ("mine", *row[1:]) for row in of_paper if row[0] == "RN50"
+    ]
+
+
+def test_columns_of_shifted_sets_come_with_their_dataset():
+    scope = layout.Scope(("demo",), (16,), (1,), {"RN50": "RN50"})
+    tests = ["demo", "demo_v2", "demo_sketch", "demo_a", "demo_r"]
+    assert layout.columns(8, scope) == [Place(name) for name in tests]
