@@ -1,6 +1,7 @@
 """Speed and memory of audio features, against the trunk alone.
 
     python bench/audio.py
+    python bench/audio.py --clock cpu --threads 1     # on a machine that has other work to do
 
 Batches of 10 clips of 5 s, random weights. What is printed, medians of several rounds in which all contenders take
 their turn; the ratio is the median of the rounds' ratios, as other work on the machine slows both:
@@ -41,6 +42,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="rounds that a median is taken of")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of the CPU")
+    clocks = {"wall": time.perf_counter, "cpu": time.process_time}
+    parser.add_argument("--clock", choices=list(clocks), default="wall", help="time that passes, or work of the CPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="of the trunk")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -68,21 +71,23 @@ def main() -> None:
         for mode in ("train", "eval"):
             tower.train(mode == "train")
             plain.train(mode == "train")
-            times = measured(contenders, args.rounds)
+            times = measured(contenders, args.rounds, clocks[args.clock])
             shown = ", ".join(f"{name} {statistics.median(own) / CLIPS * 1000:.0f}" for name, own in times.items())
             ratio = statistics.median(a / b for a, b in zip(times["features"], times["trunk"], strict=True))
             print(f"{mode}(): ms a clip: {shown}; features/trunk {ratio:.3f}", flush=True)
 
 
-def measured(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def measured(
+    contenders: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
     """Seconds that each takes in each of several rounds, after one that does not count."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
         for name, contender in contenders.items():
-            began = time.perf_counter()
+            began = clock()
             contender()
             if number:
-                times[name].append(time.perf_counter() - began)
+                times[name].append(clock() - began)
     return times
 
 
