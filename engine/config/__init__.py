@@ -367,6 +367,35 @@ ARGUMENTS = {
     "repair": _argument(
         "--repair", action="store_true", help="--verify, and remove the bad files, so that the next run makes them anew"
     ),
+    # sounds
+    "esc_dir": _argument("--esc-dir", metavar="DIR", help="ESC-50 as unpacked (PATH in the script: ESC-50-master)"),
+    "checkpoint": _argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="AudioCLIP's weights (CHECKPOINT in the script: AudioCLIP-Partial-Training.pt)",
+    ),
+    "audio_scale": _argument(
+        "--audio-scale",
+        type=whole,
+        choices=[1, 32768],
+        default=1,
+        help="what samples in [-1, 1] are multiplied by: 1 is what the paper's features were made with, 32768 what the"
+        " network was trained on (1)",
+    ),
+    "audio_mode": _argument(
+        "--mode",
+        dest="audio_mode",
+        choices=["train", "eval"],
+        default="train",
+        help="BatchNorm by the statistics of the batch, as in the paper, or by the running ones (train)",
+    ),
+    "batch_size": _argument("--batch-size", type=positive, default=10, help="clips encoded at a time (10)"),
+    "resample": _argument(
+        "--resample", action="store_true", help="convert clips of another rate or several channels instead of refusing"
+    ),
+    "force": _argument(
+        "--force", action="store_true", help="with --mode train: take folds whose last batch is not full, too"
+    ),
     # where things lie
     "data_dir": _argument("--data_dir", default=default.DATA_DIR, help=f"({default.DATA_DIR})"),
     "indices_dir": _argument("--indices_dir", default=default.FEW_SHOT_DIR, help=f"({default.FEW_SHOT_DIR})"),
@@ -402,6 +431,7 @@ EVAL_DOMAIN_SHIFT = (
     "mode modality classifier_init source source_shot source_seeds max_val_shot clip_encoder clip_weights"
     " text_augmentation image_augmentation image_views wise_ft class_subset shifted max_iter result_dir eval_dir"
 ).split()
+AUDIO = "esc_dir checkpoint audio_scale audio_mode batch_size device resample force feature_dir".split()
 """The arguments of scripts that other scripts name in the commands they tell the user to type."""
 TABLES_OF_PAPER = (
     "table datasets train_shot seed clip_encoder clip_weights max_iter plot title result_dir esc_result_dir avg_dir"

@@ -184,7 +184,7 @@ def write_shard(folder: Path, source: Source, positions: list[int], labels: Tens
     """Append a shard: `features` [n, ...] and `labels` [n] of the images at `positions`, stored as `source` says."""
     features = features.to("cpu", DTYPES[source.dtype]).contiguous()
     tensors = {"features": features, "labels": labels, "positions": torch.tensor(positions)}
-    _save(shard_path(folder, positions), tensors, source)
+    save(shard_path(folder, positions), tensors, source)
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def write_texts(path: Path, texts: Texts) -> None:
     tensors = {"features": texts.features.to(DTYPES[texts.source.dtype]), "labels": texts.labels}
     if texts.positions is not None:
         tensors["positions"] = texts.positions
-    _save(path, tensors, texts.source, prompts=json.dumps(texts.prompts))
+    save(path, tensors, texts.source, prompts=json.dumps(texts.prompts))
 
 
 def read_texts(path: Path, pick: Callable[[Tensor], Tensor] | None = None) -> Texts:
@@ -254,11 +254,11 @@ def digests(metadata: dict[str, str], tensors: dict[str, Tensor]) -> tuple[str |
     It covers the metadata too, as they stand in the file: a later version may know more about sources.
     """
     source = json.loads(metadata["source"])
-    stated = source.pop(_DIGEST, None)
+    stated = source.pop(DIGEST, None)
     return stated, tensors_digest(tensors, json.dumps(metadata | {"source": source}, sort_keys=True))
 
 
-_DIGEST = "content"
+DIGEST = "content"
 """Where a file states its digest: among its source, as safetensors writes several metadata in any order, and the bytes
 of a shard shall follow from its rows."""
 
@@ -274,18 +274,19 @@ def check_finite(features: Tensor, positions: Iterable[int], what: str) -> None:
         )
 
 
-def _save(path: Path, tensors: dict[str, Tensor], source: Source, **metadata: str) -> None:
+def save(path: Path, tensors: dict[str, Tensor], source: Source, **metadata: str) -> None:
+    """Write a file of the store, atomically, with what it was made from and its digest among the metadata."""
     metadata["source"] = json.dumps(asdict(source))
     _, digest = digests(metadata, tensors)
-    metadata["source"] = json.dumps(asdict(source) | {_DIGEST: digest})
+    metadata["source"] = json.dumps(asdict(source) | {DIGEST: digest})
 
-    def save(temporary: Path) -> None:
+    def write(temporary: Path) -> None:
         try:
             save_file(tensors, temporary, metadata=metadata)
         except SafetensorError as error:  # that is how safetensors says that the disk is full
             raise OSError(error) from error
 
-    write_atomically(path, save)
+    write_atomically(path, write)
 
 
 @contextmanager
@@ -303,7 +304,7 @@ def reading(path: Path) -> Iterator[safe_open]:
 def read_source(metadata: dict[str, str]) -> Source:
     """What the metadata of a file of the store say it was made from."""
     source = json.loads(metadata["source"])
-    source.pop(_DIGEST, None)
+    source.pop(DIGEST, None)
     return Source(**source)
 
 

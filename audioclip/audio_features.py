@@ -1,0 +1,99 @@
+"""Encode the sounds of ESC-50 with AudioCLIP, once: features of five folds, for imagenet_esc.py.
+
+    cd audioclip && python audio_features.py
+
+Edit PATH and CHECKPOINT at the top of this file, or give --esc-dir and --checkpoint. A fold that is in the feature
+store already is not made again, so a killed run goes on where it stopped. What was made with other weights, another
+list of clips, --audio-scale, --mode or --batch-size is refused. Features are those of the paper: samples in [-1, 1],
+train() mode, batches of 10 in metadata order.
+"""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # this script lies a folder below the packages that it needs
+
+from tqdm import tqdm  # noqa: E402
+
+from audioclip import released  # noqa: E402
+from engine import config, files  # noqa: E402
+from engine.config import default  # noqa: E402
+from engine.datasets import esc50  # noqa: E402
+from engine.errors import UserError  # noqa: E402
+
+# Relative paths here, and FEATURE_DIR, start at the project's folder, wherever the command is typed.
+PATH = f"{default.DATA_DIR}/ESC-50-master"
+CHECKPOINT = "audioclip/AudioCLIP-Partial-Training.pt"
+
+
+def main() -> None:
+    parser = config.parser(__doc__, *config.AUDIO)
+    parser.set_defaults(esc_dir=ROOT / PATH, checkpoint=ROOT / CHECKPOINT, feature_dir=ROOT / default.FEATURE_DIR)
+    args = parser.parse_args()
+    dataset = load_inputs(Path(args.esc_dir), Path(args.checkpoint))
+    sizes = {fold: len(positions) for fold, positions in dataset.folds.items()}
+    device = config.device(args)
+    # the slow imports (torch) come after the inputs are known to be there
+    from audioclip import checkpoint, frontend
+    from engine.features import audio
+
+    audio.check_batches(sizes, args.audio_mode, args.batch_size, args.force)
+    encoder = checkpoint.load_encoder(Path(args.checkpoint), device)
+    settings = {"audio_scale": args.audio_scale, "mode": args.audio_mode, "batch_size": args.batch_size}
+    source = audio.AudioSource(audio.ENCODER, encoder.digest, dataset.digest(), len(dataset.clips), **settings)
+    folder = audio.place(args.feature_dir)
+    missing = audio.missing(folder, source, sizes)
+    clips = sum(sizes[fold] for fold in missing)
+    print(f"{folder}: {len(sizes)} folds, {len(missing)} to make: {clips} clips to encode on {device}", flush=True)
+    if missing:
+        files.require_writable(folder)
+        if args.audio_mode == "eval" and args.audio_scale == 1:
+            print(
+                "note: eval() mode expects the 16-bit range, and features are poor without --audio-scale 32768",
+                flush=True,
+            )
+        positions = [position for fold in missing for position in dataset.folds[fold]]
+        for note in audio.check_formats(dataset, positions, frontend.RATE, frontend.SAMPLES, args.resample):
+            print(f"note: {note}", flush=True)
+        extract(args, dataset, encoder, source, missing)
+
+
+def load_inputs(esc_dir: Path, weights: Path) -> esc50.Sounds:
+    """The list of sounds. One error says what is wrong with it, and that the weights are not there."""
+    faults = []
+    for load in (partial(released.require, weights), partial(esc50.load, esc_dir)):
+        try:
+            loaded = load()
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        raise UserError("\n".join(reversed(faults)))
+    return loaded
+
+
+def extract(args: argparse.Namespace, dataset, encoder, source, missing: list[int]) -> None:
+    """Make the folds that are missing. Those with files that cannot be used are left out, and named at the end."""
+    from audioclip import frontend
+    from engine import sounds
+    from engine.features import audio
+
+    folder, corrupt = audio.place(args.feature_dir), []
+    read = partial(sounds.read, rate=frontend.RATE, length=frontend.SAMPLES, resample=args.resample)
+    with tqdm(total=sum(len(dataset.folds[fold]) for fold in missing), unit="clip") as bar:
+        for fold in missing:
+            bar.set_description(f"fold {fold}")
+            try:
+                made = audio.extract_fold(dataset, fold, source, encoder.fresh(source.mode), read, bar.update)
+            except audio.CorruptSounds as error:
+                corrupt += error.lines
+            else:
+                audio.write_fold(folder, fold, made)
+    if corrupt:
+        raise audio.CorruptSounds(corrupt)
+
+
+if __name__ == "__main__":
+    config.run(main)
