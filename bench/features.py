@@ -23,7 +23,6 @@ import contextlib
 import json
 import os
 import platform
-import resource
 import shutil
 import statistics
 import subprocess
@@ -53,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = {"encode": encode, "texts": texts, "decode": decode, "run": run, "sweep": sweep, "train": train}
     parser.add_argument("--parts", nargs="+", choices=list(parts), default=list(parts), help="what to measure")
-    parser.add_argument("--images", type=int, default=1000, help="test images")
+    parser.add_argument("--images", type=int, default=1280, help="test images")
     parser.add_argument("--encoder", default="RN50")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3, help="rounds that a median is taken of")
@@ -220,10 +219,15 @@ def run(args: argparse.Namespace) -> None:
     encoder = load(args, layers=[0, 1])
     pixels = torch.randn(args.batch_size, 3, encoder.image_size, encoder.image_size, device=args.device)
     for layers in ([0], [0, 1]):
+
+        def encoder_rate(layers=layers) -> float:
+            return rate(lambda: encoder.encode_images(pixels, layers), args.batch_size, args.device)
+
         for workers in args.workers:
-            alone = rate(lambda layers=layers: encoder.encode_images(pixels, layers), args.batch_size, args.device)
             decoding = decode_rate(args, "pil", workers)
+            alone = [encoder_rate()]
             found = child(args, layers, workers)
+            alone = statistics.mean([*alone, encoder_rate()])  # before and after
             slower = min(alone, decoding)
             print(
                 f"  layers {layers}, {workers} workers: {found['rate']:7.1f} images/s, encoder alone {alone:7.1f},"
@@ -251,15 +255,22 @@ def be_child(folder: str, encoder: str, device: str, batch_size: str, workers: s
     benchmark = datasets.load("demo", args.folder / "data")
     place = Place(args.folder / "run")
     plan = extract.plan(benchmark, "test", "none", list(range(len(benchmark.test))), place, loaded)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    Path("/proc/self/clear_refs").write_text("5")  # the peak from now on
+    before = memory_of_process("VmRSS")
     start = time.perf_counter()
     extract.extract([plan], loaded, batch_size=int(batch_size), workers=int(workers), progress=lambda count: None)
     seconds = time.perf_counter() - start
-    peak = sum(resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF,)) - before
+    peak = memory_of_process("VmHWM") - before
     size = sum(path.stat().st_size for path in place.folder.rglob("*.safetensors"))
     shutil.rmtree(place.folder)
     images = len(plan.positions)
     print(json.dumps({"rate": images / seconds, "peak": peak, "bytes": size, "images": images}))
+
+
+def memory_of_process(field: str) -> int:
+    """Bytes of a field of /proc/self/status."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status[field].split()[0]) * 1024
 
 
 def sweep(args: argparse.Namespace) -> None:

@@ -104,6 +104,21 @@ def random_weights(tmp_path_factory):
     return save
 
 
+LONG = ("installation", "tests/test_features_script.py", "tests/test_train_script.py")
+"""Groups of tests that take long, and begin first."""
+
+
+def pytest_collection_modifyitems(items):
+    """One process takes all tests of a file, and all that need the `extracted` installation, which is made once."""
+
+    def group(item):
+        return "installation" if "extracted" in item.fixturenames else item.nodeid.split("::")[0]
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=lambda item: LONG.index(group(item)) if group(item) in LONG else len(LONG))
+
+
 @pytest.fixture(scope="session")
 def extracted(tmp_path_factory):
     """An `installation` of the eleven datasets through features.sh, on two GPUs as it were; `.sweep` is how."""
