@@ -95,6 +95,8 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 READ_ROWS = 256
 """How many rows of a shard are copied at a time."""
+FINITE_ROWS = 64
+"""How many rows are looked through for NaN at a time: they are copied for it, and may be more than memory holds."""
 
 
 class Bank:
@@ -263,11 +265,16 @@ DIGEST = "content"
 of a shard shall follow from its rows."""
 
 
+def finite_rows(features: Tensor) -> Tensor:
+    """Whether each of the rows of features [n, ...] has finite numbers alone, bool [n]."""
+    return torch.cat([rows.flatten(1).isfinite().all(1) for rows in features.split(FINITE_ROWS)])
+
+
 def check_finite(features: Tensor, positions: Iterable[int], what: str) -> None:
     """Raise UserError for features [n, ...] with NaN or infinite numbers, naming `what` they are and the first rows."""
-    bad = ~features.flatten(1).isfinite().all(1)
-    if bad.any():
-        rows = [position for position, wrong in zip(positions, bad.tolist(), strict=True) if wrong]
+    finite = finite_rows(features)
+    if not finite.all():
+        rows = [position for position, right in zip(positions, finite.tolist(), strict=True) if not right]
         raise UserError(
             f"{what}: features that are not finite numbers, at positions {checks.first(rows, len(rows))}; remove them"
             " there and make them again"

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.errors import UserError
 from engine.features.store import (
@@ -17,6 +18,7 @@ from engine.features.store import (
     Place,
     Source,
     Texts,
+    check_finite,
     read_texts,
     shard_path,
     write_shard,
@@ -48,6 +50,30 @@ def test_rows_come_back_in_the_order_asked_for(tmp_path):
         assert (features.dtype, labels.dtype) == (torch.float32, torch.int64)
         assert torch.equal(labels, expected[0])
         assert torch.equal(features, expected[1])
+
+
+class Largest(TorchDispatchMode):
+    """The bytes of the largest tensor that torch made."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            self.bytes = max(self.bytes, made.untyped_storage().nbytes())
+        return made
+
+
+def test_numbers_are_looked_through_without_a_copy_of_all():
+    """Features that a file stands in for are checked too, and memory has no room for them twice."""
+    features = torch.zeros(1, 256).expand(4096, 2, 256)  # takes no memory itself
+    with Largest() as largest:
+        check_finite(features, range(4096), "features")
+    assert 0 < largest.bytes < features.numel() * 4 // 50
+    features = torch.zeros(130, 2)
+    features[[0, 63, 64, 129], [0, 1, 1, 0]] = torch.tensor([torch.inf, torch.nan, -torch.inf, torch.nan])
+    with pytest.raises(UserError, match="rows: features that are not finite numbers, at positions 0, 126, 128, "):
+        check_finite(features, range(0, 260, 2), "rows")
 
 
 def test_the_whole_list_is_read_in_its_order(tmp_path):
