@@ -121,7 +121,8 @@ def _fault_of_texts(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str
 
 def _fault_of_rows(features: Tensor, labels: Tensor, positions: Tensor) -> str | None:
     """What is wrong with the numbers in features [n, ...] and labels [n] of images or prompts at `positions` [n]."""
-    for wrong, what in ((~finite_rows(features), "features that are not finite numbers"), (labels < 0, "labels below 0")):
+    finite = finite_rows(features)
+    for wrong, what in ((~finite, "features that are not finite numbers"), (labels < 0, "labels below 0")):
         if wrong.any():
             bad = positions[wrong].tolist()
             return f"has {what}, at positions {first(bad, len(bad))}"
