@@ -19,7 +19,7 @@ import pytest
 
 from engine import memory
 from engine.datasets.few_shot import load_split
-from engine.features.store import Bank, write_shard
+from engine.features.store import Bank, read_texts, write_shard, write_texts
 from engine.results.runs import read_record
 from engine.sweep import data
 from forks import Fork, run_fork
@@ -260,6 +260,19 @@ def test_how_features_were_made_is_recorded_and_not_mixed(script, world):
         "features: decode fast there, usual here"
         in train(script, world, "--train-shot", "1", "--seed", "1", check=1).stderr
     )
+
+
+def test_how_prompts_were_stored_is_recorded(script, world):
+    """Prompts in half precision, as where layers of the text encoder are trained: images have other settings then."""
+    path = world.place.texts(0, "hand_crafted")
+    texts = read_texts(path)
+    write_texts(path, dataclasses.replace(texts, source=dataclasses.replace(texts.source, dtype="fp16")))
+    train(script, world, "--train-shot", "1", "--seed", "1")
+    for record in records(world).values():
+        assert (record.inputs["prompts"], record.inputs.get("features")) == ("dtype fp16", None)
+    write_texts(path, texts)
+    done = train(script, world, "--train-shot", "1", "--seed", "1", check=1)
+    assert "prompts: dtype fp16 there, usual here" in done.stderr
 
 
 def test_views_of_different_lists_are_refused(script, world):
