@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import installation
 from engine import datasets
 from engine.errors import UserError
-from engine.features.store import Bank, Place, read_texts
+from engine.features.store import Bank, Place, read_texts, write_shard
 from engine.model import zeroshot_weight
 from engine.results.domain_shift import as_tested_on
 from engine.results.runs import ALL_CLASSES, Shifted, read_record, write_record
@@ -197,15 +197,27 @@ def test_missing_variants_are_told_at_once_with_the_command(world):
     assert "which say what its classes are" in shift(world, "--shifted", "imagenet_a", check=1).stderr
 
 
-def test_features_of_other_weights_are_refused(world):
-    from engine.features.store import write_shard
+def test_missing_variants_are_to_be_made_as_the_training_images_were(world):
+    """Else hours of encoding would give features that are refused."""
+    for part in ("train", "val", "test"):
+        remake(world.place.bank(part, 0, "none"), decode="fast")
+    shutil.rmtree(Place.of(world.feature[1], "demo-RN", "imagenetv2").folder)
+    (command,) = (line for line in shift(world, check=1).stderr.splitlines() if line.startswith("  python"))
+    assert "features.py --dataset imagenetv2 --clip-encoder demo-RN --decode fast --feature_dir" in command
 
-    folder = Place.of(world.feature[1], "demo-RN", "imagenetv2").bank("test", 0, "none")
+
+def remake(folder, **changes):
+    """Make a bank anew as from another source."""
     bank = Bank(folder)
-    images, labels = bank.read()
+    positions = sorted(set(range(bank.source.length)) - set(bank.missing(range(bank.source.length))))
+    images, labels = bank.read(positions)
     shutil.rmtree(folder)
-    other = dataclasses.replace(bank.source, encoder_digest="of other weights")
-    write_shard(folder, other, list(range(len(labels))), labels, images)
+    write_shard(folder, dataclasses.replace(bank.source, **changes), positions, labels, images)
+
+
+def test_features_of_other_weights_are_refused(world):
+    bank = Place.of(world.feature[1], "demo-RN", "imagenetv2").bank("test", 0, "none")
+    remake(bank, encoder_digest="of other weights")
     assert "(of other wei" in shift(world, check=1).stderr
 
 

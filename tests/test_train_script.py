@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import random
@@ -260,6 +261,17 @@ def test_how_features_were_made_is_recorded_and_not_mixed(script, world):
         "features: decode fast there, usual here"
         in train(script, world, "--train-shot", "1", "--seed", "1", check=1).stderr
     )
+
+
+def test_what_is_missing_is_to_be_made_as_the_rest_was(script, world):
+    for part, view in (("train", "none"), ("val", "none"), ("test", "none")):
+        remake(world.place.bank(part, 0, view), decode="fast", precision="bf16")
+    (world.place.bank("val", 0, "none") / "damaged.safetensors").write_text("{")
+    shutil.rmtree(world.place.bank("train", 0, "flip"))
+    words = shlex.split(train(script, world, check=1).stderr.splitlines()[-1])
+    given = dict(itertools.pairwise(words))
+    assert (given["--decode"], given["--precision"]) == ("fast", "bf16")
+    assert "--store-dtype" not in given
 
 
 def test_how_prompts_were_stored_is_recorded(script, world):

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -59,10 +59,15 @@ class Source:
     dtype: str = "fp32"
 
     @property
-    def settings(self) -> str:
-        """How the features were made where that is not the protocol's way; empty where it is."""
+    def unusual(self) -> dict[str, str]:
+        """How the features were made where that is not the protocol's way, by field."""
         usual = {"precision": "fp32", "decode": "pil", "dtype": "fp32"}
-        return ", ".join(f"{name} {getattr(self, name)}" for name in usual if getattr(self, name) != usual[name])
+        return {name: getattr(self, name) for name in usual if getattr(self, name) != usual[name]}
+
+    @property
+    def settings(self) -> str:
+        """The same in words; empty where all is as usual."""
+        return ", ".join(f"{name} {value}" for name, value in self.unusual.items())
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,14 @@ class Place:
     def texts(self, layer: int, augmentation: str) -> Path:
         """The file of the prompts of a `--text-augmentation`."""
         return self.folder / f"text-layer_{layer}" / f"{augmentation}.safetensors"
+
+    def unusual(self) -> dict[str, str]:
+        """How what is here was made where that is not the protocol's way, by field of its sources."""
+        found: dict[str, str] = {}
+        for folder in sorted({path.parent for path in self.folder.rglob("*.safetensors")}):
+            with suppress(MissingFeatures):  # a damaged file says nothing
+                found |= file_source(min(folder.glob("*.safetensors"))).unusual
+        return found
 
     def mined(self, split: str) -> Path:
         """The file that says which templates were mined on the split of this name; they are the same for all layers."""
@@ -246,6 +259,11 @@ def texts_source(path: Path) -> Source:
     """What a file of prompts was made from. Raises MissingFeatures when it is not there or cannot be read."""
     if not path.is_file():
         raise MissingFeatures(f"no text features {path}")
+    return file_source(path)
+
+
+def file_source(path: Path) -> Source:
+    """What a file of prompts or a shard was made from. Raises MissingFeatures when it cannot be read."""
     with reading(path) as file:
         return read_source(file.metadata())
 
