@@ -185,6 +185,13 @@ def test_another_list_of_a_shifted_set_is_tested_anew(world):
     assert selected_run(world) == run
 
 
+def test_a_command_for_one_dataset_names_its_variants_alone(world):
+    words = ["--dataset", "imagenet", "demo", "--shifted", "demo_a", "imagenetv2"]
+    command = tabulate(world, *words, check=1).stderr.splitlines()[-1]
+    assert command.strip().startswith("python domain_shift.py --dataset imagenet ")
+    assert command.endswith("--shifted imagenetv2")
+
+
 def test_missing_variants_are_told_at_once_with_the_command(world):
     for name in ("imagenetv2", "imagenet_r"):
         shutil.rmtree(Place.of(world.feature[1], "demo-RN", name).folder)
