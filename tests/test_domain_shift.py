@@ -228,6 +228,13 @@ def test_features_of_other_weights_are_refused(world):
     assert "(of other wei" in shift(world, check=1).stderr
 
 
+def test_a_variant_of_features_made_in_another_way_is_refused(world):
+    remake(Place.of(world.feature[1], "demo-RN", "imagenet_a").bank("test", 0, "none"), decode="fast")
+    said = shift(world, check=1).stderr
+    assert "imagenet_a/test-layer_0/none was made in another way than" in said
+    assert "(decode fast; as the protocol has it)" in said
+
+
 def test_any_prompts_say_what_the_classes_are(world):
     """Those of template mining are not made for test-only sets, and its templates are others than the hand-crafted."""
     folder = Place.of(world.feature[1], "demo-RN", "imagenet_a").folder

@@ -144,11 +144,26 @@ def test_features_larger_than_memory_give_the_same_records(world, swept_store):
     def forget_memory():
         memory.free = lambda device: 1000
         data.TEST_SET, data.FEATURES = 0, 30
+        mapped = memory.scratch
+        memory.scratch = lambda shape, folder: (world.root / f"mapped {list(shape)}").touch() or mapped(shape, folder)
 
     words = [*SWEEP, *world.flags, "--max-memory", "4G"]
     Fork("train.py", words, world.root, forget_memory).wait(check=0)
     assert records(world) == records(open_world(swept_store))
+    images = [
+        len({position for split in splits for position in split}) for splits in zip(*positions(world), strict=True)
+    ]
+    assert {path.name for path in world.root.glob("mapped*")} == {
+        f"mapped [{views}, {count}, 32]" for views, count in zip((2, 1), images, strict=True)
+    }
     assert not list(world.root.rglob(".scratch*"))
+
+
+def positions(world):
+    """The training and validation images of each of the splits."""
+    for shots, seed in itertools.product((1, 2), (1, 2)):
+        split = load_split(world.root / "indices", "demo", shots, seed)
+        yield split.train, split.val
 
 
 def evaluate(script, world, *words, check=0):
