@@ -89,12 +89,14 @@ class Place:
         """The file of the prompts of a `--text-augmentation`."""
         return self.folder / f"text-layer_{layer}" / f"{augmentation}.safetensors"
 
-    def unusual(self) -> dict[str, str]:
-        """How what is here was made where that is not the protocol's way, by field of its sources."""
+    def unusual(self, image_layer: int, text_layer: int) -> dict[str, str]:
+        """How what is here of these layers was made where that is not the protocol's way, by field of its sources."""
         found: dict[str, str] = {}
-        for folder in sorted({path.parent for path in self.folder.rglob("*.safetensors")}):
-            with suppress(MissingFeatures):  # a damaged file says nothing
-                found |= file_source(min(folder.glob("*.safetensors"))).unusual
+        for pattern in (f"*-layer_{image_layer}/*/*.safetensors", f"text-layer_{text_layer}/*.safetensors"):
+            of_folder = {path.parent: path for path in sorted(self.folder.glob(pattern))}
+            for path in of_folder.values():
+                with suppress(MissingFeatures):  # a damaged file says nothing
+                    found |= file_source(path).unusual
         return found
 
     def mined(self, split: str) -> Path:

@@ -36,7 +36,7 @@ def load_features(
         for dataset in args.dataset:
             place = (names.folder(encoder, args.clip_weights), dataset)
             own = [cell for cell in cells if (cell.encoder, cell.dataset) == place]
-            same = {"clip_encoder": [encoder], **_as_made(Place.of(args.feature_dir, *place))}
+            same = {"clip_encoder": [encoder], **_as_made(Place.of(args.feature_dir, *place), own[0])}
             tests = []
             try:
                 tests = open_sets((shifted or {}).get(dataset, []), args.feature_dir, own[0])
@@ -54,10 +54,10 @@ def load_features(
     return loaded
 
 
-def _as_made(place: Place) -> dict[str, str]:
-    """How the features at a place were made, as arguments of features.py: what is missing must go with them."""
+def _as_made(place: Place, cell: Cell) -> dict[str, str]:
+    """How the features at a place that a cell takes were made, as arguments of features.py: the others must match."""
     arguments = {"precision": "precision", "decode": "decode", "dtype": "store_dtype"}
-    return {arguments[name]: value for name, value in place.unusual().items()}
+    return {arguments[name]: value for name, value in place.unusual(cell.image_layer, cell.text_layer).items()}
 
 
 def trainable_layers(args: argparse.Namespace, name: str, device: str) -> Encoder | None:
