@@ -137,7 +137,7 @@ class Bank:
 
     def missing(self, positions: list[int]) -> list[int]:
         """Those of `positions` that are not in the bank, ascending, each once."""
-        return sorted(set(positions) - self._rows.keys())
+        return sorted({position for position in positions if position not in self._rows})
 
     def expect(self, source: Source) -> None:
         """Raise UserError unless the bank is empty or made from `source`."""
