@@ -38,7 +38,9 @@ def open_fast(path: Path) -> Tensor:
         image = decode_image(str(path), ImageReadMode.RGB)
     except RuntimeError:  # a format that torchvision does not know, a corrupt file, or none
         image = None
-    return F.pil_to_tensor(open_rgb(path)) if image is None or image.dtype != torch.uint8 else image
+    if image is None or image.dtype != torch.uint8 or image.dim() > 3:
+        return F.pil_to_tensor(open_rgb(path))  # which takes 8 bits of 16, and the first picture of a GIF that moves
+    return image
 
 
 def render(image: Decoded, view: str, size: int, seed: str) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import installation
 from engine import datasets
 from engine.errors import UserError
-from engine.features.store import Bank, Place, read_texts
+from engine.features.store import Bank, Place, read_texts, write_shard
 from engine.model import zeroshot_weight
 from engine.results.domain_shift import as_tested_on
 from engine.results.runs import ALL_CLASSES, Shifted, read_record, write_record
@@ -185,6 +185,13 @@ def test_another_list_of_a_shifted_set_is_tested_anew(world):
     assert selected_run(world) == run
 
 
+def test_a_command_for_one_dataset_names_its_variants_alone(world):
+    words = ["--dataset", "imagenet", "demo", "--shifted", "demo_a", "imagenetv2"]
+    command = tabulate(world, *words, check=1).stderr.splitlines()[-1]
+    assert command.strip().startswith("python domain_shift.py --dataset imagenet ")
+    assert command.endswith("--shifted imagenetv2")
+
+
 def test_missing_variants_are_told_at_once_with_the_command(world):
     for name in ("imagenetv2", "imagenet_r"):
         shutil.rmtree(Place.of(world.feature[1], "demo-RN", name).folder)
@@ -197,16 +204,35 @@ def test_missing_variants_are_told_at_once_with_the_command(world):
     assert "which say what its classes are" in shift(world, "--shifted", "imagenet_a", check=1).stderr
 
 
-def test_features_of_other_weights_are_refused(world):
-    from engine.features.store import write_shard
+def test_missing_variants_are_to_be_made_as_the_training_images_were(world):
+    """Else hours of encoding would give features that are refused."""
+    for part in ("train", "val", "test"):
+        remake(world.place.bank(part, 0, "none"), decode="fast")
+    shutil.rmtree(Place.of(world.feature[1], "demo-RN", "imagenetv2").folder)
+    (command,) = (line for line in shift(world, check=1).stderr.splitlines() if line.startswith("  python"))
+    assert "features.py --dataset imagenetv2 --clip-encoder demo-RN --decode fast --feature_dir" in command
 
-    folder = Place.of(world.feature[1], "demo-RN", "imagenetv2").bank("test", 0, "none")
+
+def remake(folder, **changes):
+    """Make a bank anew as from another source."""
     bank = Bank(folder)
-    images, labels = bank.read()
+    positions = sorted(set(range(bank.source.length)) - set(bank.missing(range(bank.source.length))))
+    images, labels = bank.read(positions)
     shutil.rmtree(folder)
-    other = dataclasses.replace(bank.source, encoder_digest="of other weights")
-    write_shard(folder, other, list(range(len(labels))), labels, images)
+    write_shard(folder, dataclasses.replace(bank.source, **changes), positions, labels, images)
+
+
+def test_features_of_other_weights_are_refused(world):
+    bank = Place.of(world.feature[1], "demo-RN", "imagenetv2").bank("test", 0, "none")
+    remake(bank, encoder_digest="of other weights")
     assert "(of other wei" in shift(world, check=1).stderr
+
+
+def test_a_variant_of_features_made_in_another_way_is_refused(world):
+    remake(Place.of(world.feature[1], "demo-RN", "imagenet_a").bank("test", 0, "none"), decode="fast")
+    said = shift(world, check=1).stderr
+    assert "imagenet_a/test-layer_0/none was made in another way than" in said
+    assert "(decode fast; as the protocol has it)" in said
 
 
 def test_any_prompts_say_what_the_classes_are(world):

@@ -340,6 +340,19 @@ def test_runs_on_other_weights_are_not_in_one_table(script, recorded, tmp_path):
     assert "their encoder differs" in make(script, root, tmp_path, "--table", 13, "--train-shot", 2, check=1).stderr
 
 
+def test_runs_on_other_lists_of_a_variant_are_not_in_one_table(script, recorded, tmp_path):
+    """A variant that was installed anew between two seeds; a table that is not of it has no part in that."""
+    root = shutil.copytree(recorded, tmp_path / "experiments")
+    for path in (root / "imagenet-shot_16-seed_2" / ROWS[8][1][0]).glob("*/record.json"):
+        record = json.loads(path.read_text())
+        for shifted in record["shifted"].values():
+            shifted["inputs"] = "another list"
+        path.write_text(json.dumps(record))
+    said = make(script, root, tmp_path, "--table", 8, check=1).stderr
+    assert "imagenetv2 16-shot seed 2 and imagenetv2 16-shot seed 1 cannot be in one table: their test differs" in said
+    make(script, root, tmp_path, "--table", 1, "--datasets", "imagenet", "--train-shot", 16)
+
+
 def test_two_datasets_are_averaged_without_the_papers_eleven(script, recorded, tmp_path):
     words = ["--datasets", "dtd", "eurosat", "--train-shot", 2]
     make(script, recorded, tmp_path, "--table", 1, 10, *words)

@@ -1,6 +1,7 @@
 """Tables of several methods, and the names that keep them apart."""
 
 import dataclasses
+import re
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -77,6 +78,26 @@ def test_only_what_runs_must_share_is_compared(augmentation, differs, refused):
     runs = {cell: SimpleNamespace(inputs=digests | {differs: f"of seed {cell.seed}"}) for cell in cells}
     with pytest.raises(UserError, match=f"their {differs} differs") if refused else nullcontext():
         tables.check_inputs(runs)
+
+
+@pytest.mark.parametrize(
+    ("change", "refused"),
+    [
+        ({"seed": 2}, True),
+        ({"modality": "uni_modal"}, True),
+        ({"image_layer": 1}, False),
+        ({"dataset": "eurosat"}, False),
+    ],
+)
+@pytest.mark.parametrize("name", ["features", "prompts"])
+def test_features_made_in_different_ways_are_not_averaged(name, change, refused):
+    """The protocol's way, which records do not mention, is a way too, whichever run comes first."""
+    usual = {"encoder": "a" * 64}
+    pair = [(CELL, usual), (dataclasses.replace(CELL, **change), usual | {name: "precision bf16"})]
+    said = (f"their {name} differs (precision bf16 and usual)", f"their {name} differs (usual and precision bf16)")
+    for runs, words in zip((pair, pair[::-1]), said, strict=True):
+        with pytest.raises(UserError, match=re.escape(words)) if refused else nullcontext():
+            tables.check_inputs({cell: SimpleNamespace(inputs=inputs) for cell, inputs in runs})
 
 
 def test_averages_are_of_means_and_of_deviations():

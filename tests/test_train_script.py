@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import random
@@ -19,7 +20,7 @@ import pytest
 
 from engine import memory
 from engine.datasets.few_shot import load_split
-from engine.features.store import Bank, write_shard
+from engine.features.store import Bank, read_texts, write_shard, write_texts
 from engine.results.runs import read_record
 from engine.sweep import data
 from forks import Fork, run_fork
@@ -143,11 +144,26 @@ def test_features_larger_than_memory_give_the_same_records(world, swept_store):
     def forget_memory():
         memory.free = lambda device: 1000
         data.TEST_SET, data.FEATURES = 0, 30
+        mapped = memory.scratch
+        memory.scratch = lambda shape, folder: (world.root / f"mapped {list(shape)}").touch() or mapped(shape, folder)
 
     words = [*SWEEP, *world.flags, "--max-memory", "4G"]
     Fork("train.py", words, world.root, forget_memory).wait(check=0)
     assert records(world) == records(open_world(swept_store))
+    images = [
+        len({position for split in splits for position in split}) for splits in zip(*positions(world), strict=True)
+    ]
+    assert {path.name for path in world.root.glob("mapped*")} == {
+        f"mapped [{views}, {count}, 32]" for views, count in zip((2, 1), images, strict=True)
+    }
     assert not list(world.root.rglob(".scratch*"))
+
+
+def positions(world):
+    """The training and validation images of each of the splits."""
+    for shots, seed in itertools.product((1, 2), (1, 2)):
+        split = load_split(world.root / "indices", "demo", shots, seed)
+        yield split.train, split.val
 
 
 def evaluate(script, world, *words, check=0):
@@ -260,6 +276,32 @@ def test_how_features_were_made_is_recorded_and_not_mixed(script, world):
         "features: decode fast there, usual here"
         in train(script, world, "--train-shot", "1", "--seed", "1", check=1).stderr
     )
+
+
+def test_what_is_missing_is_to_be_made_as_the_rest_was(script, world):
+    for part, view in (("train", "none"), ("val", "none"), ("test", "none")):
+        remake(world.place.bank(part, 0, view), decode="fast", precision="bf16")
+    shutil.copytree(world.place.bank("val", 0, "none"), world.place.bank("val", 1, "none"))
+    remake(world.place.bank("val", 1, "none"), dtype="fp16")  # of other layers, which have no part in it
+    (world.place.bank("val", 0, "none") / "damaged.safetensors").write_text("{")
+    shutil.rmtree(world.place.bank("train", 0, "flip"))
+    words = shlex.split(train(script, world, check=1).stderr.splitlines()[-1])
+    given = dict(itertools.pairwise(words))
+    assert (given["--decode"], given["--precision"]) == ("fast", "bf16")
+    assert "--store-dtype" not in given
+
+
+def test_how_prompts_were_stored_is_recorded(script, world):
+    """Prompts in half precision, as where layers of the text encoder are trained: images have other settings then."""
+    path = world.place.texts(0, "hand_crafted")
+    texts = read_texts(path)
+    write_texts(path, dataclasses.replace(texts, source=dataclasses.replace(texts.source, dtype="fp16")))
+    train(script, world, "--train-shot", "1", "--seed", "1")
+    for record in records(world).values():
+        assert (record.inputs["prompts"], record.inputs.get("features")) == ("dtype fp16", None)
+    write_texts(path, texts)
+    done = train(script, world, "--train-shot", "1", "--seed", "1", check=1)
+    assert "prompts: dtype fp16 there, usual here" in done.stderr
 
 
 def test_views_of_different_lists_are_refused(script, world):

@@ -32,7 +32,7 @@ def draw(image, view, seed="demo/train/0"):
     return normalise(render(image, view, SIZE, seed), MEAN, STD)
 
 
-@pytest.fixture(params=["RGB", "L", "P", "RGBA", "LA", "1", "CMYK", "I;16", "P with transparency"])
+@pytest.fixture(params=["RGB", "L", "P", "RGBA", "LA", "1", "CMYK", "I;16", "P with transparency", "GIF"])
 def mode_file(request, tmp_path):
     """An image file of each mode that data sets hold."""
     image = noise(60, 47)
@@ -40,7 +40,9 @@ def mode_file(request, tmp_path):
         image.convert("CMYK").save(tmp_path / "image.jpg")
         return tmp_path / "image.jpg"
     path = tmp_path / "image.png"
-    if request.param == "I;16":
+    if request.param == "GIF":  # which moves
+        image.save(path, format="GIF", save_all=True, append_images=[noise(60, 47).rotate(180)])
+    elif request.param == "I;16":
         values = np.random.default_rng(0).integers(0, 2**16, (47, 60), dtype=np.uint16)
         Image.fromarray(values).save(path)
     elif request.param == "P with transparency":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
@@ -33,8 +34,8 @@ class FrozenImages:
         self.channels_last = isinstance(visual, ModifiedResNet)
         if self.channels_last:
             visual = _fold(copy.deepcopy(visual)).to(memory_format=torch.channels_last)
-        # what other models (CoCa) have beside the stages of their tower is theirs to call
-        self.encode = None if type(model) in (CLIP, CustomTextCLIP) else model.encode_image
+        # what other models (CoCa, which normalises unless told not to) have beside the stages is theirs to call
+        self.encode = None if type(model) in (CLIP, CustomTextCLIP) else partial(model.encode_image, normalize=False)
         self.stages = image_stages(visual)
         self.ends = {k: len(self.stages) - image_layer_count(model, k) for k in layers}
 
@@ -57,7 +58,7 @@ class FrozenTexts:
     def __init__(self, model: nn.Module, layers: Iterable[int]):
         """Raises UserError for a number of layers that the tower does not have, and for towers that cannot be split."""
         self.tower = text_tower(model)
-        self.encode = model.encode_text
+        self.encode = partial(model.encode_text, normalize=False)
         blocks = len(self.tower.transformer.resblocks) if self.tower else 0
         self.ends = {k: blocks - text_layer_count(model, k) for k in layers}  # blocks that are passed; -1: none at all
 

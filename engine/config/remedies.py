@@ -57,6 +57,8 @@ def _commands(
                 together += [variant for dataset in together for variant in datasets.variants(dataset)]
             changes = {"dataset": together, "train_shot": list(shots), "seed": list(seeds)}
             changes |= _as_arguments(method) | {"clip_encoder": [names[method.encoder]]}
+            if tested := getattr(args, "shifted", None):  # which may be of several datasets
+                changes["shifted"] = [name for name in tested if datasets.parent(name) in together]
             lines.append(config.command(script, arguments, args, **changes))
     return lines
 

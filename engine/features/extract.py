@@ -270,7 +270,8 @@ def _encode(pixels: Tensor, encoder: Encoder, batch_size: int, layers: list[int]
 
     The batch is filled up, as kernels may round otherwise for other sizes.
     """
-    filled = torch.cat([pixels, pixels[-1:].expand(batch_size - len(pixels), -1, -1, -1)])
-    on_device = filled.to(encoder.device, non_blocking=True)
-    encoded = encoder.encode_images(normalise(on_device, encoder.mean, encoder.std), layers)
+    # before they are filled up, as a copy of pinned memory is not pinned
+    on_device = pixels.to(encoder.device, non_blocking=True)
+    filled = torch.cat([on_device, on_device[-1:].expand(batch_size - len(pixels), -1, -1, -1)])
+    encoded = encoder.encode_images(normalise(filled, encoder.mean, encoder.std), layers)
     return {k: features[: len(pixels)] for k, (features,) in encoded.items()}

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -59,10 +59,15 @@ class Source:
     dtype: str = "fp32"
 
     @property
-    def settings(self) -> str:
-        """How the features were made where that is not the protocol's way; empty where it is."""
+    def unusual(self) -> dict[str, str]:
+        """How the features were made where that is not the protocol's way, by field."""
         usual = {"precision": "fp32", "decode": "pil", "dtype": "fp32"}
-        return ", ".join(f"{name} {getattr(self, name)}" for name in usual if getattr(self, name) != usual[name])
+        return {name: getattr(self, name) for name in usual if getattr(self, name) != usual[name]}
+
+    @property
+    def settings(self) -> str:
+        """The same in words; empty where all is as usual."""
+        return ", ".join(f"{name} {value}" for name, value in self.unusual.items())
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,16 @@ class Place:
         """The file of the prompts of a `--text-augmentation`."""
         return self.folder / f"text-layer_{layer}" / f"{augmentation}.safetensors"
 
+    def unusual(self, image_layer: int, text_layer: int) -> dict[str, str]:
+        """How what is here of these layers was made where that is not the protocol's way, by field of its sources."""
+        found: dict[str, str] = {}
+        for pattern in (f"*-layer_{image_layer}/*/*.safetensors", f"text-layer_{text_layer}/*.safetensors"):
+            of_folder = {path.parent: path for path in sorted(self.folder.glob(pattern))}
+            for path in of_folder.values():
+                with suppress(MissingFeatures):  # a damaged file says nothing
+                    found |= file_source(path).unusual
+        return found
+
     def mined(self, split: str) -> Path:
         """The file that says which templates were mined on the split of this name; they are the same for all layers."""
         return self.folder / f"template_mining-{split}.json"
@@ -95,6 +110,8 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 READ_ROWS = 256
 """How many rows of a shard are copied at a time."""
+FINITE_ROWS = 64
+"""How many rows are looked through for NaN at a time: they are copied for it, and may be more than memory holds."""
 
 
 class Bank:
@@ -120,7 +137,7 @@ class Bank:
 
     def missing(self, positions: list[int]) -> list[int]:
         """Those of `positions` that are not in the bank, ascending, each once."""
-        return sorted(set(positions) - self._rows.keys())
+        return sorted({position for position in positions if position not in self._rows})
 
     def expect(self, source: Source) -> None:
         """Raise UserError unless the bank is empty or made from `source`."""
@@ -244,6 +261,11 @@ def texts_source(path: Path) -> Source:
     """What a file of prompts was made from. Raises MissingFeatures when it is not there or cannot be read."""
     if not path.is_file():
         raise MissingFeatures(f"no text features {path}")
+    return file_source(path)
+
+
+def file_source(path: Path) -> Source:
+    """What a file of prompts or a shard was made from. Raises MissingFeatures when it cannot be read."""
     with reading(path) as file:
         return read_source(file.metadata())
 
@@ -263,11 +285,16 @@ DIGEST = "content"
 of a shard shall follow from its rows."""
 
 
+def finite_rows(features: Tensor) -> Tensor:
+    """Whether each of the rows of features [n, ...] has finite numbers alone, bool [n]."""
+    return torch.cat([rows.flatten(1).isfinite().all(1) for rows in features.split(FINITE_ROWS)])
+
+
 def check_finite(features: Tensor, positions: Iterable[int], what: str) -> None:
     """Raise UserError for features [n, ...] with NaN or infinite numbers, naming `what` they are and the first rows."""
-    bad = ~features.flatten(1).isfinite().all(1)
-    if bad.any():
-        rows = [position for position, wrong in zip(positions, bad.tolist(), strict=True) if wrong]
+    finite = finite_rows(features)
+    if not finite.all():
+        rows = [position for position, right in zip(positions, finite.tolist(), strict=True) if not right]
         raise UserError(
             f"{what}: features that are not finite numbers, at positions {checks.first(rows, len(rows))}; remove them"
             " there and make them again"

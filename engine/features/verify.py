@@ -17,12 +17,20 @@ from safetensors import safe_open
 from torch import Tensor
 
 from engine.datasets.checks import first
-from engine.features.store import MissingFeatures, Place, Source, differences, digests, read_source, reading, shard_path
+from engine.features.store import (
+    MissingFeatures,
+    Place,
+    Source,
+    differences,
+    digests,
+    finite_rows,
+    read_source,
+    reading,
+    shard_path,
+)
 
 READ_BYTES = 1 << 24
 """How much of a file is read at a time."""
-FINITE_ROWS = 64
-"""How many rows are looked through for NaN at a time: they are copied for it."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,7 @@ def _fault_of_texts(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str
 
 def _fault_of_rows(features: Tensor, labels: Tensor, positions: Tensor) -> str | None:
     """What is wrong with the numbers in features [n, ...] and labels [n] of images or prompts at `positions` [n]."""
-    finite = torch.cat([rows.flatten(1).isfinite().all(1) for rows in features.split(FINITE_ROWS)])
+    finite = finite_rows(features)
     for wrong, what in ((~finite, "features that are not finite numbers"), (labels < 0, "labels below 0")):
         if wrong.any():
             bad = positions[wrong].tolist()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine import datasets
 from engine.results import esc, layout, paper
+from engine.results.domain_shift import as_tested_on
 from engine.results.layout import METHODS, TABLES, Place, Scope
 from engine.results.paper import AVERAGE, Line, Number
 from engine.results.runs import Cell, Record, read_cell, selected
@@ -81,9 +82,16 @@ class Runs:
             self.read[cell] = run if run is not None and run.tested else None
         return self.read[cell]
 
-    def check(self) -> None:
-        """Raise UserError when what was read was not trained on the same weights and images."""
-        check_inputs({cell: run for cell, run in self.read.items() if run is not None})
+    def check(self, test_sets: Iterable[str]) -> None:
+        """Raise UserError when what was read was not trained on the same weights and images, or tested on others.
+
+        `test_sets` are those that the table is of, shifted ones among them.
+        """
+        runs = [run for run in self.read.values() if run is not None]
+        shifted = [
+            as_tested_on(run, name, class_subset=True) for run in runs for name in test_sets if name in run.shifted
+        ]
+        check_inputs({run.cell: run for run in (*runs, *shifted)})
 
 
 def compare(number: int, scope: Scope, result_dir: str | Path, esc_dir: str | Path) -> Comparison:
@@ -106,7 +114,7 @@ def compare(number: int, scope: Scope, result_dir: str | Path, esc_dir: str | Pa
         printed = [_printed(number, scope, line, _meet(place, column)) for column in columns]
         entries = [entry._replace(paper=found) for entry, found in zip(entries, printed, strict=True)]
         rows.append(Row(line, place, entries))
-    runs.check()
+    runs.check(dict.fromkeys(column.dataset for column in columns))
     return Comparison(number, scope, columns, [row for row in rows if _has_numbers(row)], notes)
 
 

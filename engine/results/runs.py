@@ -68,6 +68,15 @@ class Accuracy:
     test: float | None = None
 
 
+WAYS = ("features", "prompts")
+"""What a run's inputs have beside digests where features of images or prompts were not made as the protocol says."""
+
+
+def input_of(inputs: dict[str, str], name: str) -> str:
+    """One of the inputs of a run for a person to read: the beginning of a digest, or how features were made."""
+    return inputs.get(name, "usual") if name in WAYS else inputs.get(name, "none")[:12]
+
+
 ALL_CLASSES = "/all_classes"
 """What the name of a test set with a part of the classes ends in, where predictions are among all of them."""
 

@@ -15,7 +15,7 @@ from engine.datasets.few_shot import MAX_VAL_SHOT
 from engine.errors import UserError
 from engine.files import write_text
 from engine.optimizer import MAX_ITER
-from engine.results.runs import Cell, Record, read_cell, runs_digest, selected
+from engine.results.runs import WAYS, Cell, Record, input_of, read_cell, runs_digest, selected
 
 COLUMNS = ["dataset", "shots", "seeds", "mean", "std", "zeroshot", "method", "runs"]
 """Columns of a method's table: a row per dataset and shots; `runs` is the digest of the runs behind it."""
@@ -53,19 +53,22 @@ def selected_runs(cells: list[Cell], result_dir: str | Path) -> tuple[dict[Cell,
 def check_inputs(runs: dict[Cell, Record]) -> None:
     """Raise UserError when runs that are to be averaged used other weights, or for one dataset other images or prompts.
 
-    A sweep refuses to mix them within a cell; across cells they meet here for the first time.
+    Features of the same images or prompts that were made in different ways are refused too. A sweep does not mix any of
+    these within a cell; across cells they meet here for the first time.
     """
-    first: dict[tuple[str, str], tuple[Cell, str]] = {}
+    first: dict[tuple[str, str], tuple[Cell, dict[str, str]]] = {}
     for cell, run in runs.items():
-        for name, digest in run.inputs.items():
+        # what is stored of the inputs of layers may have another type than final features
+        made = f"{cell.encoder} {cell.dataset} {cell.image_layer} {cell.text_layer}"
+        of = {"encoder": cell.encoder, "text": f"{cell.dataset} {cell.text_augmentation}"} | dict.fromkeys(WAYS, made)
+        for name in dict.fromkeys((*run.inputs, *WAYS)):
             if name == "split" or (name == "text" and cell.text_augmentation == templates.MINING):
                 continue  # each shot and seed has its own
-            of = {"encoder": cell.encoder, "text": f"{cell.dataset} {cell.text_augmentation}"}.get(name, cell.dataset)
-            other, expected = first.setdefault((name, of), (cell, digest))
-            if digest != expected:
+            other, expected = first.setdefault((name, of.get(name, cell.dataset)), (cell, run.inputs))
+            if run.inputs.get(name) != expected.get(name):
                 raise UserError(
-                    f"{cell} and {other} cannot be in one table: their {name} differs ({digest[:12]} and"
-                    f" {expected[:12]}). Train one of them again, with the features of the other"
+                    f"{cell} and {other} cannot be in one table: their {name} differs ({input_of(run.inputs, name)} and"
+                    f" {input_of(expected, name)}). Train one of them again, with the features of the other"
                 )
 
 

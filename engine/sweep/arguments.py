@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from engine import config
 from engine.clip import names
 from engine.errors import UserError
-from engine.features.store import MissingFeatures
+from engine.features.store import MissingFeatures, Place
 from engine.results.runs import Cell
 from engine.sweep.data import DatasetFeatures
 from engine.sweep.shifted import MissingShifted, open_sets
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from engine.clip.load import Encoder
 
 
-OF_SHIFTED = "dataset clip_encoder clip_weights image_layers device data_dir feature_dir".split()
+OF_SHIFTED = (
+    "dataset clip_encoder clip_weights image_layers precision decode store_dtype device data_dir feature_dir"
+).split()
 """Arguments of features.py that matter for test-only datasets, of whose prompts only the class names are used."""
 
 
@@ -34,22 +36,28 @@ def load_features(
         for dataset in args.dataset:
             place = (names.folder(encoder, args.clip_weights), dataset)
             own = [cell for cell in cells if (cell.encoder, cell.dataset) == place]
+            same = {"clip_encoder": [encoder], **_as_made(Place.of(args.feature_dir, *place), own[0])}
             tests = []
             try:
                 tests = open_sets((shifted or {}).get(dataset, []), args.feature_dir, own[0])
             except MissingShifted as error:
-                changes = {"dataset": error.names, "clip_encoder": [encoder]}
-                make = config.command("features.py", OF_SHIFTED, args, **changes)
+                make = config.command("features.py", OF_SHIFTED, args, dataset=error.names, **same)
                 missing.append(f"{error}\nmake them with\n  {make}")
             try:
                 loaded.append(DatasetFeatures(own, args.feature_dir, args.indices_dir, device, layers, tests))
             except MissingFeatures as error:
                 hint = "" if args.clip_weights else names.hint(encoder)
-                make = config.command("features.py", config.FEATURES, args, dataset=[dataset], clip_encoder=[encoder])
+                make = config.command("features.py", config.FEATURES, args, dataset=[dataset], **same)
                 missing.append(f"{error}{hint}; make them with\n  {make}")
     if missing:
         raise UserError("\n".join(missing))
     return loaded
+
+
+def _as_made(place: Place, cell: Cell) -> dict[str, str]:
+    """How the features at a place that a cell takes were made, as arguments of features.py: the others must match."""
+    arguments = {"precision": "precision", "decode": "decode", "dtype": "store_dtype"}
+    return {arguments[name]: value for name, value in place.unusual(cell.image_layer, cell.text_layer).items()}
 
 
 def trainable_layers(args: argparse.Namespace, name: str, device: str) -> Encoder | None:

@@ -29,7 +29,7 @@ from engine.features.store import (
 )
 from engine.features.views import training_views
 from engine.model import Adapter, Classifier, Embedding, LinearHead, random_weight, zeroshot_weight
-from engine.results.runs import Cell
+from engine.results.runs import WAYS, Cell
 from engine.sweep.shifted import ShiftedSet, ShiftedTest, classnames, shifted_test
 from engine.templates import MINING
 from engine.training.batches import generator
@@ -138,9 +138,8 @@ class DatasetFeatures:
         lists = {part: bank.source.list_digest for (part, _), bank in self._banks.items()}
         split = self.splits[cell.shots, cell.seed].digest
         encoder, text = self._text_source.encoder_digest, self._prompts_of(cell).digest
-        settings = self._banks["train", "none"].source.settings
-        unusual = {"features": settings} if settings else {}
-        return {"encoder": encoder, "text": text, "split": split, **lists, **unusual}
+        ways = zip(WAYS, (self._banks["train", "none"].source.settings, self._text_source.settings), strict=True)
+        return {"encoder": encoder, "text": text, "split": split, **lists, **{name: how for name, how in ways if how}}
 
     def test_batches(self, shifted: ShiftedTest | None = None) -> Iterable[tuple[Inputs, Tensor]]:
         """The whole test set, or one of `shifted`: images and their classes.

@@ -22,6 +22,7 @@ from engine.results.runs import (
     Cell,
     Record,
     Shifted,
+    input_of,
     read_cell,
     read_record,
     record_path,
@@ -294,6 +295,5 @@ def _pairs(
 
 def _differences(found: dict[str, str], wanted: dict[str, str]) -> str:
     names = [name for name in found | wanted if found.get(name) != wanted.get(name)]
-    pairs = [(name, found.get(name, "usual"), wanted.get(name, "usual")) for name in names]
-    shown = ((name, *(text if name == "features" else text[:12] for text in pair)) for name, *pair in pairs)
-    return ", ".join(f"{name}: {mine} there, {other} here" for name, mine, other in shown) or "the grid"
+    pairs = [f"{name}: {input_of(found, name)} there, {input_of(wanted, name)} here" for name in names]
+    return ", ".join(pairs) or "the grid"

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.modified_resnet import AttentionPool2d
 from torch import nn
@@ -159,6 +160,20 @@ def test_text_towers_that_cannot_be_split_say_so():
     for layers in (1, -1):
         with pytest.raises(UserError, match=r"--text-layer-idx .* \(TextTransformer\) .* supports 0$"):
             trainable_text(model, layers)
+
+
+def test_features_of_coca_are_raw_too():
+    """Its own `encode_image` and `encode_text` normalise, unlike those of all other models."""
+    torch.manual_seed(0)
+    text = TEXT | {"embed_cls": True, "output_tokens": True}
+    decoder = {"context_length": 12, "vocab_size": 64, "width": 24, "heads": 2, "layers": 1}
+    vision = IMAGES["ViT, attentional pool"]
+    model = lively(CoCa(embed_dim=24, multimodal_cfg=decoder, text_cfg=text, vision_cfg=vision))
+    pixels, tokens = torch.randn(2, 3, 32, 32), prompts()
+    images, texts = FrozenImages(model, [0, 1])(pixels, [0, 1]), FrozenTexts(model, [0])(tokens, [0])
+    assert difference(*images[0], model.encode_image(pixels, normalize=False)) < 2e-6
+    assert difference(trainable_image(model, 1)(*images[1]), *images[0]) < 2e-6
+    assert difference(*texts[0], model.encode_text(tokens, normalize=False)) < 2e-6
 
 
 def parts(name, layers):

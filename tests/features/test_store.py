@@ -8,20 +8,26 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.errors import UserError
 from engine.features.store import (
+    DIGEST,
     Bank,
     MissingFeatures,
     Place,
     Source,
     Texts,
+    check_finite,
+    digests,
     read_texts,
     shard_path,
     write_shard,
     write_texts,
 )
+from engine.features.verify import check, stored_files
 
 SOURCE = Source("RN50", "a" * 64, "b" * 64, 10)
 
@@ -48,6 +54,56 @@ def test_rows_come_back_in_the_order_asked_for(tmp_path):
         assert (features.dtype, labels.dtype) == (torch.float32, torch.int64)
         assert torch.equal(labels, expected[0])
         assert torch.equal(features, expected[1])
+
+
+class Largest(TorchDispatchMode):
+    """The bytes of the largest tensor that torch made."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            self.bytes = max(self.bytes, made.untyped_storage().nbytes())
+        return made
+
+
+def test_numbers_are_looked_through_without_a_copy_of_all():
+    """Features that a file stands in for are checked too, and memory has no room for them twice."""
+    features = torch.zeros(1, 256).expand(4096, 2, 256)  # takes no memory itself
+    with Largest() as largest:
+        check_finite(features, range(4096), "features")
+    assert 0 < largest.bytes < features.numel() * 4 // 50
+    features = torch.zeros(130, 2)
+    features[[0, 63, 64, 129], [0, 1, 1, 0]] = torch.tensor([torch.inf, torch.nan, -torch.inf, torch.nan])
+    with pytest.raises(UserError, match="rows: features that are not finite numbers, at positions 0, 126, 128, "):
+        check_finite(features, range(0, 260, 2), "rows")
+
+
+def forget(path, *fields):
+    """Write a file of the store as before sources had some of their fields."""
+    with safe_open(path, framework="pt") as file:
+        tensors, metadata = {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata()  # noqa: SIM118
+    source = json.loads(metadata["source"])
+    metadata["source"] = json.dumps({name: source[name] for name in source if name not in (*fields, DIGEST)})
+    _, digest = digests(metadata, tensors)
+    metadata["source"] = json.dumps(json.loads(metadata["source"]) | {DIGEST: digest})
+    save_file(tensors, path, metadata=metadata)
+
+
+def test_stores_of_earlier_versions_go_on(tmp_path):
+    """Sources said neither what decoded images nor what rows are stored in, as there was one way."""
+    place = Place(tmp_path)
+    bank, path = place.bank("train", 0, "none"), place.texts(0, "vanilla")
+    write_texts(path, Texts(torch.ones(2, 3), torch.tensor([0, 1]), ["a dog", "a cat"], SOURCE))
+    for old in (write(bank, [0, 3, 4]), path):
+        forget(old, "decode", "dtype")
+        assert "decode" not in old.read_bytes().decode(errors="ignore")
+    Bank(bank).expect(SOURCE)
+    write(bank, [1, 9])
+    assert Bank(bank).source == read_texts(path).source == SOURCE
+    assert torch.equal(Bank(bank).read([9, 0])[0], rows([9, 0])[1])
+    assert [file.fault for file in check(stored_files([place]))] == [None] * 3
 
 
 def test_the_whole_list_is_read_in_its_order(tmp_path):
