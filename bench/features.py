@@ -317,7 +317,7 @@ def script(args: argparse.Namespace, *words: object) -> tuple[float, int]:
 
 def train(args: argparse.Namespace) -> None:
     """train.py on a test bank of 4 GiB of random numbers: features of 1024 dimensions, inputs of the demo's encoder."""
-    for layer in (0, 4):
+    for layer in (0, 1):
         with test_bank(args, layer) as words:
             command = [sys.executable, "-c", PEAK, "train.py", *words, "--max-iter", "3"]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -108,6 +108,7 @@ LONG = ("installation", "tests/test_features_script.py", "tests/test_train_scrip
 """Groups of tests that take long, and begin first."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """One process takes all tests of a file, and all that need the `extracted` installation, which is made once."""
 
