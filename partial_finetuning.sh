@@ -9,11 +9,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/sweep.sh"
 
 METHOD=(--classifier_head linear --image-layer-idx 1 --hyperparams partial --logit 4.0)
 
-one_dataset() {
-    local dataset=$1
-    shift
-    step train.py --dataset "$dataset" "${INPUTS[@]}" "${METHOD[@]}" "${CROSS_MODAL[@]}" "$@"
-    step train.py --dataset "$dataset" "${INPUTS[@]}" "${METHOD[@]}" "${UNI_MODAL[@]}" "$@"
-}
+one_dataset() { both_rows "$@"; }
 
 sweep "$@"

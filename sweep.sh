@@ -23,6 +23,13 @@ source setup.sh
 
 step() { "$PYTHON" "$@" || failed=yes; } # a step of a dataset; the next one is taken whether it fails or not
 
+both_rows() { # a dataset, then arguments: train METHOD cross-modal, and its uni-modal baseline
+    local dataset=$1
+    shift
+    step train.py --dataset "$dataset" "${INPUTS[@]}" "${METHOD[@]}" "${CROSS_MODAL[@]}" "$@"
+    step train.py --dataset "$dataset" "${INPUTS[@]}" "${METHOD[@]}" "${UNI_MODAL[@]}" "$@"
+}
+
 worker() { # a GPU or nothing, then arguments for the Python script: runs the datasets that no other worker has begun
     local gpu=$1 dataset failed
     shift
