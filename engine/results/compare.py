@@ -94,7 +94,8 @@ def compare(number: int, scope: Scope, result_dir: str | Path, esc_dir: str | Pa
     """
     runs, columns = Runs(result_dir), layout.columns(number, scope)
     if TABLES[number].kind == "esc":
-        ours, notes = _of_esc(esc_dir), esc_notes(number, esc_dir)
+        folder = esc.place(esc_dir, scope.datasets[0].rpartition("_")[0], scope.max_iter)
+        ours, notes = _of_esc(folder), esc_notes(columns, folder)
     else:
         ours, notes = _of_runs(scope, runs), []
     rows: list[Row] = []
@@ -217,12 +218,12 @@ def _of_esc(folder: str | Path) -> Callable[[Line, Place], Entry]:
     return ours
 
 
-def esc_notes(number: int, folder: str | Path) -> list[str]:
+def esc_notes(columns: list[Place], folder: str | Path) -> list[str]:
     """In how many runs the audio-visual probe beats the uni-modal one, for each class set and number of shots."""
     notes = []
-    for place in dict.fromkeys(Place(dataset, shots) for _, dataset, shots in paper.published(number) if shots):
+    for place in columns:
         (task, classes), shots = _task(place), place.shots
-        won, of = esc.wins(esc.read_runs(task, classes, shots, folder))
+        won, of = esc.wins(esc.read_runs(task, classes, shots, folder)) if shots else (0, 0)
         if of:
             notes.append(f"{classes} classes, {shots}-shot: audio-visual beats uni-modal probing in {won} of {of} runs")
     return notes
