@@ -18,9 +18,9 @@ from torch.nn import functional as F
 NAME = "demo-audio"
 PATH = Path(__file__).parent / "models" / f"{NAME}.safetensors"
 DIMENSION = 128
-WINDOW, HOP = 512, 160
+WINDOW, HOP = 512, 200
 BINS = 256
-CHANNELS = (16, 24, 32, 48, 64)
+CHANNELS = (12, 16, 24, 32, 64)
 
 
 class AudioEncoder(nn.Module):
@@ -31,7 +31,7 @@ class AudioEncoder(nn.Module):
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
         layers: list[nn.Module] = []
         for number, (before, after) in enumerate(zip((1, *CHANNELS), CHANNELS, strict=False)):
-            stride = (2, 1 if number in (0, 2) else 2)  # frequency is halved by each, time by every other
+            stride = (2, 1 if number % 2 else 2)  # frequency is halved by each, time by every other
             layers += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
         self.convolutions = nn.Sequential(*layers)
         self.projection = nn.Linear(2 * CHANNELS[-1] * (BINS >> len(CHANNELS)), DIMENSION)

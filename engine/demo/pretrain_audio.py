@@ -29,8 +29,8 @@ from engine.files import write_atomically
 
 CLIP = "demo-RN"
 SEED = 1
-SCENES = 8000
-STEPS = 900
+SCENES = 6000
+STEPS = 800
 BATCH_SIZE = 128
 LEARNING_RATE = 2e-3
 SCALE = 18.5  # of the logits: demo-RN's own, see models/README.md
