@@ -133,19 +133,21 @@ def test_runs_are_those_of_the_sequential_executor(world, data, tmp_path):
 
 
 def test_after_a_kill_it_goes_on_to_the_same_records(world, tmp_path):
-    for name in ("features", "indices"):
-        (tmp_path / name).symlink_to(world.root / name)
-    flags = [word.replace(str(world.root), str(tmp_path)) for word in world.flags]
-    killed = Fork("imagenet_esc.py", [*flags, *STEPS], tmp_path)
-    folder = tmp_path / "results" / f"iter_{ITER}"
-    while not any(folder.glob("*-shot_[124].jsonl")):
+    """Of the complete benchmark two files are lost, one of them but for a grid without its last run."""
+    folder = tmp_path / f"iter_{ITER}"
+    shutil.copytree(world.runs, folder)
+    lost, cut = (esc.file_of("audio", 27, shots, folder) for shots in (2, 4))
+    lost.unlink()
+    cut.write_text("".join(cut.read_text().splitlines(keepends=True)[:11]))
+    flags = [*world.flags, *STEPS, "--esc_result_dir", tmp_path, "--avg_dir", tmp_path]
+    killed = Fork("imagenet_esc.py", flags, tmp_path)
+    while not lost.exists():
         assert not killed.ended(), killed.err
         time.sleep(0.01)
     killed.kill()
     before = len(lines(folder))
-    again = run_fork("imagenet_esc.py", *flags, *STEPS, folder=tmp_path, check=0)
-    missing = int(re.search(r"(\d+) to train", again.out)[1])
-    assert 0 < missing <= 8640
+    again = run_fork("imagenet_esc.py", *flags, folder=tmp_path, check=0)
+    assert 0 < int(re.search(r"(\d+) to train", again.out)[1]) < 2 * 60 * 12
     drop = ("seconds", "versions")
     made, whole = (
         [{key: value for key, value in line.items() if key not in drop} for line in lines(place)]
@@ -153,17 +155,18 @@ def test_after_a_kill_it_goes_on_to_the_same_records(world, tmp_path):
     )
     assert before < len(whole)
     assert made == whole
-    third = run_fork("imagenet_esc.py", *flags, *STEPS, folder=tmp_path, check=0)
+    third = run_fork("imagenet_esc.py", *flags, folder=tmp_path, check=0)
     assert "; 0 to train" in third.out
     assert not third.err
 
 
 def test_runs_on_other_features_are_refused(world, tmp_path):
     path = esc.file_of("audio", 19, 2, world.runs)
-    for changed, said in (('"sounds":"list"', "sounds"), (f'"max_iter":{ITER}', "another number of steps")):
-        folder = tmp_path / said.replace(" ", "_") / f"iter_{ITER}"
+    lists, steps = ('"sounds":"list"', '"sounds":"other"'), (f'"max_iter":{ITER}', '"max_iter":7')
+    for change, said in ((lists, "sounds"), (steps, "another number of steps")):
+        folder = tmp_path / said / f"iter_{ITER}"
         folder.mkdir(parents=True)
-        (folder / path.name).write_text(path.read_text().replace(changed, changed[:-2] + '7"'[changed[-1] != '"' :]))
+        (folder / path.name).write_text(path.read_text().replace(*change))
         flags = [*world.flags, *STEPS, "--esc_result_dir", folder.parent]
         run = run_fork("imagenet_esc.py", *flags, folder=tmp_path, check=1)
         assert f"{folder / path.name} holds runs on other inputs ({said})" in run.err

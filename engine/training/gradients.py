@@ -21,7 +21,6 @@ from engine.model import twin
 from engine.training.plan import Stack, validation_rows
 from engine.training.problem import Inputs, Problem
 
-
 VECTOR = 16
 """How many float32 numbers the widest vector registers hold."""
 LEAST = -80.0
