@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -129,7 +129,7 @@ def add_runs(runs: Iterable[EscRun], folder: str | Path) -> None:
         by_file.setdefault((run.task, run.classes, run.shots), []).append(run)
     for place, own in by_file.items():
         merged = read_runs(*place, folder) | {run.key: run for run in own}
-        lines = [json.dumps(asdict(run), separators=(",", ":")) + "\n" for _, run in sorted(merged.items())]
+        lines = [json.dumps(vars(run), separators=(",", ":")) + "\n" for _, run in sorted(merged.items())]
         write_text(file_of(*place, folder), "".join(lines))
 
 
