@@ -20,6 +20,7 @@ from tqdm import tqdm
 from engine import config, files
 from engine.clip import names
 from engine.config import remedies
+from engine.errors import UserError
 from engine.results import compare, esc, layout, render
 
 
@@ -31,6 +32,8 @@ def main() -> None:
     from engine.esc import inputs
     from engine.esc.benchmark import imagenet_esc
 
+    if args.demo and args.clip_weights:
+        raise UserError("--demo has an encoder of its own, and takes no --clip-weights")
     benchmark = prepare_demo(args, device) if args.demo else imagenet_esc(names.folder("RN50", args.clip_weights))
     train(args, inputs.load(args, benchmark, device))
     for number in (4, 5, 15, 16):
@@ -54,7 +57,7 @@ def train(args: argparse.Namespace, data) -> None:
 
     folder = esc.place(args.esc_result_dir, data.benchmark.name, args.max_iter)
     sweep = EscSweep(data, folder, args.max_iter)
-    print(sweep.title, flush=True)
+    print(sweep.title, *(f"note: {note}" for note in data.notes), sep="\n", flush=True)
     sweep.add_zero_shot()
     bar = tqdm(total=sweep.steps, desc="training", unit="step", unit_scale=True, disable=not sweep.steps)
     with bar, closing(sweep.run(bar.update, args.executor, args.max_memory)) as completed:

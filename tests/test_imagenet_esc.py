@@ -176,7 +176,9 @@ def test_all_that_is_missing_is_listed_with_its_commands(tmp_path, world):
     run = run_fork("imagenet_esc.py", folder=tmp_path, cwd=tmp_path, check=1)
     splits = "python few_shot_split.py --dataset imagenet --train-shot 1 2 4 --seed 1 2 3 4 5"
     assert splits in run.err
+    assert "python features.py --dataset imagenet --train-shot 1 2 4 --seed 1 2 3 4 5" in run.err
     assert "cd audioclip && python audio_features.py\n" in run.err
+    assert "Traceback" not in run.err
     flags = ["--indices_dir", world.root / "indices", "--feature_dir", tmp_path / "none"]
     run = run_fork("imagenet_esc.py", *flags, folder=tmp_path, cwd=tmp_path, check=1)
     (features,) = [line.strip() for line in run.err.splitlines() if "python features.py" in line]

@@ -110,6 +110,17 @@ class EscData:
         self.bank = torch.cat(self._features).to(device)
         self._features.clear()
 
+    @property
+    def notes(self) -> list[str]:
+        """In what the features were not made as the paper's, a sentence each."""
+        notes = [
+            f"features of images: {own}" for own in {i.get("features") for i in self._image_inputs.values()} if own
+        ]
+        how = self._audio_inputs["audio"]
+        if self.benchmark.name == "imagenet_esc" and how != PROTOCOL:
+            notes.append(f"features of sounds: {how}; the paper's: {PROTOCOL}")
+        return notes
+
     def train(self, modality: str, split: int, shots: int) -> Part:
         """The training samples of a split."""
         return self._images[shots, split][0] if modality == "image" else self._folds[split].first(shots)
@@ -216,6 +227,10 @@ class EscData:
         start = sum(map(len, self._features))
         self._features.append(features[kept])
         return Part(torch.arange(start, start + int(kept.sum())), labels[kept])
+
+
+PROTOCOL = "scale 1, train, batches of 10"
+"""How the paper's features of sounds were made."""
 
 
 def read_folds(benchmark: Benchmark, feature_dir: str | Path) -> dict[int, Fold]:
