@@ -396,6 +396,11 @@ ARGUMENTS = {
     "force": _argument(
         "--force", action="store_true", help="with --mode train: take folds whose last batch is not full, too"
     ),
+    "demo": _argument(
+        "--demo",
+        action="store_true",
+        help="the demo's images and sounds, which are made first, instead of ImageNet and ESC-50",
+    ),
     # where things lie
     "data_dir": _argument("--data_dir", default=default.DATA_DIR, help=f"({default.DATA_DIR})"),
     "indices_dir": _argument("--indices_dir", default=default.FEW_SHOT_DIR, help=f"({default.FEW_SHOT_DIR})"),
@@ -430,6 +435,9 @@ EVAL = (
 EVAL_DOMAIN_SHIFT = (
     "mode modality classifier_init source source_shot source_seeds max_val_shot clip_encoder clip_weights"
     " text_augmentation image_augmentation image_views wise_ft class_subset shifted max_iter result_dir eval_dir"
+).split()
+IMAGENET_ESC = (
+    "demo clip_weights max_iter executor max_memory device data_dir indices_dir feature_dir esc_result_dir avg_dir"
 ).split()
 AUDIO = "esc_dir checkpoint audio_scale audio_mode batch_size device resample force feature_dir".split()
 """The arguments of scripts that other scripts name in the commands they tell the user to type."""
@@ -563,11 +571,12 @@ def cells(args: argparse.Namespace) -> list[Cell]:
 def scope(args: argparse.Namespace, table: int) -> Scope:
     """What arguments of tables.py make a table of; what is None there is as in the paper's table.
 
-    ImageNet-ESC is as the protocol has it. Raises UserError for datasets that the table cannot be made of.
+    ImageNet-ESC is as the protocol has it, or the demo's. Raises UserError for datasets that the table cannot be made
+    of.
     """
-    of_paper = layout.scope_of_paper(table, args.seed or SEEDS)
     if TABLES[table].kind == "esc":
-        return of_paper
+        return layout.scope_of_esc(table, args.dataset == ["demo"], args.max_iter)
+    of_paper = layout.scope_of_paper(table, args.seed or SEEDS)
     own = {name: names.folder(name, args.clip_weights) for name in args.clip_encoder or of_paper.encoders}
     if args.clip_weights and len(own) > 1:
         raise UserError(
@@ -600,6 +609,9 @@ def command(script: str, arguments: list[str], args: argparse.Namespace, **chang
         flags, settings = ARGUMENTS[name]
         key = settings.get("dest", flags[0].lstrip("-").replace("-", "_"))  # where argparse keeps it
         value = values.get(key, settings.get("default"))
+        if settings.get("action") == "store_true":
+            words += [flags[0]] * bool(value)
+            continue
         if settings.get("nargs") and value is not None and not isinstance(value, list):
             value = [value]  # train.py takes one of what features.py takes several of
         if value != settings.get("default") or (key in ("dataset", "train_shot", "seed", "clip_encoder") and value):

@@ -87,9 +87,10 @@ def filling(made: Comparison, args: argparse.Namespace) -> list[str]:
         return []
     kind, missing, encoders = TABLES[made.number].kind, made.missing, made.scope.encoders
     if kind == "esc":
+        demo = made.scope.datasets[0].startswith("demo")
         return [
-            "Runs of ImageNet-ESC are missing; this makes them:",
-            config.command("imagenet_esc.py", ["esc_result_dir"], args),
+            f"Runs of {'the demo' if demo else 'ImageNet-ESC'} are missing; this makes them:",
+            config.command("imagenet_esc.py", ["demo", "max_iter", "esc_result_dir"], args, demo=demo),
         ]
     shift = kind == "shift"
     cells = "1 cell" if len(missing) == 1 else f"{len(missing)} cells"

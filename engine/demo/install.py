@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,13 +59,17 @@ def class_id(label: int) -> str:
     return f"d{label + 1:07d}"
 
 
-def install(data_dir: Path, progress: Callable[[int, int], None] | None = None) -> None:
+def install(
+    data_dir: Path, progress: Callable[[int, int], None] | None = None, sets: Collection[str] | None = None
+) -> None:
     """Put the demo dataset and its shifted test sets under `data_dir`; what is there already, whole, stays untouched.
+
+    `sets` are the names of those that are wanted, None all.
 
     `progress(done, total)` is called after each picture, where there is anything to draw. A set whose installation was
     interrupted, or that another version of this module made, is drawn anew. Several processes may install at once.
     """
-    jobs = [job for job in _jobs(Path(data_dir)) if not job.is_complete()]
+    jobs = _missing(data_dir, sets)
     total, done = sum(len(job.pictures) for job in jobs), 0
     for job in jobs:
         job.remove_other_version()
@@ -75,6 +79,16 @@ def install(data_dir: Path, progress: Callable[[int, int], None] | None = None) 
             if progress is not None:
                 progress(done, total)
         job.finish()
+
+
+def to_draw(data_dir: Path, sets: Collection[str] | None = None) -> int:
+    """How many pictures `install` would draw."""
+    return sum(len(job.pictures) for job in _missing(data_dir, sets))
+
+
+def _missing(data_dir: Path, sets: Collection[str] | None) -> list[_Job]:
+    jobs = _jobs(Path(data_dir))
+    return [job for job in jobs if (sets is None or job.folder.name in sets) and not job.is_complete()]
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def make_pairs(count: int, captions: int, seed: int, context_length: int) -> tup
         rng = world.generator(seed, "pretraining", index)
         scene = world.pretraining_scene(rng)
         texts += [world.caption(scene, rng) for _ in range(captions)]
-        pictures[index] = _to_tensor(world.draw(scene, world.PRETRAINING, rng))
+        pictures[index] = to_tensor(world.draw(scene, world.PRETRAINING, rng))
     tokens = torch.cat([tokenizer(texts[start : start + 4096]) for start in range(0, len(texts), 4096)])
     tokens = tokens[:, : int((tokens != 0).sum(dim=1).max())]
     return pictures, tokens.view(count, captions, -1)
@@ -69,10 +69,10 @@ def train(
     """Train in place with the symmetric InfoNCE loss; yields the loss of each step."""
     model.train()
     model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(_parameter_groups(model), lr=lr, betas=(0.9, 0.98), eps=1e-6)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate(step, steps))
+    optimizer = torch.optim.AdamW(parameter_groups(model), lr=lr, betas=(0.9, 0.98), eps=1e-6)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps))
     rng = torch.Generator().manual_seed(seed)
-    for _, rows in zip(range(steps), _batches(len(pictures), batch_size, rng), strict=False):
+    for _, rows in zip(range(steps), batches(len(pictures), batch_size, rng), strict=False):
         chosen = torch.randint(tokens.shape[1], (len(rows),), generator=rng)
         images = F.normalize(model.encode_image(normalize_pixels(pictures[rows])), dim=-1)
         texts = F.normalize(encode_text_cut(model, tokens[rows, chosen]), dim=-1)
@@ -124,7 +124,7 @@ def zero_shot_accuracy(model: nn.Module, style: world.Style, *, per_class: int, 
     right = 0
     for label, kind in enumerate(world.HELD_OUT):
         rngs = [world.generator(seed, f"evaluation {kind.name}", index) for index in range(per_class)]
-        pictures = torch.stack([_to_tensor(world.draw(world.random_scene(kind, rng), style, rng)) for rng in rngs])
+        pictures = torch.stack([to_tensor(world.draw(world.random_scene(kind, rng), style, rng)) for rng in rngs])
         right += int(((model.encode_image(normalize_pixels(pictures)) @ weights.T).argmax(dim=-1) == label).sum())
     return 100 * right / (per_class * len(world.HELD_OUT))
 
@@ -135,26 +135,26 @@ def normalize_pixels(pictures: Tensor) -> Tensor:
     return ((pictures.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def _to_tensor(picture) -> Tensor:
+def to_tensor(picture) -> Tensor:
     """An RGB PIL image as uint8 (3, H, W)."""
     return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(*picture.size, 3).permute(2, 0, 1)
 
 
-def _batches(count: int, batch_size: int, rng: torch.Generator) -> Iterator[Tensor]:
+def batches(count: int, batch_size: int, rng: torch.Generator) -> Iterator[Tensor]:
     """Endless shuffled passes over `count` rows, without the incomplete last batch of each."""
     while True:
         order = torch.randperm(count, generator=rng)
         yield from order[: count // batch_size * batch_size].split(batch_size)
 
 
-def _parameter_groups(model: nn.Module) -> list[dict]:
+def parameter_groups(model: nn.Module) -> list[dict]:
     """Weight decay for matrices and kernels only: not for gains, biases and the temperature."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
     return [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
 
 
-def _learning_rate(step: int, steps: int) -> float:
+def learning_rate(step: int, steps: int) -> float:
     """Linear warm-up, then cosine to zero, as a fraction of the full rate."""
     warm_up = min(WARM_UP, steps // 5 + 1)
     if step < warm_up:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,7 +103,9 @@ def compare(number: int, scope: Scope, result_dir: str | Path, esc_dir: str | Pa
     """
     runs, columns = Runs(result_dir), layout.columns(number, scope)
     if TABLES[number].kind == "esc":
-        ours, notes = _of_esc(esc_dir), esc_notes(number, esc_dir)
+        folder = esc.place(esc_dir, scope.datasets[0].rpartition("_")[0], scope.max_iter)
+        files = cache(lambda place: esc.read_runs(*_task(place), place.shots, folder))
+        ours, notes = _of_esc(files), esc_notes(columns, files)
     else:
         ours, notes = _of_runs(scope, runs), []
     rows: list[Row] = []
@@ -211,13 +214,11 @@ def _average(entries: list[Entry]) -> Entry:
 # --- from those of imagenet_esc.py -----------------------------------------------------------------------------------
 
 
-def _of_esc(folder: str | Path) -> Callable[[Line, Place], Entry]:
-    files: dict[Place, dict] = {}
+def _of_esc(files: Callable[[Place], dict]) -> Callable[[Line, Place], Entry]:
+    """`files` are the runs by task, class set and shots."""
 
     def ours(line: Line, place: Place) -> Entry:
-        if place not in files:
-            files[place] = esc.read_runs(*_task(place), place.shots, folder)
-        found = esc.score(files[place], line.method)
+        found = esc.score(files(place), line.method)
         mean, std = esc.mean_and_deviation(found) or (None, None)
         ours = (None, None) if mean is None else (100 * mean, 100 * std)
         return Entry(*ours, Number(), len(found.accuracies), len(esc.SPLITS) * len(esc.DRAWS), "runs", found.runs)
@@ -225,12 +226,12 @@ def _of_esc(folder: str | Path) -> Callable[[Line, Place], Entry]:
     return ours
 
 
-def esc_notes(number: int, folder: str | Path) -> list[str]:
+def esc_notes(columns: list[Place], files: Callable[[Place], dict]) -> list[str]:
     """In how many runs the audio-visual probe beats the uni-modal one, for each class set and number of shots."""
     notes = []
-    for place in dict.fromkeys(Place(dataset, shots) for _, dataset, shots in paper.published(number) if shots):
-        (task, classes), shots = _task(place), place.shots
-        won, of = esc.wins(esc.read_runs(task, classes, shots, folder))
+    for place in columns:
+        (_, classes), shots = _task(place), place.shots
+        won, of = esc.wins(files(place)) if shots else (0, 0)
         if of:
             notes.append(f"{classes} classes, {shots}-shot: audio-visual beats uni-modal probing in {won} of {of} runs")
     return notes

@@ -1,9 +1,13 @@
 """Runs of ImageNet-ESC (section 9 of the protocol), and the numbers of Tables 15 and 16 from them.
 
     imagenet_esc_results/<task>_<classes>-shot_<s>.jsonl
+    imagenet_esc_results/demo/...                                 the demo's
+    imagenet_esc_results/iter_<n>/..., demo/iter_<n>/...          trials of other than 12 800 steps
 
 One file holds all runs of a task, class set and number of shots (25 splits and draws, four probes, their grids), a line
-of JSON each: 1 200 records would otherwise be 1 200 files. Shots are 0 for zero-shot classifiers.
+of JSON each: 1 200 records would otherwise be 1 200 files. A run that the other modality has no part in is trained once
+and stands there for each of the draws, which would give the same numbers. Shots are 0 for zero-shot classifiers, but
+for those from the task's own modality, which are of the shots of their file.
 """
 
 from __future__ import annotations
@@ -11,22 +15,26 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from engine.errors import UserError
 from engine.files import write_text
-from engine.optimizer import AUDIO, Hyperparameters
+from engine.optimizer import AUDIO, MAX_ITER, Hyperparameters
 from engine.results.runs import select
 
 TASKS = ("image", "audio")
-CLASSES = (19, 27)
+DEMO_CLASSES = (10, 12)
+CLASSES = {"imagenet_esc": (19, 27), "demo_esc": DEMO_CLASSES}
+"""The sizes of the class sets, by the benchmark's name."""
+SHOTS = (1, 2, 4)
 SPLITS = DRAWS = (1, 2, 3, 4, 5)
 """ESC-50's folds, and draws of the modality that helps: 25 runs of each probe."""
 
 UNI_MODAL, AUDIO_VISUAL = "linear_prob", "audiovisual_linear_prob"
-PROBES = (UNI_MODAL, AUDIO_VISUAL, "plustext_linear_prob", "allmodal_linear_prob")
+PLUS_TEXT, ALL_MODAL = "plustext_linear_prob", "allmodal_linear_prob"
+PROBES = (UNI_MODAL, AUDIO_VISUAL, PLUS_TEXT, ALL_MODAL)
 ZERO_SHOT = ("zero_shot_image", "zero_shot_audio", "zero_shot_text")
 """The methods, by their names in paper_results.csv."""
 
@@ -36,7 +44,9 @@ class EscRun:
     """A complete run: all that says which one it is, then what came of it.
 
     `inputs` are digests of the features it was trained and tested on. Zero-shot classifiers have neither
-    `hyperparameters` nor `val`. Accuracies are 0 to 1; `test` is None until the run is tested.
+    `hyperparameters` nor `val`. Accuracies are 0 to 1; `test` is None unless the run was tested. The classifier is that
+    of the first best `step`; a run that `diverged` has the best from before it did. `seconds` is its share of its
+    stack's time.
     """
 
     task: str
@@ -49,10 +59,16 @@ class EscRun:
     inputs: dict[str, str]
     val: float | None
     test: float | None
+    max_iter: int = MAX_ITER
+    step: int | None = None
+    diverged: bool = False
+    seconds: float | None = field(default=None, compare=False)
+    versions: dict[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self):
         """Raises ValueError for a run that is none of the benchmark's."""
-        allowed = {"task": TASKS, "classes": CLASSES, "split": SPLITS, "draw": DRAWS, "method": PROBES + ZERO_SHOT}
+        classes = sum(CLASSES.values(), ())
+        allowed = {"task": TASKS, "classes": classes, "split": SPLITS, "draw": DRAWS, "method": PROBES + ZERO_SHOT}
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, not one of {values}")
@@ -68,6 +84,12 @@ class Score(NamedTuple):
 
     accuracies: dict[tuple[int, int], float]
     runs: tuple[EscRun, ...]
+
+
+def place(folder: str | Path, benchmark: str = "imagenet_esc", max_iter: int = MAX_ITER) -> Path:
+    """The folder of a benchmark's runs of so many steps, below `--esc_result_dir`."""
+    parts = ["demo"] * (benchmark == "demo_esc") + [f"iter_{max_iter}"] * (max_iter != MAX_ITER)
+    return Path(folder).joinpath(*parts)
 
 
 def file_of(task: str, classes: int, shots: int, folder: str | Path) -> Path:
@@ -107,7 +129,7 @@ def add_runs(runs: Iterable[EscRun], folder: str | Path) -> None:
         by_file.setdefault((run.task, run.classes, run.shots), []).append(run)
     for place, own in by_file.items():
         merged = read_runs(*place, folder) | {run.key: run for run in own}
-        lines = [json.dumps(asdict(run), separators=(",", ":")) + "\n" for _, run in sorted(merged.items())]
+        lines = [json.dumps(vars(run), separators=(",", ":")) + "\n" for _, run in sorted(merged.items())]
         write_text(file_of(*place, folder), "".join(lines))
 
 

@@ -14,7 +14,7 @@ from engine import datasets
 from engine.clip import names
 from engine.errors import UserError
 from engine.optimizer import MAX_ITER, MODES
-from engine.results import paper
+from engine.results import esc, paper
 from engine.results.paper import AVERAGE, Line
 from engine.results.runs import Cell
 
@@ -86,14 +86,16 @@ class Table(NamedTuple):
 TABLES = {
     1: Table("average over eleven datasets, against published methods"),
     2: Table("uni-modal methods and what cross-modal training adds to them"),
+    4: Table("ImageNet-ESC, image classification helped by audio", "esc"),
+    5: Table("ImageNet-ESC, audio classification helped by images", "esc"),
     8: Table("robustness to shifts of the test set, trained on ImageNet", "shift"),
     10: Table("accuracy by dataset", "datasets"),
     11: Table("text and image augmentation"),
     12: Table("initialization of the classifier"),
     13: Table("which encoder is fine-tuned"),
     14: Table("two backbones, centre crops"),
-    15: Table("ImageNet-ESC, image classification helped by audio", "esc", abreast=4),
-    16: Table("ImageNet-ESC, audio classification helped by images", "esc", abreast=4),
+    15: Table("ImageNet-ESC, image classification, all probes", "esc", abreast=4),
+    16: Table("ImageNet-ESC, audio classification, all probes", "esc", abreast=4),
 }
 
 
@@ -103,7 +105,10 @@ MAX_PLOTTED = 6
 
 @dataclass(frozen=True)
 class Scope:
-    """What our side of a table is made of; `encoders` are names with their folders."""
+    """What our side of a table is made of; `encoders` are names with their folders.
+
+    Of ImageNet-ESC `datasets` are class sets (`imagenet_esc_19`), and there are no seeds.
+    """
 
     datasets: tuple[str, ...]
     shots: tuple[int, ...]
@@ -128,6 +133,15 @@ def scope_of_paper(number: int, seeds: Sequence[int]) -> Scope:
     return Scope(own, tuple(shots), tuple(seeds), encoders)
 
 
+def scope_of_esc(number: int, demo: bool, max_iter: int = MAX_ITER) -> Scope:
+    """What Table 15 or 16 is made of: the paper's ImageNet-ESC, or the demo's."""
+    of_paper = scope_of_paper(number, ())
+    name = "demo_esc" if demo else "imagenet_esc"
+    encoders = {"demo-RN, demo-audio": ""} if demo else of_paper.encoders
+    sets = tuple(f"{name}_{classes}" for classes in esc.CLASSES[name])
+    return Scope(sets, esc.SHOTS, (), encoders, max_iter)
+
+
 def rows(number: int, scope: Scope) -> list[tuple[Line, Place]]:
     """The rows of a table: a line, and shots where columns are datasets."""
     found = _lines(number, scope)
@@ -146,8 +160,9 @@ def columns(number: int, scope: Scope) -> list[Place]:
         return [Place(dataset) for dataset in (*scope.datasets, AVERAGE)]
     if kind == "shift":
         return [Place(test) for dataset in scope.datasets for test in (dataset, *datasets.variants(dataset))]
-    places = dict.fromkeys((dataset, shots) for _, dataset, shots in paper.published(number))
-    return sorted((Place(*place) for place in places), key=lambda place: (place.dataset, place.shots))
+    task = next(iter(paper.published(number)))[1].rpartition("_")[2]
+    shots = [0] * any(map(is_zeroshot, _lines(number, scope))) + list(scope.shots)
+    return [Place(f"{classes}_{task}", s) for classes in scope.datasets for s in shots]
 
 
 def _lines(number: int, scope: Scope) -> list[Line]:

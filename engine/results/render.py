@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ class Text(NamedTuple):
 
 def label(place: Place) -> str:
     """The name of a column."""
-    dataset = (place.dataset or "").removeprefix("imagenet_esc_").removesuffix("_image").removesuffix("_audio")
+    dataset = re.sub(r"^(?:imagenet|demo)_esc_(\d+)_(?:image|audio)$", r"\1", place.dataset or "")
     if place.shots is None:
         return dataset
     return f"{dataset} classes, {place.shots}-shot" if dataset != AVERAGE else f"{place.shots}-shot"
@@ -134,14 +135,16 @@ def _caption(made: Comparison, deviations: bool) -> list[str]:
     seeds = f"{'seed' if len(scope.seeds) == 1 else 'seeds'} {' '.join(map(str, scope.seeds))}"
     if kind == "esc":
         lines = [f"Test accuracy (%), {mean} over 25 runs (5 splits, 5 draws of the other modality)."]
+        if scope.datasets[0].startswith("demo"):
+            lines.append("Ours is of the demo's images and sounds, put to the protocol of ImageNet-ESC.")
     else:
         lines = [f"Test accuracy (%), {mean} over {seeds}."]
         if kind != "shift" and set(scope.datasets) != set(datasets.TARGETS):
             lines.append(
                 f"Ours is of {', '.join(scope.datasets)}; the paper's averages, of its eleven datasets, are left out."
             )
-        if scope.max_iter != MAX_ITER:
-            lines.append(f"Ours was trained for {scope.max_iter} steps, the paper's for {MAX_ITER}.")
+    if scope.max_iter != MAX_ITER:
+        lines.append(f"Ours was trained for {scope.max_iter} steps, the paper's for {MAX_ITER}.")
     if others := [name for name in scope.encoders if name not in {line.backbone for line in paper.lines(made.number)}]:
         lines.append(f"The paper has no numbers of {', '.join(others)}.")
     partly = [entry for row in made.rows for entry in row.entries if 0 < entry.there < entry.asked]

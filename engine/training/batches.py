@@ -32,13 +32,12 @@ class IndexStream:
 
     def take(self, steps: int) -> Tensor:
         """The next `steps` batches, int64 [steps, batch]."""
-        parts, have = [self._left], len(self._left)
         per_pass = self._length // self._batch
-        while have < steps:
-            order = torch.randperm(self._length, generator=self._generator)
-            parts.append(order[: per_pass * self._batch].view(per_pass, self._batch))
-            have += per_pass
-        batches = torch.cat(parts)
+        passes = max(0, -(-(steps - len(self._left)) // per_pass))
+        orders = torch.empty(passes, self._length, dtype=torch.int64)
+        for order in orders.unbind():
+            torch.randperm(self._length, generator=self._generator, out=order)
+        batches = torch.cat([self._left, orders[:, : per_pass * self._batch].reshape(-1, self._batch)])
         self._left = batches[steps:]
         return batches[:steps]
 

@@ -18,6 +18,9 @@ from engine.training.problem import Job, Outcome, Problem
 CPU_CACHE = 12 << 20
 """Bytes of weights, gradients and moments that a stack on a CPU is cut to: a stack that no longer fits the caches is
 slower than two that do (measured in bench/)."""
+MANY = 16
+"""Where so many problems fit in a stack with all their settings, settings are not cut: drawing the batches of small
+models takes as long as training on them, and every stack draws its own."""
 VALIDATION_BYTES = 1 << 20
 """How much of its validation inputs a run looks at, at a time: 256 features of 1024."""
 
@@ -114,7 +117,8 @@ def _cut(
     most = len(problems) * len(settings) if budget is None else budget // of_run
     if problems[0].device.type == "cpu":
         most = min(most, max(3, CPU_CACHE // (4 * _parameter_bytes(problems[0]))))
-    groups = _even(problems, max(2, most))
+    whole = most // len(settings)  # problems in a stack of all settings, which draw and gather their batches once
+    groups = _even(problems, whole if whole >= MANY else max(2, most))
     pieces = _even(settings, max(1, most // max(2, *map(len, groups))))
     while len(groups) * len(pieces) < at_least and len(pieces) < len(settings):
         pieces = _even(settings, max(map(len, pieces)) - 1)

@@ -1,0 +1,245 @@
+"""From features on disk to the problems of ImageNet-ESC, all on one bank of normalised features.
+
+The images of split k are those of the few-shot split with seed k. Of sounds fold k is for training: the first s clips
+of a class in metadata order train, the next s validate; the other four folds are the test set. The modality that helps
+gives one shot, of the split or the fold that the draw names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from engine.errors import UserError
+from engine.esc.benchmark import Benchmark
+from engine.features import audio
+from engine.features.audio import Fold
+from engine.model import Classifier, Embedding, LinearHead, random_weight
+from engine.results.esc import ALL_MODAL, AUDIO_VISUAL, DRAWS, PLUS_TEXT, SHOTS, SPLITS, UNI_MODAL
+from engine.results.runs import Cell
+from engine.sweep.data import DatasetFeatures
+from engine.training.batches import generator
+from engine.training.problem import Problem, Samples
+
+LOGIT = 4.60517
+"""The logarithm of the logits' scale."""
+OTHER = {"image": "audio", "audio": "image"}
+ADDED = {UNI_MODAL: (), AUDIO_VISUAL: ("other",), PLUS_TEXT: ("text",), ALL_MODAL: ("other", "text")}
+"""What each probe is trained on beside the task's own modality."""
+
+
+@dataclass(frozen=True)
+class EscCell:
+    """A grid of runs of one probe. `draw` is None where the other modality is not used: one grid for all draws."""
+
+    task: str
+    classes: int
+    split: int
+    draw: int | None
+    shots: int
+    method: str
+
+    @property
+    def draws(self) -> tuple[int, ...]:
+        """The draws that its runs stand for."""
+        return DRAWS if self.draw is None else (self.draw,)
+
+
+@dataclass(frozen=True)
+class Part:
+    """`rows` [n] of the bank, and the classes `labels` [n] of what lies there, as the dataset of images counts them."""
+
+    rows: Tensor
+    labels: Tensor
+
+    def among(self, classes: Mapping[int, str]) -> Part:
+        """Those of `classes`, with the ranks of their labels among these."""
+        wanted = torch.tensor(sorted(classes))
+        kept = torch.isin(self.labels, wanted)
+        return Part(self.rows[kept], torch.searchsorted(wanted, self.labels[kept]))
+
+    def first(self, shots: int, skipped: int = 0) -> Part:
+        """The first `shots` of each class after the `skipped` ones, in their order."""
+        places = [(self.labels == label).nonzero()[skipped : skipped + shots, 0] for label in self.labels.unique()]
+        chosen = torch.cat(places)
+        return Part(self.rows[chosen], self.labels[chosen])
+
+
+def joined(parts: list[Part]) -> Part:
+    """Several parts as one."""
+    return Part(torch.cat([part.rows for part in parts]), torch.cat([part.labels for part in parts]))
+
+
+def image_cells(benchmark: Benchmark) -> list[Cell]:
+    """Which images are used, as cells of train.py's (whose validation images are min(shots, 4), the same number)."""
+    fixed = {"image_layer": 0, "text_layer": 0, "text_augmentation": "classname", "image_augmentation": "none"}
+    fixed |= {"image_views": 0, "modality": "cross_modal", "head": "linear", "init": "zeroshot", "logit": LOGIT}
+    pairs = [(shots, split) for shots in SHOTS for split in SPLITS]
+    named = {"dataset": benchmark.dataset, "encoder": benchmark.encoder, "hyperparams": "audio"}
+    return [Cell(shots=shots, seed=seed, **named, **fixed) for shots, seed in pairs]
+
+
+class EscData:
+    """All features of a benchmark in one bank on `device`, and what lies where in it."""
+
+    def __init__(self, benchmark: Benchmark, images: DatasetFeatures, folds: dict[int, Fold], device: str):
+        """`images` are those of `image_cells`, on the CPU. Raises UserError when images and sounds do not fit."""
+        self.benchmark, self._features = benchmark, []
+        self._classes = torch.tensor(sorted(benchmark.all_classes))
+        self._cells = {(cell.shots, cell.seed): cell for cell in images.cells}
+        self._images = {key: self._read_images(images, cell) for key, cell in self._cells.items()}
+        self._test_images = self._read_test(images)
+        self._texts = self._add_samples(images.texts(images.cells[0]))
+        self._folds = {number: self._read_fold(number, fold) for number, fold in folds.items()}
+        self._image_inputs = {key: images.inputs(cell) for key, cell in self._cells.items()}
+        self._audio_inputs = _source_inputs(next(iter(folds.values())))
+        widths = {features.shape[1] for features in self._features}
+        if len(widths) > 1:
+            raise UserError(
+                f"features of images ({benchmark.encoder}) and of sounds ({benchmark.audio_encoder}) are not of one"
+                f" space: they have {' and '.join(map(str, sorted(widths)))} numbers"
+            )
+        self.bank = torch.cat(self._features).to(device)
+        self._features.clear()
+
+    @property
+    def notes(self) -> list[str]:
+        """In what the features were not made as the paper's, a sentence each."""
+        notes = [
+            f"features of images: {own}" for own in {i.get("features") for i in self._image_inputs.values()} if own
+        ]
+        how = self._audio_inputs["audio"]
+        if self.benchmark.name == "imagenet_esc" and how != PROTOCOL:
+            notes.append(f"features of sounds: {how}; the paper's: {PROTOCOL}")
+        return notes
+
+    def train(self, modality: str, split: int, shots: int) -> Part:
+        """The training samples of a split."""
+        return self._images[shots, split][0] if modality == "image" else self._folds[split].first(shots)
+
+    def val(self, modality: str, split: int, shots: int) -> Part:
+        """The validation samples of a split."""
+        return self._images[shots, split][1] if modality == "image" else self._folds[split].first(shots, shots)
+
+    def test(self, modality: str, split: int) -> Part:
+        """The test samples of a split."""
+        if modality == "image":
+            return self._test_images
+        return joined([part for number, part in self._folds.items() if number != split])
+
+    def added(self, cell: EscCell) -> Part | None:
+        """What a probe is trained on beside its own modality."""
+        kinds = {"text": lambda: self._texts, "other": lambda: self.train(OTHER[cell.task], cell.draw, 1)}
+        parts = [kinds[kind]() for kind in ADDED[cell.method]]
+        return joined(parts) if parts else None
+
+    def problem(self, cell: EscCell) -> Problem:
+        """The problem that the runs of a cell solve."""
+        name = f"{self.benchmark.name}/{cell.task} {cell.classes}/split {cell.split}/draw {cell.draw or 'any'}"
+        name += f"/shot {cell.shots}/{cell.method}"
+        classes, added = self.benchmark.class_sets[cell.classes], self.added(cell)
+        parts = [self.train(cell.task, cell.split, cell.shots), *([] if added is None else [added])]
+        if added is None:
+            initial = random_weight(cell.classes, self.bank.shape[1], generator(f"{name}/init"))
+        else:
+            initial = self.class_means(added, cell.classes)
+        head = LinearHead(initial.to(self.bank.device), scale=math.exp(LOGIT))
+        model = Classifier(Embedding([None] * len(parts)), head).eval()
+        samples = [self._samples(part.among(classes)) for part in parts]
+        val = self.val(cell.task, cell.split, cell.shots).among(classes)
+        return Problem(name, tuple(samples), self._samples(val), model)
+
+    def class_means(self, part: Part, classes: int) -> Tensor:
+        """The classifier [C, D] whose rows are the means of the normalised features of each class, as they are."""
+        own = part.among(self.benchmark.class_sets[classes])
+        rows, labels = own.rows.to(self.bank.device), own.labels.to(self.bank.device)
+        sums = self.bank.new_zeros(classes, self.bank.shape[1]).index_add_(0, labels, self.bank[rows])
+        return sums / labels.bincount(minlength=classes).unsqueeze(1)
+
+    def zero_shot(self, kind: str, task: str, split: int, draw: int, shots: int) -> Part:
+        """What a zero-shot classifier is the class means of: names, one shot of the draw, or the training samples.
+
+        `kind` is text, image or audio; of the task's own modality it is the training samples.
+        """
+        if kind == "text":
+            return self._texts
+        return self.train(kind, split, shots) if kind == task else self.train(kind, draw, 1)
+
+    def test_batch(self, task: str, classes: int, split: int) -> tuple[tuple[Tensor], Tensor]:
+        """Features and labels of the test set of a split."""
+        samples = self._samples(self.test(task, split).among(self.benchmark.class_sets[classes]))
+        return (self.bank[samples.rows],), samples.labels
+
+    def inputs(self, task: str, classes: int, split: int, draw: int | None, shots: int, used: set[str]) -> dict:
+        """Digests of all that a run is trained and tested on; `used` are the kinds that help it. Shots may be 0."""
+        own = self.benchmark.class_sets[classes]
+        found = {"classes": hashlib.sha256(json.dumps(sorted(own.items())).encode()).hexdigest()}
+        names: set[str] = set()
+        if task == "audio" or "audio" in used:
+            found |= self._audio_inputs
+        if task == "image":
+            names |= {"encoder", "features", "test"} | ({"split", "train", "val"} if shots else set())
+        elif "image" in used:
+            names |= {"encoder", "features", "split", "train"}
+        if "text" in used:
+            names |= {"encoder", "text"}
+        of_images = self._image_inputs[(shots or 1, split) if task == "image" else (1, draw or 1)]
+        return found | {name: of_images[name] for name in of_images if name in names}
+
+    def _samples(self, part: Part) -> Samples:
+        return Samples((self.bank,), part.rows.to(self.bank.device), part.labels.to(self.bank.device))
+
+    def _read_images(self, images: DatasetFeatures, cell: Cell) -> tuple[Part, Part]:
+        problem = images.problem(cell)
+        return self._add_samples(problem.sources[0]), self._add_samples(problem.val)
+
+    def _read_test(self, images: DatasetFeatures) -> Part:
+        return joined([self._add(features, labels) for (features,), labels in images.test_batches()])
+
+    def _read_fold(self, number: int, fold: Fold) -> Part:
+        """The clips of a fold, which belong to classes by the names of their categories, in metadata order."""
+        by_name = {category: label for label, category in self.benchmark.all_classes.items()}
+        labels = torch.tensor([by_name.get(category, -1) for category in fold.categories])
+        order = fold.positions.argsort()
+        part = self._add(F.normalize(fold.features[order]), labels[order])
+        needed = 2 * max(SHOTS)
+        if few := [name for name, label in by_name.items() if int((part.labels == label).sum()) < needed]:
+            raise UserError(
+                f"fold {number} of {self.benchmark.sounds} has fewer than {needed} clips of {', '.join(few)}: is its"
+                " list whole?"
+            )
+        return part
+
+    def _add_samples(self, samples: Samples) -> Part:
+        return self._add(samples.bank[0][samples.rows], samples.labels)
+
+    def _add(self, features: Tensor, labels: Tensor) -> Part:
+        """Put features into the bank, those of the benchmark's classes."""
+        kept = torch.isin(labels, self._classes)
+        start = sum(map(len, self._features))
+        self._features.append(features[kept])
+        return Part(torch.arange(start, start + int(kept.sum())), labels[kept])
+
+
+PROTOCOL = "scale 1, train, batches of 10"
+"""How the paper's features of sounds were made."""
+
+
+def read_folds(benchmark: Benchmark, feature_dir: str | Path) -> dict[int, Fold]:
+    """The features of the benchmark's sounds. Raises MissingFeatures when one of the five folds is not there."""
+    return audio.read_folds(audio.place(feature_dir, benchmark.audio_encoder, benchmark.sounds), SPLITS)
+
+
+def _source_inputs(fold: Fold) -> dict[str, str]:
+    """What features of sounds were made from and how."""
+    source = asdict(fold.source)
+    how = f"scale {source['audio_scale']}, {source['mode']}, batches of {source['batch_size']}"
+    return {"audio encoder": source["encoder_digest"], "sounds": source["list_digest"], "audio": how}

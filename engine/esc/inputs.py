@@ -1,0 +1,57 @@
+"""From arguments to the features of a benchmark. All that is missing is listed, with the commands that make it."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+
+from engine import config
+from engine.config import default
+from engine.datasets.few_shot import MissingSplits
+from engine.errors import UserError
+from engine.esc.benchmark import Benchmark
+from engine.esc.data import EscData, image_cells, read_folds
+from engine.features.store import MissingFeatures, Place
+from engine.results.esc import SHOTS, SPLITS
+from engine.sweep.data import DatasetFeatures
+
+AUDIO_FEATURES = "cd audioclip && python audio_features.py"
+
+
+def load(args: argparse.Namespace, benchmark: Benchmark, device: str) -> EscData:
+    """The features of images, texts and sounds, in one bank on `device`.
+
+    Raises UserError, when some are missing, that says how to make them all.
+    """
+    asked = {"dataset": [benchmark.dataset], "train_shot": list(SHOTS), "seed": list(SPLITS)}
+    inputs = {"text_augmentation": ["classname"], "image_augmentation": "none", "clip_encoder": ["RN50"]}
+    make_images = config.command("features.py", config.FEATURES, args, **asked, **inputs)
+    images, folds, missing = None, None, []
+    try:
+        images = DatasetFeatures(image_cells(benchmark), args.feature_dir, args.indices_dir, "cpu")
+    except MissingSplits as error:
+        missing.append(_missing(error, config.command("few_shot_split.py", config.SPLITS, args, **error.wanted)))
+        folder = Place.of(args.feature_dir, benchmark.encoder, benchmark.dataset).folder
+        if not folder.exists():  # what is there cannot be known without splits
+            missing.append(_missing(f"no features in {folder}", make_images))
+    except MissingFeatures as error:
+        missing.append(_missing(error, make_images))
+    try:
+        folds = read_folds(benchmark, args.feature_dir)
+    except MissingFeatures as error:
+        missing.append(_missing(error, audio_command(args)))
+    if missing:
+        raise UserError("\n".join(missing))
+    return EscData(benchmark, images, folds, device)
+
+
+def audio_command(args: argparse.Namespace) -> str:
+    """The command that makes the features of sounds where they are looked for, from the folder that it is typed in."""
+    if args.feature_dir == default.FEATURE_DIR:
+        return AUDIO_FEATURES
+    return f"{AUDIO_FEATURES} --feature_dir {shlex.quote(str(Path(args.feature_dir).absolute()))}"
+
+
+def _missing(error: object, command: str) -> str:
+    return f"{error}; make them with\n  {command}"

@@ -1,0 +1,77 @@
+"""Images that help to classify sounds, and sounds that help to classify images: ImageNet-ESC, Tables 4, 5, 15 and 16.
+
+    python imagenet_esc.py
+    python imagenet_esc.py --demo
+
+All tasks, class sets, splits, draws, shots and probes of the benchmark, each over its grid of hyper-parameters. Runs
+that are complete are skipped, so a killed benchmark goes on where it stopped. Needs features of ImageNet (RN50, names
+of classes as prompts) and of ESC-50 (AudioCLIP); what is missing is listed with the commands that make it. --demo makes
+pictures, sounds and features of its own first, and needs nothing. Writes average_results/table_4, table_5, table_15 and
+table_16 (.csv, .md and .tex); those of the demo go to average_results/demo_esc.
+"""
+
+import argparse
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+from tqdm import tqdm
+
+from engine import config, files
+from engine.clip import names
+from engine.config import remedies
+from engine.errors import UserError
+from engine.results import compare, esc, layout, render
+
+
+def main() -> None:
+    args = config.parser(__doc__, *config.IMAGENET_ESC).parse_args()
+    files.require_writable(Path(args.esc_result_dir))
+    device = config.device(args)
+    # the slow imports (torch) come after the arguments are known to make sense
+    from engine.esc import inputs
+    from engine.esc.benchmark import imagenet_esc
+
+    if args.demo and args.clip_weights:
+        raise UserError("--demo has an encoder of its own, and takes no --clip-weights")
+    benchmark = prepare_demo(args, device) if args.demo else imagenet_esc(names.folder("RN50", args.clip_weights))
+    train(args, inputs.load(args, benchmark, device))
+    for number in (4, 5, 15, 16):
+        scope = layout.scope_of_esc(number, args.demo, args.max_iter)
+        show(args, compare.compare(number, scope, "", args.esc_result_dir))
+
+
+def prepare_demo(args: argparse.Namespace, device: str):
+    """Make the demo's pictures, sounds and features, as far as they are not there."""
+    from engine.demo import esc as demo
+
+    for step in demo.steps(args.data_dir, args.indices_dir, args.feature_dir, device):
+        with tqdm(total=step.total, desc=step.title, unit=step.unit) as bar:
+            step.run(bar.update)
+    return demo.demo_esc()
+
+
+def train(args: argparse.Namespace, data) -> None:
+    """Train and test what is missing."""
+    from engine.esc.sweep import EscSweep
+
+    folder = esc.place(args.esc_result_dir, data.benchmark.name, args.max_iter)
+    sweep = EscSweep(data, folder, args.max_iter)
+    print(sweep.title, *(f"note: {note}" for note in data.notes), sep="\n", flush=True)
+    sweep.add_zero_shot()
+    bar = tqdm(total=sweep.steps, desc="training", unit="step", unit_scale=True, disable=not sweep.steps)
+    with bar, closing(sweep.run(bar.update, args.executor, args.max_memory)) as completed:
+        for _ in completed:
+            pass
+
+
+def show(args: argparse.Namespace, made: compare.Comparison) -> None:
+    """Write a table, and print it as narrow as the screen is, without deviations."""
+    below = remedies.filling(made, args)
+    paths = render.write(made, below, Path(args.avg_dir, *["demo_esc"] * args.demo))
+    print(render.on_screen(made, below, shutil.get_terminal_size((0, 0)).columns))
+    print(*paths, sep=", ", end="\n\n")
+
+
+if __name__ == "__main__":
+    config.run(main)
