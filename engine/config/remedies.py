@@ -88,7 +88,7 @@ def filling(made: Comparison, args: argparse.Namespace) -> list[str]:
     kind, missing, encoders = TABLES[made.number].kind, made.missing, made.scope.encoders
     if kind == "esc":
         return [
-            "Runs of ImageNet-ESC are missing; this makes them:",
+            "Runs of ImageNet-ESC are missing; this makes them, once it is there:",
             config.command("imagenet_esc.py", ["esc_result_dir"], args),
         ]
     shift = kind == "shift"
