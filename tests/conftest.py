@@ -104,29 +104,34 @@ def random_weights(tmp_path_factory):
     return save
 
 
-LONG = ("installation", "tests/test_features_script.py", "tests/test_train_script.py")
-"""Groups of tests that take long, and begin first."""
+LONG = [f"tests/test_{name}.py" for name in ("sweeps", "features_script", "train_script", "commands")]
+"""Files that take long, and begin first: each is run by one process."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """One process takes all tests of a file, and all that need the `extracted` installation, which is made once."""
+    """Long files first."""
 
-    def group(item):
-        return "installation" if "extracted" in item.fixturenames else item.nodeid.split("::")[0]
+    def rank(item):
+        file = item.nodeid.split("::")[0]
+        return LONG.index(file) if file in LONG else len(LONG)
 
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: LONG.index(group(item)) if group(item) in LONG else len(LONG))
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")
-def extracted(tmp_path_factory):
-    """An `installation` of the eleven datasets through features.sh, on two GPUs as it were; `.sweep` is how."""
+def installed(tmp_path_factory):
+    """An `installation` of the eleven datasets, in a folder with a space."""
     import installation
+
+    return installation.install(tmp_path_factory.mktemp("the eleven"))
+
+
+@pytest.fixture(scope="session")
+def extracted(installed):
+    """The same through features.sh, on two GPUs as it were; `.sweep` is how."""
     from sweeps import Sweep
 
-    there = installation.install(tmp_path_factory.mktemp("the eleven"))  # with a space
-    words, settings = [*there.data, *there.indices, *there.feature], {"SHOTS": "1 16", "IMAGE_LAYERS": "0"}
-    there.sweep = Sweep("features.sh", *words, folder=there.root / "said", GPUS="0 1", **settings).wait(check=0)
-    return there
+    words, settings = [*installed.data, *installed.indices, *installed.feature], {"SHOTS": "1 16", "IMAGE_LAYERS": "0"}
+    folder = installed.root / "said"
+    installed.sweep = Sweep("features.sh", *words, folder=folder, GPUS="0 1", **settings).wait(check=0)
+    return installed

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from engine.clip.load import load_encoder
 from engine.errors import UserError
@@ -37,7 +38,13 @@ def plan(place, using, prompts=PROMPTS, **ways):
 
 
 def contents(place):
-    return {str(path.relative_to(place.folder)): path.read_bytes() for path in place.folder.rglob("*.safetensors")}
+    """The contents of all files: metadata, which come in any order, and the bytes of tensors."""
+    found = {}
+    for path in place.folder.rglob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key).numpy().tobytes() for key in file.keys()}  # noqa: SIM118
+            found[str(path.relative_to(place.folder))] = (file.metadata(), tensors)
+    return found
 
 
 @pytest.mark.parametrize("batch_size", [2, 256])
@@ -63,6 +70,14 @@ def test_what_is_there_is_not_made_again(place, encoder):
     place.texts(1, "vanilla").unlink()
     assert make(place, encoder) == 5
     assert contents(place) == before
+
+
+def test_numbers_that_are_not_finite_are_not_stored(place, encoder, monkeypatch):
+    planned = plan(place, encoder)
+    monkeypatch.setattr(type(encoder), "encode_texts", lambda *any: {0: (torch.full([5, 128], torch.nan),)})
+    with pytest.raises(UserError, match="features that are not finite numbers, at positions 0, 1, 2"):
+        extract_texts(planned, encoder)
+    assert not contents(place)
 
 
 def test_plans_know_how_large_files_are(place, encoder):
