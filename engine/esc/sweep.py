@@ -22,7 +22,7 @@ from engine.errors import UserError
 from engine.esc.data import ADDED, OTHER, EscCell, EscData
 from engine.optimizer import AUDIO, Hyperparameters
 from engine.results import esc
-from engine.results.esc import DRAWS, PROBES, SHOTS, SPLITS, TASKS, EscRun
+from engine.results.esc import DRAWS, PROBES, SHOTS, SPLITS, TASKS, UNI_MODAL, EscRun
 from engine.results.runs import select
 from engine.sweep.sweep import MEMORY_SHARE
 from engine.training import EXECUTORS
@@ -90,7 +90,8 @@ class EscSweep:
     ) -> Iterator[list[EscCell]]:
         """Train what is missing; yields the cells that have become complete. `progress` hears of run-steps done."""
         jobs, grids = {}, {}
-        for cell in self.pending:
+        # stacks of uni-modal probes are the smallest: last, so that the cores end at about the same time
+        for cell in sorted(self.pending, key=lambda cell: cell.method == UNI_MODAL):
             grids[cell] = _Grid(self.data.problem(cell))
             self._check_size(cell, grids[cell].problem)
             jobs |= {Job(grids[cell].problem, point): (cell, point) for point in POINTS}
