@@ -57,43 +57,44 @@ class LinearModel(_StackedModel):
 
     def __init__(self, stack: Stack, problems: Sequence[Problem]):
         super().__init__(stack, problems)
-        self._products = self.settings if self.head.device.type == "cpu" else 1
+        # views of what stays in its place, made once: making them anew takes as long as a small product
+        products = self.settings if self.head.device.type == "cpu" else 1
+        self._repeats = self.settings // products
         self._gradient = memory.zeros_like(self.head)
         self._logits, self._seen = (
             self.head.new_empty(self.settings * self.problems, rows, self.head.shape[1])
             for rows in (self.batch_size, self.validation_rows)
         )
+        self._weights = self.head.detach().transpose(1, 2).chunk(products)
+        self._logits_of, self._seen_of = (logits.chunk(products) for logits in (self._logits, self._seen))
+        self._residuals = self._logits.transpose(1, 2).chunk(products)
+        self._gradients = self._gradient.chunk(products)
+        self._minus_one = self.head.new_full((1, 1, 1), -1.0).expand(len(self.head), self.batch_size, 1)
 
     def gradients(self, sources: Sequence, labels: Tensor) -> list[Tensor]:
         """The gradient of every run's loss, from rows of banks of features [N, D] and `labels` [G, B]."""
         features = self._repeated(torch.cat([bank.pick(rows)[0] for bank, rows in sources], dim=1))
-        self._multiply(features, self._logits)
+        self._multiply(features, self._logits_of)
         # d loss / d logits = (softmax(scale * logits) - one_hot(label)) * scale / B, in the place of the logits
         _softmax(self._logits.mul_(self.scale))
-        right = labels.repeat(self.settings, 1).unsqueeze(2)
-        self._logits.scatter_add_(2, right, self._logits.new_full((1, 1, 1), -1.0).expand_as(right))
+        self._logits.scatter_add_(2, labels.repeat(self.settings, 1).unsqueeze(2), self._minus_one)
         self._logits.mul_(self.scale / self.batch_size)
-        for residual, gradient in zip(*self._in_products(self._logits, self._gradient), strict=True):
-            torch.bmm(residual.transpose(1, 2), features, out=gradient)
+        for residual, gradient in zip(self._residuals, self._gradients, strict=True):
+            torch.bmm(residual, features, out=gradient)
         return [self._gradient]
 
     def logits(self, images: Inputs) -> Tensor:
         """Logits [R, G, n, C], but for their scale, of each problem's features [G, n, D]; valid until the next call."""
-        self._multiply(self._repeated(images[0]), self._seen)
+        self._multiply(self._repeated(images[0]), self._seen_of)
         return self._seen.view(self.settings, self.problems, *self._seen.shape[1:])
 
-    def _multiply(self, features: Tensor, logits: Tensor) -> None:
-        for weight, of_product in zip(*self._in_products(self.head, logits), strict=True):
-            torch.bmm(features, weight.transpose(1, 2), out=of_product)
+    def _multiply(self, features: Tensor, logits: Sequence[Tensor]) -> None:
+        for weight, of_product in zip(self._weights, logits, strict=True):
+            torch.bmm(features, weight, out=of_product)
 
     def _repeated(self, features: Tensor) -> Tensor:
         """Features [G, n, D] for the runs of a product."""
-        times = self.settings // self._products
-        return features if times == 1 else features.repeat(times, 1, 1)
-
-    def _in_products(self, *of_runs: Tensor) -> list[tuple[Tensor, ...]]:
-        """Tensors [S, ...] cut in the runs of each product."""
-        return [tensor.chunk(self._products) for tensor in of_runs]
+        return features if self._repeats == 1 else features.repeat(self._repeats, 1, 1)
 
 
 class FunctionalModel(_StackedModel):

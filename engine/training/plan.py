@@ -11,6 +11,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
+from engine.datasets.few_shot import MAX_VAL_SHOT
 from engine.errors import UserError
 from engine.optimizer import EVAL_FREQ, Hyperparameters
 from engine.training.problem import Job, Outcome, Problem
@@ -137,8 +138,12 @@ def _even(items: list[T], most: int) -> list[list[T]]:
 
 
 def validation_rows(problem: Problem) -> int:
-    """How many validation images of a problem go through the model at a time; the same whatever the stack."""
-    return min(256, max(8, VALIDATION_BYTES // _row_bytes(problem)))
+    """How many validation images of a problem go through the model at a time; the same whatever the stack.
+
+    No more than the protocol's validation sets have (four a class): smaller ones are padded to this number.
+    """
+    protocol = MAX_VAL_SHOT * problem.model.head.weight.shape[0]
+    return min(256, max(8, protocol), max(8, VALIDATION_BYTES // _row_bytes(problem)))
 
 
 def run_bytes(problem: Problem, batch_size: int) -> int:

@@ -223,7 +223,10 @@ class _Batches:
         self.share, self.loaded = problems[0].share(stack.batch_size), 0
         device = problems[0].device
         shape = (len(self.sources), EVAL_FREQ, len(problems), self.share)
-        self.rows, self.labels = (torch.zeros(shape, dtype=torch.int64, device=device) for _ in range(2))
+        self.rows = torch.zeros(shape, dtype=torch.int64, device=device)
+        self.labels = torch.zeros(
+            EVAL_FREQ, len(problems), len(self.sources) * self.share, dtype=torch.int64, device=device
+        )
         self.rates = torch.zeros(EVAL_FREQ, len(stack.settings), device=device)
         self.step = torch.zeros(1, dtype=torch.int64, device=device)  # within the block
         self.settings, self.max_iter = stack.settings, max_iter
@@ -237,18 +240,19 @@ class _Batches:
             rates = [[learning_rate(step, lr, self.max_iter) for lr, _ in self.settings] for step in block]
             self.rates[:steps] = torch.tensor(rates)
             for number, (samples, bank) in enumerate(zip(self.sources, self.banks, strict=True)):
+                of_source = self.labels[:steps, :, number * self.share : (number + 1) * self.share]
                 for problem, (own, offset) in enumerate(zip(samples, bank.offsets, strict=True)):
                     taken = self.streams[problem][number].take(steps).to(own.rows.device, non_blocking=True)
                     self.rows[number, :steps, problem] = own.rows[taken] + offset
-                    self.labels[number, :steps, problem] = own.labels[taken]
+                    of_source[:, problem] = own.labels[taken]
             self.loaded += EVAL_FREQ
 
     def next(self) -> tuple[list[tuple[_JoinedBank, Tensor]], Tensor, Tensor]:
         """The next batch: a bank and rows [G, B / sources] of it per source; labels [G, B]; learning rates [R]."""
-        rows, labels = (tensor.index_select(1, self.step).squeeze(1) for tensor in (self.rows, self.labels))
-        rates = self.rates.index_select(0, self.step).squeeze(0)
+        rows = self.rows.index_select(1, self.step).squeeze(1)
+        labels, rates = (tensor.index_select(0, self.step).squeeze(0) for tensor in (self.labels, self.rates))
         self.step += 1
-        return list(zip(self.banks, rows, strict=True)), torch.cat(labels.unbind(), dim=1), rates
+        return list(zip(self.banks, rows, strict=True)), labels, rates
 
 
 class _JoinedBank:
