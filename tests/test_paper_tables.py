@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.image
@@ -265,6 +266,12 @@ def test_tables_of_imagenet_esc(number, task, script, recorded, tmp_path):
     assert f"19 classes, 1-shot: audio-visual beats uni-modal probing in {won} of 25 runs." in markdown
     assert "python imagenet_esc.py --esc_result_dir" in markdown
     check_text(tmp_path, number, table)
+    other = [replace(run, shots=4, inputs={"encoder": "new", "features": "bf16"}) for run in made if run.shots == 1]
+    usual = [replace(run, inputs={"encoder": "new"}) for run in made]
+    add_runs([*usual, *other], tmp_path / "esc")
+    mixed = make(script, recorded, tmp_path, "--table", number, check=1)
+    one, two = (str(tmp_path / "esc" / f"{task}_19-shot_{shots}.jsonl") for shots in (1, 4))
+    assert f"{one} and {two} hold runs on different inputs (features)" in mixed.stderr
 
 
 def test_incomplete_averages_are_blank_and_say_how_much_is_there(script, recorded, tmp_path):

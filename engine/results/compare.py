@@ -118,6 +118,8 @@ def compare(number: int, scope: Scope, result_dir: str | Path, esc_dir: str | Pa
         entries = [entry._replace(paper=found) for entry, found in zip(entries, printed, strict=True)]
         rows.append(Row(line, place, entries))
     runs.check(dict.fromkeys(column.dataset for column in columns))
+    if TABLES[number].kind == "esc":
+        esc.check_inputs((run for row in rows for entry in row.entries for run in entry.runs), folder)
     return Comparison(number, scope, columns, [row for row in rows if _has_numbers(row)], notes)
 
 

@@ -79,6 +79,10 @@ class EscRun:
         return self.method, self.split, self.draw, self.hyperparameters or ()
 
 
+ALIKE = (("encoder", "features"), ("test",), ("text",), ("audio encoder", "sounds", "audio"))
+"""Inputs that do not depend on splits: all runs of a benchmark have the same, as far as they have the first of each."""
+
+
 class Score(NamedTuple):
     """Test accuracies, 0 to 1, of a method by (split, draw), and the runs that validation selected for them."""
 
@@ -131,6 +135,22 @@ def add_runs(runs: Iterable[EscRun], folder: str | Path) -> None:
         merged = read_runs(*place, folder) | {run.key: run for run in own}
         lines = [json.dumps(vars(run), separators=(",", ":")) + "\n" for _, run in sorted(merged.items())]
         write_text(file_of(*place, folder), "".join(lines))
+
+
+def check_inputs(runs: Iterable[EscRun], folder: str | Path) -> None:
+    """Raise UserError, naming two files, when runs of a benchmark were trained or tested on different features."""
+    first: dict[str, EscRun] = {}
+    for run in runs:
+        for names in ALIKE:
+            if names[0] not in run.inputs:
+                continue
+            other = first.setdefault(names[0], run)
+            if differ := [name for name in names if run.inputs.get(name) != other.inputs.get(name)]:
+                one, two = (file_of(r.task, r.classes, r.shots, folder) for r in (other, run))
+                raise UserError(
+                    f"{one} and {two} hold runs on different inputs ({', '.join(differ)}), which are no one benchmark;"
+                    " remove those that are not wanted and run imagenet_esc.py"
+                )
 
 
 def score(runs: dict[tuple, EscRun], method: str) -> Score:

@@ -134,7 +134,7 @@ def scope_of_paper(number: int, seeds: Sequence[int]) -> Scope:
 
 
 def scope_of_esc(number: int, demo: bool, max_iter: int = MAX_ITER) -> Scope:
-    """What Table 15 or 16 is made of: the paper's ImageNet-ESC, or the demo's."""
+    """What Table 4, 5, 15 or 16 is made of: the paper's ImageNet-ESC, or the demo's."""
     of_paper = scope_of_paper(number, ())
     name = "demo_esc" if demo else "imagenet_esc"
     encoders = {"demo-RN, demo-audio": ""} if demo else of_paper.encoders
