@@ -20,7 +20,7 @@ from typing import Any
 from engine import datasets, optimizer, templates
 from engine.clip import names
 from engine.config import default
-from engine.datasets.few_shot import MAX_VAL_SHOT, MissingSplits
+from engine.datasets.few_shot import ALL, MAX_VAL_SHOT, MissingSplits, Shots
 from engine.errors import UserError
 from engine.results import layout
 from engine.results.layout import TABLES, Scope
@@ -55,6 +55,14 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
     return number
+
+
+def shots(text: str) -> Shots:
+    """Read a number of images per class, or `all`."""
+    try:
+        return ALL if text == ALL else positive(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; shots are a number or 'all'") from error
 
 
 def not_negative(text: str) -> int:
@@ -127,10 +135,10 @@ def _numbers(text: str) -> int | str:
 def _named_cell(text: str) -> tuple[str, int, int]:
     """A dataset, shots and seed, as in `dtd,16,1`."""
     try:
-        dataset, shots, seed = text.split(",")
+        dataset, per_class, seed = text.rsplit(",", 2)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"'{text}' is not dataset,shots,seed, as in dtd,16,1") from error
-    return _dataset(dataset.strip()), positive(shots), not_negative(seed)
+    return _dataset(dataset.strip()), shots(per_class), not_negative(seed)
 
 
 def _argument(*flags: str, **settings: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -154,7 +162,11 @@ ARGUMENTS = {
         help="datasets to tabulate (all eleven)",
     ),
     "train_shot": _argument(
-        "--train-shot", type=positive, **_MANY, default=SHOTS, help="training images per class (1 2 4 8 16)"
+        "--train-shot",
+        type=shots,
+        **_MANY,
+        default=SHOTS,
+        help="training images per class, or all: every training and every validation image (1 2 4 8 16)",
     ),
     "source": _argument(
         "--dataset",
@@ -548,7 +560,7 @@ def cells(args: argparse.Namespace) -> list[Cell]:
     return [
         Cell(
             dataset=dataset,
-            shots=shots,
+            shots=per_class,
             seed=seed,
             encoder=names.folder(encoder, args.clip_weights),
             image_layer=args.image_layer_idx,
@@ -564,7 +576,7 @@ def cells(args: argparse.Namespace) -> list[Cell]:
             max_iter=args.max_iter,
             max_val_shot=args.max_val_shot,
         )
-        for encoder, dataset, shots, seed in itertools.product(*map(dict.fromkeys, asked))
+        for encoder, dataset, per_class, seed in itertools.product(*map(dict.fromkeys, asked))
     ]
 
 
@@ -587,8 +599,10 @@ def scope(args: argparse.Namespace, table: int) -> Scope:
         trained_on(dataset)
     if TABLES[table].kind == "shift":
         layout.require_shifts(asked)
-    shots, seeds = (tuple(dict.fromkeys(values)) for values in (args.train_shot or of_paper.shots, of_paper.seeds))
-    return Scope(asked, shots, seeds, own, args.max_iter)
+    if ALL in (args.train_shot or []):
+        raise UserError("the paper's tables are of numbers of shots, not of --train-shot all; eval.py tabulates that")
+    by, seeds = (tuple(dict.fromkeys(values)) for values in (args.train_shot or of_paper.shots, of_paper.seeds))
+    return Scope(asked, by, seeds, own, args.max_iter)
 
 
 def trained_on(dataset: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from engine.datasets.few_shot import order, read_shots
 from engine.errors import UserError
 from engine.results.runs import Cell, Record, read_cell, selected
 
@@ -87,11 +88,11 @@ def cells_there(like: Cell, result_dir: str | Path) -> list[Cell]:
     """The cells of the same method as `like` that have runs, by dataset, shots and seed."""
     found = []
     for folder in Path(result_dir).glob("*-shot_*-seed_*"):
-        match = re.match(r"(.+)-shot_(\d+)-seed_(\d+)", folder.name)
-        cell = replace(like, dataset=match[1], shots=int(match[2]), seed=int(match[3])) if match else None
+        match = re.match(r"(.+)-shot_(\d+|all)-seed_(\d+)", folder.name)
+        cell = replace(like, dataset=match[1], shots=read_shots(match[2]), seed=int(match[3])) if match else None
         if cell and cell.folder(result_dir).parents[2] == folder and _has_runs(cell, result_dir):
             found.append(cell)
-    return sorted(found, key=lambda cell: (cell.dataset, cell.shots, cell.seed))
+    return sorted(found, key=lambda cell: (cell.dataset, order(cell.shots), cell.seed))
 
 
 def _has_runs(cell: Cell, result_dir: str | Path) -> bool:
