@@ -95,10 +95,26 @@ def size(text: str) -> int:
 
 
 def _dataset(text: str) -> str:
-    """A dataset's name, or the names there are."""
-    if text not in datasets.names():
-        raise argparse.ArgumentTypeError(f"no dataset is called '{text}'; there are: {', '.join(datasets.names())}")
-    return text
+    """A dataset's name, or a path of images of one's own, which gives them a name; or the names there are."""
+    if text in datasets.names():
+        return text
+    if os.sep in text or text.lower().endswith(".csv") or os.path.isdir(text):
+        return datasets.own(text)
+    raise argparse.ArgumentTypeError(
+        f"no dataset is called '{text}', and no folder; there are: {', '.join(datasets.names())}, and images of your"
+        " own by their path"
+    )
+
+
+def _templates(text: str) -> str:
+    """What `--text-augmentation` names, or the path of a file of templates, which gives them a name."""
+    if text in templates.AUGMENTATIONS:
+        return text
+    if os.sep in text or text.lower().endswith(".txt") or os.path.isfile(text):
+        return templates.own(text)
+    raise argparse.ArgumentTypeError(
+        f"'{text}' is none of {', '.join(templates.AUGMENTATIONS)}, and no file of templates"
+    )
 
 
 def _source(text: str) -> str:
@@ -146,11 +162,17 @@ def _argument(*flags: str, **settings: Any) -> tuple[tuple[str, ...], dict[str, 
 
 
 _MANY = {"nargs": "+", "metavar": "X"}
+_TYPED = {"dataset": datasets.given, "text_augmentation": templates.given}
+"""What to type for values of arguments whose types give paths a name, by where argparse keeps them."""
 
 ARGUMENTS = {
     # what to run on
     "dataset": _argument(
-        "--dataset", type=_dataset, **_MANY, default=datasets.TARGETS, help="one dataset or several (all eleven)"
+        "--dataset",
+        type=_dataset,
+        **_MANY,
+        default=datasets.TARGETS,
+        help="one dataset or several: names, or paths of images of your own, a folder or a CSV (all eleven)",
     ),
     "datasets": _argument(
         "--datasets",
@@ -159,7 +181,7 @@ ARGUMENTS = {
         type=_dataset,
         **_MANY,
         default=datasets.TARGETS,
-        help="datasets to tabulate (all eleven)",
+        help="datasets to tabulate, names or paths of your own (all eleven)",
     ),
     "train_shot": _argument(
         "--train-shot",
@@ -248,20 +270,25 @@ ARGUMENTS = {
     # its inputs
     "text_augmentation": _argument(
         "--text-augmentation",
-        choices=templates.AUGMENTATIONS,
+        "--templates",
+        type=_templates,
+        metavar="X",
         default="hand_crafted",
-        help="the prompts: templates made by hand for each dataset, the class name alone, 'a photo of a ...', or the 21"
-        " of a pool of 180 that are best on the validation images of each few-shot split (hand_crafted)",
+        help="the prompts: hand_crafted (templates made by hand for each dataset), classname (the name alone), vanilla"
+        " ('a photo of a ...'), template_mining (of a pool of 180 templates the 21 that are best on the validation"
+        " images of each few-shot split), or a text file with a template of your own on each line (hand_crafted)",
     ),
     "text_augmentations": _argument(
         "--text-augmentation",
+        "--templates",
         dest="text_augmentation",
-        choices=templates.AUGMENTATIONS,
+        type=_templates,
         **_MANY,
         default=["hand_crafted"],
         help="the prompts, one or several of: hand_crafted (templates made by hand for each dataset), classname (the"
         " name alone), vanilla ('a photo of a ...'), template_mining (a pool of 180 templates, whose 21 best on the"
-        " validation images are taken for each few-shot split) (hand_crafted)",
+        " validation images are taken for each few-shot split), or text files with a template of your own on each line"
+        " (hand_crafted)",
     ),
     "image_augmentation": _argument(
         "--image-augmentation",
@@ -629,7 +656,8 @@ def command(script: str, arguments: list[str], args: argparse.Namespace, **chang
         if settings.get("nargs") and value is not None and not isinstance(value, list):
             value = [value]  # train.py takes one of what features.py takes several of
         if value != settings.get("default") or (key in ("dataset", "train_shot", "seed", "clip_encoder") and value):
-            words += [flags[0], *map(str, value if isinstance(value, list) else [value])]
+            typed = _TYPED.get(key, str)
+            words += [flags[0], *map(typed, value if isinstance(value, list) else [value])]
     return shlex.join(words)
 
 

@@ -14,7 +14,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +286,43 @@ def _is_split(content: Any) -> bool:
     )
 
 
+# --- of images of one's own ------------------------------------------------------------------------------------------
+
+
+def draw_missing(
+    benchmark: Benchmark,
+    indices_dir: Path | str,
+    shots: Iterable[Shots],
+    seeds: Iterable[int],
+    max_val_shot: int = MAX_VAL_SHOT,
+) -> list[Path]:
+    """Draw those splits of a dataset that are not there, of all combinations of shots and seeds; gives their files."""
+    train, val = group(benchmark.labels("train")), group(benchmark.labels("val"))
+    written = []
+    for shot, seed in product(dict.fromkeys(shots), dict.fromkeys(seeds)):
+        path = split_path(indices_dir, benchmark.name, shot, seed, max_val_shot)
+        if not path.exists():
+            drawn = draw(train, val, shot, seed, max_val_shot)
+            save(FewShotSplit(benchmark.name, shot, seed, *drawn, max_val_shot=max_val_shot), indices_dir)
+            written.append(path)
+    return written
+
+
+def shortages(benchmark: Benchmark, shots: Iterable[Shots], max_val_shot: int = MAX_VAL_SHOT) -> list[str]:
+    """A note for each part with classes that have fewer images than the most shots that are asked for."""
+    most = max((shot for shot in shots if shot != ALL), default=0)
+    notes = []
+    for part, asked in (("train", most), ("val", min(most, max_val_shot))):
+        counts = Counter(benchmark.labels(part))
+        short = [f"{benchmark.classnames[k]} ({count})" for k, count in sorted(counts.items()) if count < asked]
+        if short:
+            notes.append(
+                f"{benchmark.name}: of {asked} images a class in {part}, some have fewer, and give all they have:"
+                f" {checks.first(short, len(short))}. {min(counts.values())} are to be had of every class"
+            )
+    return notes
+
+
 # --- against the installed dataset -----------------------------------------------------------------------------------
 
 
@@ -318,9 +355,10 @@ def check(split: FewShotSplit, benchmark: Benchmark) -> None:
     problem = problem or _part_problem("train", split.train, split.shots, benchmark)
     problem = problem or _part_problem("val", split.val, split.val_shots, benchmark)
     if problem:
+        remedy = f". Splits of older lists of yours go with the folder {split.dataset} of --indices_dir"
         raise UserError(
             f"{split.dataset}, {split.shots} shots, seed {split.seed}: the installed dataset is not the one that the"
-            f" few-shot split was made for: {problem}"
+            f" few-shot split was made for: {problem}{remedy * registry.is_own(split.dataset)}"
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from engine import datasets
 from engine.datasets.few_shot import order, read_shots
 from engine.errors import UserError
 from engine.results.runs import Cell, Record, read_cell, selected
@@ -34,7 +35,7 @@ def explain(cell: Cell, result_dir: str | Path) -> str:
 def _none_there(cell: Cell, result_dir: str | Path) -> str:
     folder = cell.folder(result_dir)
     lines = [f"there are no runs of {cell} in {folder}"]
-    if cells := [f"{c.dataset},{c.shots},{c.seed}" for c in cells_there(cell, result_dir)]:
+    if cells := [f"{datasets.given(c.dataset)},{c.shots},{c.seed}" for c in cells_there(cell, result_dir)]:
         lines.append(f"cells of this method that have some: {'  '.join(cells)}")
     of_cell = folder.parents[2]
     if others := sorted({str(path.parents[1].relative_to(of_cell)) for path in of_cell.glob("*/*/*/*/record.json")}):
