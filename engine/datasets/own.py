@@ -15,7 +15,7 @@ import os
 import posixpath
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -285,7 +285,9 @@ def _check_classes(names: dict[str, str], source: Path) -> list[str]:
 
 def _compare(images: list[Found], names: dict[str, str], split: Benchmark, split_file: Path) -> list[str]:
     """Notes on what a split file leaves out; raises UserError where it has images or classes that are not there."""
-    anew = f"delete {split_file} and it is drawn anew, and features and runs of the old one have to go"
+    anew = (
+        f"delete {split_file}, and what indices, features and experiments have of {split.name}: it is then drawn anew"
+    )
     found = {image.impath: image for image in images}
     known = {item.impath: (item.classname, part) for part in PARTS for item in split.part(part)}
     if missing := [impath for impath in known if impath not in found]:
@@ -314,7 +316,7 @@ def _compare(images: list[Found], names: dict[str, str], split: Benchmark, split
 
 def _write_split(images: list[Found], names: dict[str, str], folder: Path, split_file: Path) -> str:
     """Draw what is not given, check what an image must be, write the split file; a note of what it has."""
-    parts = _draw(images, split_file)
+    parts = _draw(images, split_file.parent)
     _check_headers(folder, [image.impath for image in images])
     labels = {label: number for number, label in enumerate(names)}
     lists = {
@@ -326,49 +328,52 @@ def _write_split(images: list[Found], names: dict[str, str], folder: Path, split
         write_text(split_file, f"{{\n{text}\n}}\n")
     except UserError as error:
         raise UserError(
-            f"{error}. The split is written beside the images, once; where that cannot be, a folder of links to the"
-            " class folders will do as well"
+            f"{error}. The split is written beside the images, once; where that cannot be, a folder elsewhere with"
+            f" links to all that is in {folder} will do as well"
         ) from error
     counts = ", ".join(f"{len(lists[part])} {part}" for part in PARTS)
     return f"{split_file} written: {len(names)} classes, {counts}"
 
 
 def _draw(images: list[Found], source: Path) -> dict[str, list[Found]]:
-    """The images by part, class after class: as given, or drawn from each class, seeded by its label alone."""
+    """The images by part, class after class: as given, or drawn from each class, seeded by its label alone.
+
+    Raises UserError for classes without an image to train on, or to validate on; of what is drawn, to test on.
+    """
     given = {image.part for image in images}
-    shares = SHARES if given == {None} else {} if "val" in given else {p: SHARES[p] for p in ("train", "val")}
-    parts: dict[str, list[Found]] = {part: [] for part in PARTS}
+    drawn = PARTS if given == {None} else () if "val" in given else ("train", "val")
+    needed = drawn or ("train", "val")
     classes: dict[str, list[Found]] = {}
     for image in images:
         classes.setdefault(image.label, []).append(image)
+    parts: dict[str, list[Found]] = {part: [] for part in PARTS}
     short = []
     for label, own in classes.items():
-        fixed = {part: [image for image in own if image.part == part] for part in PARTS}
-        pool = [image for image in own if image.part in (None, "train")] if shares else []
-        of_class = fixed | _divide(pool, shares, label)
-        if not of_class["train"] or not of_class["val"] or (given == {None} and not of_class["test"]):
-            short.append(f"{label} ({len(pool or fixed['train'])} to train and validate on)")
+        of_class = {part: [image for image in own if image.part == part] for part in PARTS}
+        has = ", ".join(f"{len(of_class[part])} {part}" for part in needed) if given != {None} else f"{len(own)}"
+        if drawn:
+            of_class |= _divide(own if given == {None} else of_class["train"], drawn, label)
+        if not all(of_class[part] for part in needed):
+            short.append(f"{label} ({has})")
         for part in PARTS:
             parts[part] += of_class[part]
     if short:
-        least = max(2, len(shares))
         raise UserError(
-            f"{source.parent}: too few images of {first(short, len(short))}. A class needs an image to train on and one"
-            f" to validate on{', and one to test on' * (given == {None})}: {least} at least. Add some, or remove it"
+            f"{source}: too few images of {first(short, len(short))}. A class needs {len(needed)} at least, one for"
+            f" each of {', '.join(needed)}. Add some, or remove it"
         )
     return parts
 
 
-def _divide(images: list[Found], shares: dict[str, float], seed: str) -> dict[str, list[Found]]:
+def _divide(images: list[Found], parts: Sequence[str], seed: str) -> dict[str, list[Found]]:
     """A class's images by part, in their order: a share of each, at least one, and to train on what is left."""
-    order, divided = random.Random(seed).sample(images, len(images)), {}
-    for part, share in shares.items():
+    left, divided = random.Random(seed).sample(images, len(images)), {}
+    whole = sum(SHARES[part] for part in parts)
+    for part in parts:
         if part != "train":
-            count = max(1, round(len(images) * share / sum(shares.values())))
-            divided[part], order = order[:count], order[count:]
-    if shares:
-        divided["train"] = order
-    return {part: sorted(own, key=lambda image: image.impath) for part, own in divided.items()}
+            count = max(1, round(len(images) * SHARES[part] / whole))
+            divided[part], left = left[:count], left[count:]
+    return {part: sorted(own, key=lambda image: image.impath) for part, own in {**divided, "train": left}.items()}
 
 
 def _check_headers(folder: Path, impaths: Iterable[str]) -> None:
