@@ -195,7 +195,7 @@ def test_pictures_of_every_kind(photos):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--dataset", "nowhere"], "no dataset is called 'nowhere', and no folder; there are: caltech101"),
+        (["--dataset", "nowhere"], "no dataset is called 'nowhere'; there are: caltech101"),
         (["--dataset", "nowhere/photos"], "error: nowhere/photos: there is no such folder, or list of images"),
         (["--dataset", "list.csv"], "error: list.csv: there is no such folder, or list of images"),
         (["--dataset", "my photos", "other/my-photos"], "my photos and other/my-photos would both be called my-photos"),

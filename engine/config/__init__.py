@@ -101,8 +101,8 @@ def _dataset(text: str) -> str:
     if os.sep in text or text.lower().endswith(".csv") or os.path.isdir(text):
         return datasets.own(text)
     raise argparse.ArgumentTypeError(
-        f"no dataset is called '{text}', and no folder; there are: {', '.join(datasets.names())}, and images of your"
-        " own by their path"
+        f"no dataset is called '{text}'; there are: {', '.join(datasets.names())}; or the path of a folder or CSV of"
+        " images of your own"
     )
 
 

@@ -25,7 +25,7 @@ from engine.datasets.benchmark import PARTS, Benchmark
 from engine.datasets.checks import first
 from engine.datasets.readers import JsonSplit
 from engine.errors import UserError
-from engine.files import write_text
+from engine.files import read_lines, write_text
 
 SHARES = {"train": 0.5, "val": 0.2, "test": 0.3}
 """How the images of a class are divided where nothing says it, as CoOp does for datasets without a split."""
@@ -61,18 +61,18 @@ class Own:
         of the benchmark. Raises UserError for images, classes or lists that make no dataset, and for a split file that
         does not belong to them.
         """
-        root = Path(self.given)
-        is_list = root.is_file()
-        if is_list and root.suffix.lower() != ".csv":
-            raise UserError(f"{self.given} is neither a folder of images nor a list of them, which ends in .csv")
-        folder = root.parent if is_list else root
-        split_file = folder / (f"{root.stem}.split.json" if is_list else "split.json")
+        path = Path(self.given)
+        is_list = path.is_file()
+        if is_list and path.suffix.lower() != ".csv":
+            raise UserError(f"{path} is neither a folder of images nor a list of them, which ends in .csv")
+        folder = path.parent if is_list else path
+        split_file = folder / (f"{path.stem}.split.json" if is_list else "split.json")
         coop, is_there = JsonSplit("", ".", split_file.name), split_file.exists()
         if is_there and not check_images:
             return coop.read(name, folder, check_images=False)
-        images, notes = _from_list(root) if is_list else _from_folders(root)
+        images, notes = _from_list(path) if is_list else _from_folders(path)
         names = _renamed(list(dict.fromkeys(image.label for image in images)), folder)
-        notes += _check_classes(names, root)
+        notes += _check_classes(names, path)
         if not is_there:
             notes.append(_write_split(images, names, folder, split_file))
         split = coop.read(name, folder, check_images=False)
@@ -168,7 +168,7 @@ def _from_list(path: Path) -> tuple[list[Found], list[str]]:
     """The images of a CSV, classes in the order of their names, and no notes. Raises UserError for what is no list."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restkey="more")
+            reader = csv.DictReader(file)
             columns = [(column or "").strip().lower() for column in reader.fieldnames or []]
             if not {"image", "label"} <= set(columns):
                 raise UserError(
@@ -192,12 +192,12 @@ def _from_list(path: Path) -> tuple[list[Found], list[str]]:
 
 def _image(row: dict[str, Any], where: str) -> Found:
     """A row of a list, checked."""
-    if "more" in row or None in row.values():
+    if None in row or None in row.values():
         raise UserError(
             f"{where}: more or fewer fields than the first line has (a comma in one needs quotes around it)"
         )
     impath, label = posixpath.normpath(row["image"].strip() or "."), " ".join(row["label"].split())
-    if impath == "." or impath.startswith(("/", "..")):
+    if impath in (".", "..") or impath.startswith(("/", "../")):
         raise UserError(f"{where}: '{row['image']}' is no path below the folder of the list, from which paths start")
     if not label:
         raise UserError(f"{where}: no label")
@@ -227,13 +227,12 @@ def _renamed(labels: list[str], folder: Path) -> dict[str, str]:
 def _names_in_lines(path: Path, labels: list[str]) -> dict[str, str]:
     """Lines `<folder> <class name>`: the folder is the longest that a line begins with, as both may have spaces."""
     names: dict[str, str] = {}
-    for number, line in enumerate(_text(path).splitlines(), start=1):
-        words = line.strip()
+    for number, words in enumerate(read_lines(path), start=1):
         own = [label for label in labels if words.startswith(label) and words[len(label) :][:1].isspace()]
         label = max(own, key=len, default=words.split(maxsplit=1)[0] if words else "")
         name = " ".join(words[len(label) :].split())
         if words and not name:
-            raise UserError(f"{path}, line {number}: not `<folder> <class name>`: {line!r}")
+            raise UserError(f"{path}, line {number}: not `<folder> <class name>`: {words!r}")
         if label in names:
             raise UserError(f"{path}, line {number}: {label} has a name already")
         if words:
@@ -244,19 +243,12 @@ def _names_in_lines(path: Path, labels: list[str]) -> dict[str, str]:
 def _names_in_json(path: Path) -> dict[str, str]:
     """An object of class names by folder."""
     try:
-        names = json.loads(_text(path))
+        names = json.loads(path.read_bytes())
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from error
     if not isinstance(names, dict) or not all(isinstance(name, str) and name.strip() for name in names.values()):
         raise UserError(f"{path}: not an object of class names by folder, {{folder: class name}}")
     return {label: " ".join(name.split()) for label, name in names.items()}
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text file in UTF-8 ({error})") from error
 
 
 def _check_classes(names: dict[str, str], source: Path) -> list[str]:

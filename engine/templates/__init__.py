@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from engine.errors import UserError
+from engine.files import read_lines
 
 IMAGENET = [
     "itap of a {}.",
@@ -91,13 +92,9 @@ def templates(augmentation: str, dataset: str) -> list[str]:
 
 def _read(path: Path) -> list[str]:
     """The templates in a file, one a line."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such file of templates") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text file in UTF-8 ({error})") from error
-    found = {number: line.strip() for number, line in enumerate(lines, start=1) if line.strip()}
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file of templates")
+    found = {number: line for number, line in enumerate(read_lines(path), start=1) if line}
     for number, template in found.items():
         if template.count("{}") != 1:
             raise UserError(f"{path}, line {number}: a template has one {{}}, for the class name: '{template}'")

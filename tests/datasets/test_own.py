@@ -177,8 +177,8 @@ def test_a_list_is_divided_as_folders_are(csv):
 
 def test_a_list_with_a_split(csv):
     parts = [*["train"] * 10, *["val"] * 4, *["test"] * 6]
-    rows = [f'"images/{i}.jpg",n {i % 2},{part},"more, of no matter"' for i, part in enumerate(parts)]
-    path = csv(["Image,Label,Split,source", *rows])
+    rows = [f'"images/{i}.jpg",n {i % 2},{part},"commas, of no matter"' for i, part in enumerate(parts)]
+    path = csv(["Image,Label,Split,more", *rows])
     found = read(path)
     assert set(paths(found, "val")) == {f"images/{i}.jpg" for i in range(10, 14)}
     assert found.classnames == ["n 0", "n 1"]
