@@ -87,10 +87,6 @@ def _from_folders(root: Path) -> tuple[list[Found], list[str]]:
     """The images under a folder, classes in the order of their folders' names, and notes on what was passed over."""
     folders = [entry.name for entry in _visible(root) if entry.is_dir()]
     others = [name for name in folders if name not in PARTS]
-    if not folders:
-        raise UserError(
-            f"{root} has no folders: it should have one for each class, with its images (or name a CSV list)"
-        )
     passed: list[str] = []
     if {"train", "test"} <= set(folders):
         if others:
@@ -99,22 +95,23 @@ def _from_folders(root: Path) -> tuple[list[Found], list[str]]:
             )
         images = [image for part in PARTS if part in folders for image in _classes(root, f"{part}/", passed, part)]
         images.sort(key=lambda image: image.label)
-    elif not others:
+    elif folders and not others:
         raise UserError(
             f"{root} has {' and '.join(folders)} alone; it should have train, test and perhaps val (which is drawn from"
             " train if need be), or a folder for each class"
         )
     else:
-        images = list(_classes(root, "", passed))
+        images = _classes(root, "", passed)
     kinds = ", ".join(f"{ending} ({count})" for ending, count in Counter(passed).most_common())
     return images, [f"{root}: files whose names do not end as images' do are passed over: {kinds}"] if passed else []
 
 
-def _classes(root: Path, inside: str, passed: list[str], part: str | None = None) -> Iterator[Found]:
+def _classes(root: Path, inside: str, passed: list[str], part: str | None = None) -> list[Found]:
     """The images of the class folders in a folder `inside` (`train/`) of `root`; raises UserError for one without.
 
     `passed` collects the endings of files that are no images.
     """
+    images: list[Found] = []
     for entry in _visible(root / inside):
         if entry.is_dir():
             others: list[str] = []
@@ -123,7 +120,10 @@ def _classes(root: Path, inside: str, passed: list[str], part: str | None = None
                 endings = f" (what is there ends in {first(sorted(set(others)), len(set(others)))})" if others else ""
                 raise UserError(f"{entry.path}: a class folder without images{endings}; remove it, or put some there")
             passed += others
-            yield from found
+            images += found
+    if not images:
+        raise UserError(f"{root / inside} has no folders: it should have one for each class, with its images in it")
+    return images
 
 
 def _walk(root: Path, folder: str, passed: list[str], above: tuple[str, ...] = ()) -> Iterator[str]:

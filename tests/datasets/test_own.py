@@ -285,6 +285,13 @@ def _cut(photos, number):
         path.unlink()
 
 
+def _flat_test(photos):
+    """Test images without folders for their classes."""
+    _part(photos, "train", "test")
+    for folder in list((photos / "test").iterdir()):
+        folder.rename(photos / "test" / f".{folder.name}")
+
+
 def _part(photos, *parts):
     for part in parts:
         shutil.copytree(photos / "cat", photos / part / "cat")
@@ -309,6 +316,7 @@ def _part(photos, *parts):
         (lambda photos: _part(photos, "train", "val"), "photos has train and val alone; it should have train, test"),
         (lambda photos: [_part(photos, "train", "test"), (photos / "x").mkdir()], "folders beside them: x; move"),
         (lambda photos: [_part(photos, "train", "test"), shutil.rmtree(photos / "train/cat")], "cat (0 train, 0 val)"),
+        (_flat_test, "photos/test has no folders: it should have one for each class"),
         (lambda photos: (photos / "cat" / "gone.jpg").symlink_to("nowhere"), "gone.jpg: a link to a file that is not"),
         (lambda photos: os.mkfifo(photos / "cat" / "pipe.jpg"), "pipe.jpg: a link to a file that is not there, or no"),
         (
