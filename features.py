@@ -8,6 +8,9 @@ in the feature store already is not made again: a killed run goes on where it st
 dataset shares its images. `--dry-run` says what is missing and how large it is; `--verify` checks what is there, and
 `--repair` removes what is bad.
 
+Images of your own are a dataset too: --dataset PATH of a folder with a folder for each class, or of a CSV list. How
+they are divided is written beside them, and their few-shot splits are drawn here.
+
 With --text-augmentation template_mining the prompts are those of a pool of 180 templates. For each split a file says
 which 21 of these classify its validation images best, zero-shot.
 """
@@ -34,8 +37,7 @@ def main() -> int | None:
     device = config.device(args)
     # a dataset or split that is missing shows now, not after hours of encoding the one before it
     benchmarks = [datasets.load(dataset, args.data_dir) for dataset in args.dataset]
-    asked = args.indices_dir, args.train_shot, args.seed, args.max_val_shot
-    splits = [few_shot.checked_splits(benchmark, *asked) for benchmark in benchmarks]
+    splits = [splits_of(args, benchmark) for benchmark in benchmarks]
     # the slow imports (open_clip) come after the arguments are known to make sense
     from engine.features.planning import Request, plan_dataset, require_room
 
@@ -66,6 +68,17 @@ def main() -> int | None:
 
         raise CorruptImages(corrupt)
     return None
+
+
+def splits_of(args: argparse.Namespace, benchmark: datasets.Benchmark) -> list[few_shot.FewShotSplit]:
+    """The asked-for splits of a dataset; of images of one's own those that are missing are drawn."""
+    asked = args.indices_dir, args.train_shot, args.seed, args.max_val_shot
+    if datasets.is_own(benchmark.name):
+        for note in (*benchmark.notes, *few_shot.shortages(benchmark, args.train_shot, args.max_val_shot)):
+            print(f"note: {note}")
+        if drawn := few_shot.draw_missing(benchmark, *asked):
+            print(f"few-shot splits drawn: {len(drawn)} in {drawn[0].parent}")
+    return few_shot.checked_splits(benchmark, *asked)
 
 
 def load(args: argparse.Namespace, name: str, device: str):

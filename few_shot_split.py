@@ -5,12 +5,12 @@
 
 Writes indices/<dataset>/shot_<s>-seed_<k>.json for every combination. The published splits (eleven datasets, shots
 1 2 4 8 16, seeds 1 2 3, ImageNet 1 to 5) come with the project. These eleven datasets need not be installed; any other
-is read from --data_dir. A file that is there is never replaced.
+is read from --data_dir, or from the path of images of your own. A file that is there is never replaced.
 """
 
 from itertools import product
 
-from engine import config
+from engine import config, datasets
 from engine.datasets import few_shot
 
 
@@ -18,6 +18,10 @@ def main() -> None:
     """Make every split asked for, and say what happened to each file."""
     args = config.parser(__doc__, *config.SPLITS).parse_args()
     for dataset in args.dataset:
+        if datasets.is_own(dataset):
+            benchmark = datasets.load(dataset, args.data_dir)
+            for note in (*benchmark.notes, *few_shot.shortages(benchmark, args.train_shot, args.max_val_shot)):
+                print(f"note: {note}")
         train, val = few_shot.classes(dataset, args.data_dir, args.indices_dir)
         for shots, seed in product(args.train_shot, args.seed):
             positions = few_shot.draw(train, val, shots, seed, args.max_val_shot)

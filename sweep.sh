@@ -31,17 +31,18 @@ both_rows() { # a dataset, then arguments: train METHOD cross-modal, and its uni
 }
 
 worker() { # a GPU or nothing, then arguments for the Python script: runs the datasets that no other worker has begun
-    local gpu=$1 dataset failed
+    local gpu=$1 dataset failed own
     shift
     set +m
     trap 'exit 130' INT TERM
     if [ "$gpu" ]; then export CUDA_VISIBLE_DEVICES=$gpu; fi
     for dataset in "${DATASETS[@]}"; do
-        mkdir "$begun/$dataset" 2>/dev/null || continue
+        own=$begun/${dataset//\//%} # a path of images of one's own has slashes
+        mkdir "$own" 2>/dev/null || continue
         echo "== $dataset${gpu:+ on GPU $gpu}"
         failed=
         one_dataset "$dataset" "$@"
-        if [ -z "$failed" ]; then touch "$begun/$dataset/done"; fi
+        if [ -z "$failed" ]; then touch "$own/done"; fi
     done
 }
 
@@ -68,7 +69,7 @@ sweep() { # all datasets; arguments go through to the Python script
     done
     wait
     for dataset in "${DATASETS[@]}"; do
-        if [ ! -e "$begun/$dataset/done" ]; then failures+=("$dataset"); fi
+        if [ ! -e "$begun/${dataset//\//%}/done" ]; then failures+=("$dataset"); fi
     done
     if [ ${#failures[@]} = 0 ]; then return; fi
     echo "failed: ${failures[*]} (${#failures[@]} of ${#DATASETS[@]} datasets; what went wrong is said above)" >&2

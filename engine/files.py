@@ -77,6 +77,17 @@ def shown(size: int) -> str:
     return f"{size / 1024**power:.1f} {'KMGT'[power - 1]}iB"
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file in UTF-8, without spaces around them, nor the empty ones at its end.
+
+    Raises UserError for a file that is none.
+    """
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file in UTF-8 ({error})") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` as UTF-8, atomically."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -17,14 +17,20 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from engine.images import MAX_PIXELS, opened, to_rgb
+
 Decoded = Image.Image | Tensor
 """An RGB image: PIL's, or uint8 [3, H, W]."""
 
 
 def open_rgb(path: Path) -> Image.Image:
-    """Decode an image file to RGB. Raises OSError (and PIL's own errors, most of which are) for a corrupt file."""
-    with Image.open(path) as image:
-        return image.convert("RGB")
+    """Decode an image file to RGB. Raises OSError (and PIL's own errors, most of which are) for a corrupt file.
+
+    Of one with several pictures the first is taken, and of 16-bit greys the upper 8 bits. Raises OSError and ValueError
+    for images that cannot be decoded so: too large, or with other numbers for pixels.
+    """
+    with opened(path) as image:
+        return to_rgb(image)
 
 
 def open_fast(path: Path) -> Tensor:
@@ -34,12 +40,15 @@ def open_fast(path: Path) -> Tensor:
     """
     from torchvision.io import ImageReadMode, decode_image  # which torchvision means to give up some day
 
+    with opened(path):  # torchvision decodes an image of any size
+        pass
     try:
         image = decode_image(str(path), ImageReadMode.RGB)
     except RuntimeError:  # a format that torchvision does not know, a corrupt file, or none
         image = None
     if image is None or image.dtype != torch.uint8 or image.dim() > 3:
-        return F.pil_to_tensor(open_rgb(path))  # which takes 8 bits of 16, and the first picture of a GIF that moves
+        del image  # 16 bits, which may be large
+        return F.pil_to_tensor(open_rgb(path))
     return image
 
 
@@ -48,8 +57,11 @@ def render(image: Decoded, view: str, size: int, seed: str) -> Tensor:
 
     The short side is resized to `size` (bicubic, of a PIL image by PIL). `none` and `flip` crop the centre; a
     `randomcrop` view draws its place and its flip (p = 0.5) from `seed`, which names dataset, image and view, so that
-    it is the same whenever and wherever it is made.
+    it is the same whenever and wherever it is made. Raises ValueError for a strip that resizing would make enormous.
     """
+    short, long = sorted(F.get_size(image))
+    if size * size * long > MAX_PIXELS * short:
+        raise ValueError(f"{long} x {short} pixels are too narrow a strip; cut it")
     image = F.resize(image, size, InterpolationMode.BICUBIC)
     if view in ("none", "flip"):
         image = F.center_crop(image, [size, size])

@@ -102,16 +102,20 @@ def test_a_dataset_that_fails_stops_no_other_one(extracted, tmp_path):
 
 
 def test_arguments_go_through_from_any_folder(tmp_path):
-    """As they are, spaces and all, and after the settings, so that they count."""
+    """As they are, spaces and all, and after the settings, so that they count. A dataset may be a path."""
     words = ["--feature_dir", "a b/*", "--device", "cuda:1"]
-    settings = {"DATASETS": "dtd", "SHOTS": "1 2", "SEEDS": "3", "ENCODER": "ViT-B/16"}
+    settings = {"DATASETS": "dtd my/photos", "SHOTS": "1 2", "SEEDS": "3", "ENCODER": "ViT-B/16"}
     done = Sweep("linear_probe.sh", *words, folder=tmp_path, runs="true", cwd=tmp_path, **settings).wait(check=0)
     inputs = (
-        "train.py --dataset dtd --train-shot 1 2 --seed 3 --clip-encoder ViT-B/16 --text-augmentation hand_crafted"
+        "--train-shot 1 2 --seed 3 --clip-encoder ViT-B/16 --text-augmentation hand_crafted"
         " --image-augmentation flip --image-views 1 --classifier_head linear --image-layer-idx 0 --hyperparams linear"
         " --logit 4.60517"
     ).split()
-    assert [call.words for call in done.calls] == [[*inputs, *CROSS, *words], [*inputs, *UNI, *words]]
+    assert [call.words for call in done.calls] == [
+        ["train.py", "--dataset", dataset, *inputs, *row, *words]
+        for dataset in ("dtd", "my/photos")
+        for row in (CROSS, UNI)
+    ]
 
 
 def test_datasets_are_not_an_argument(tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 
 from engine import datasets, templates
+from engine.errors import UserError
 
 IMAGENET = {
     "itap of a {}.",
@@ -57,3 +58,39 @@ def test_prompts_go_class_by_class_with_their_labels():
 def test_braces_in_class_names_are_only_letters():
     names = ["a{}b", "{0}", "{name}", "100%", "\\1"]
     assert templates.prompts(["a {}."], names)[0] == ["a a{}b.", "a {0}.", "a {name}.", "a 100%.", "a \\1."]
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """`own(text)`: the name of a file of templates, which goes after the test."""
+    monkeypatch.setattr(templates, "_OWN", {})
+
+    def take(text, name="mine.txt"):
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+        return templates.own(str(tmp_path / name))
+
+    return take
+
+
+def test_templates_of_ones_own(own, tmp_path):
+    name = own("a photo of a {}.\n\n  ein Bild: {}, schön \r\n", "my own-templates.txt")
+    assert name == "my_own_templates"
+    assert templates.templates(name, "dtd") == ["a photo of a {}.", "ein Bild: {}, schön"]
+    assert templates.given(name) == str(tmp_path / "my own-templates.txt")
+    assert templates.given("vanilla") == "vanilla"
+    (tmp_path / "my own-templates.txt").unlink()
+    with pytest.raises(UserError, match="there is no such file of templates"):
+        templates.templates(name, "dtd")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a {}.\na photo\n", r"mine.txt, line 2: a template has one {}, for the class name: 'a photo'"),
+        ("{} or {}", r"mine.txt, line 1: a template has one {}"),
+        ("\n \n", r"mine.txt: no templates; it should have one a line, such as 'a photo of a {}.'"),
+    ],
+)
+def test_templates_that_are_refused(own, text, message):
+    with pytest.raises(UserError, match=message):
+        templates.templates(own(text), "dtd")

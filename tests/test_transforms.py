@@ -1,5 +1,7 @@
 """Views of an image: bit-equal to torchvision's own transforms on PIL images, random crops that can be made again."""
 
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -52,9 +54,15 @@ def mode_file(request, tmp_path):
     return path
 
 
+def in_rgb(path):
+    """What PIL converts an image file to; it has no scale for 16 bits of grey, whose upper 8 are taken."""
+    with Image.open(path) as image:
+        grey = Image.fromarray((np.asarray(image) // 256).astype(np.uint8)) if image.mode == "I;16" else image
+        return grey.convert("RGB")
+
+
 def test_every_mode_equals_torchvision(mode_file):
-    with Image.open(mode_file) as image:
-        expected = CLIP(image.convert("RGB"))
+    expected = CLIP(in_rgb(mode_file))
     found = draw(open_rgb(mode_file), "none")
     assert found.dtype == torch.float32
     assert found.shape == (3, SIZE, SIZE)
@@ -69,8 +77,7 @@ def test_every_shape_equals_torchvision(size):
 
 
 def test_fast_decoding_is_close_in_every_mode(mode_file):
-    with Image.open(mode_file) as image:
-        expected = CLIP(image.convert("RGB"))
+    expected = CLIP(in_rgb(mode_file))
     found = draw(open_fast(mode_file), "none")
     assert found.shape == (3, SIZE, SIZE)
     assert (found - expected).abs().max() < 0.12  # of noise, whose resampling overshoots
@@ -99,6 +106,47 @@ def test_a_file_that_is_no_image_raises(tmp_path):
         for decode in BOTH:
             with pytest.raises(OSError, match=r"."):
                 decode(tmp_path / name)
+
+
+@pytest.mark.parametrize("decode", BOTH)
+def test_16_bits_of_grey_keep_their_shades(decode, tmp_path):
+    """In all of the modes that PIL has for them; PIL's own conversion is white from 256 on."""
+    ramp = np.linspace(0, 2**16 - 1, SIZE * SIZE).reshape(SIZE, SIZE).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    Image.fromarray(ramp).save(tmp_path / "ramp.tif")
+    Image.fromarray(ramp.astype(">u2")).save(tmp_path / "big_endian.tif")
+    Image.fromarray(ramp.astype(np.int32)).save(tmp_path / "ramp.pgm")
+    modes = set()
+    for path in sorted(tmp_path.iterdir()):
+        with Image.open(path) as image:
+            modes.add(image.mode)
+        pixels = render(decode(path), "none", SIZE, "")
+        assert all(np.array_equal(channel, ramp // 256) for channel in pixels)
+    assert modes == {"I;16", "I;16B", "I"}
+
+
+@pytest.mark.parametrize("decode", BOTH)
+def test_pixels_without_a_scale_are_refused(decode, tmp_path):
+    Image.fromarray(np.full((9, 9), 0.5, dtype=np.float32)).save(tmp_path / "float.tif")
+    Image.fromarray(np.full((9, 9), 1 << 20, dtype=np.int32)).save(tmp_path / "int.tif")
+    for name in ("float.tif", "int.tif"):
+        with pytest.raises(ValueError, match="save it with 8 bits"):
+            decode(tmp_path / name)
+
+
+@pytest.mark.parametrize("decode", BOTH)
+def test_what_would_take_too_much_memory_is_refused(decode, tmp_path):
+    """Large is decided from the header: the file has no more than that of its pixels."""
+    Image.new("1", (20_000, 8)).save(tmp_path / "strip.png")
+    content = bytearray((tmp_path / "strip.png").read_bytes())
+    content[20:24] = (20_000).to_bytes(4)  # the height, in the first chunk, whose checksum follows
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4)
+    (tmp_path / "large.png").write_bytes(content)
+    with pytest.raises(OSError, match="more than 178,956,970 pixels, too many to decode; make it smaller"):
+        decode(tmp_path / "large.png")
+    Image.new("1", (20_000, 4)).save(tmp_path / "strip.png")
+    with pytest.raises(ValueError, match="20000 x 4 pixels are too narrow a strip"):
+        render(decode(tmp_path / "strip.png"), "none", 224, "")
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)

@@ -20,7 +20,7 @@ from typing import Any
 from engine import datasets, optimizer, templates
 from engine.clip import names
 from engine.config import default
-from engine.datasets.few_shot import MAX_VAL_SHOT, MissingSplits
+from engine.datasets.few_shot import ALL, MAX_VAL_SHOT, MissingSplits, Shots
 from engine.errors import UserError
 from engine.results import layout
 from engine.results.layout import TABLES, Scope
@@ -57,6 +57,14 @@ def positive(text: str) -> int:
     return number
 
 
+def shots(text: str) -> Shots:
+    """Read a number of images per class, or `all`."""
+    try:
+        return ALL if text == ALL else positive(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; shots are a number or 'all'") from error
+
+
 def not_negative(text: str) -> int:
     """Read a whole number of at least 0."""
     number = whole(text)
@@ -87,10 +95,26 @@ def size(text: str) -> int:
 
 
 def _dataset(text: str) -> str:
-    """A dataset's name, or the names there are."""
-    if text not in datasets.names():
-        raise argparse.ArgumentTypeError(f"no dataset is called '{text}'; there are: {', '.join(datasets.names())}")
-    return text
+    """A dataset's name, or a path of images of one's own, which gives them a name; or the names there are."""
+    if text in datasets.names():
+        return text
+    if os.sep in text or text.lower().endswith(".csv") or os.path.isdir(text):
+        return datasets.own(text)
+    raise argparse.ArgumentTypeError(
+        f"no dataset is called '{text}'; there are: {', '.join(datasets.names())}; or the path of a folder or CSV of"
+        " images of your own"
+    )
+
+
+def _templates(text: str) -> str:
+    """What `--text-augmentation` names, or the path of a file of templates, which gives them a name."""
+    if text in templates.AUGMENTATIONS:
+        return text
+    if os.sep in text or text.lower().endswith(".txt") or os.path.isfile(text):
+        return templates.own(text)
+    raise argparse.ArgumentTypeError(
+        f"'{text}' is none of {', '.join(templates.AUGMENTATIONS)}, and no file of templates"
+    )
 
 
 def _source(text: str) -> str:
@@ -127,10 +151,10 @@ def _numbers(text: str) -> int | str:
 def _named_cell(text: str) -> tuple[str, int, int]:
     """A dataset, shots and seed, as in `dtd,16,1`."""
     try:
-        dataset, shots, seed = text.split(",")
+        dataset, per_class, seed = text.rsplit(",", 2)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"'{text}' is not dataset,shots,seed, as in dtd,16,1") from error
-    return _dataset(dataset.strip()), positive(shots), not_negative(seed)
+    return _dataset(dataset.strip()), shots(per_class), not_negative(seed)
 
 
 def _argument(*flags: str, **settings: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -138,11 +162,17 @@ def _argument(*flags: str, **settings: Any) -> tuple[tuple[str, ...], dict[str, 
 
 
 _MANY = {"nargs": "+", "metavar": "X"}
+_TYPED = {"dataset": datasets.given, "text_augmentation": templates.given}
+"""What to type for values of arguments whose types give paths a name, by where argparse keeps them."""
 
 ARGUMENTS = {
     # what to run on
     "dataset": _argument(
-        "--dataset", type=_dataset, **_MANY, default=datasets.TARGETS, help="one dataset or several (all eleven)"
+        "--dataset",
+        type=_dataset,
+        **_MANY,
+        default=datasets.TARGETS,
+        help="one dataset or several: names, or paths of images of your own, a folder or a CSV (all eleven)",
     ),
     "datasets": _argument(
         "--datasets",
@@ -151,10 +181,14 @@ ARGUMENTS = {
         type=_dataset,
         **_MANY,
         default=datasets.TARGETS,
-        help="datasets to tabulate (all eleven)",
+        help="datasets to tabulate, names or paths of your own (all eleven)",
     ),
     "train_shot": _argument(
-        "--train-shot", type=positive, **_MANY, default=SHOTS, help="training images per class (1 2 4 8 16)"
+        "--train-shot",
+        type=shots,
+        **_MANY,
+        default=SHOTS,
+        help="training images per class, or all: every training and every validation image (1 2 4 8 16)",
     ),
     "source": _argument(
         "--dataset",
@@ -236,20 +270,25 @@ ARGUMENTS = {
     # its inputs
     "text_augmentation": _argument(
         "--text-augmentation",
-        choices=templates.AUGMENTATIONS,
+        "--templates",
+        type=_templates,
+        metavar="X",
         default="hand_crafted",
-        help="the prompts: templates made by hand for each dataset, the class name alone, 'a photo of a ...', or the 21"
-        " of a pool of 180 that are best on the validation images of each few-shot split (hand_crafted)",
+        help="the prompts: hand_crafted (templates made by hand for each dataset), classname (the name alone), vanilla"
+        " ('a photo of a ...'), template_mining (of a pool of 180 templates the 21 that are best on the validation"
+        " images of each few-shot split), or a text file with a template of your own on each line (hand_crafted)",
     ),
     "text_augmentations": _argument(
         "--text-augmentation",
+        "--templates",
         dest="text_augmentation",
-        choices=templates.AUGMENTATIONS,
+        type=_templates,
         **_MANY,
         default=["hand_crafted"],
         help="the prompts, one or several of: hand_crafted (templates made by hand for each dataset), classname (the"
         " name alone), vanilla ('a photo of a ...'), template_mining (a pool of 180 templates, whose 21 best on the"
-        " validation images are taken for each few-shot split) (hand_crafted)",
+        " validation images are taken for each few-shot split), or text files with a template of your own on each line"
+        " (hand_crafted)",
     ),
     "image_augmentation": _argument(
         "--image-augmentation",
@@ -548,7 +587,7 @@ def cells(args: argparse.Namespace) -> list[Cell]:
     return [
         Cell(
             dataset=dataset,
-            shots=shots,
+            shots=per_class,
             seed=seed,
             encoder=names.folder(encoder, args.clip_weights),
             image_layer=args.image_layer_idx,
@@ -564,7 +603,7 @@ def cells(args: argparse.Namespace) -> list[Cell]:
             max_iter=args.max_iter,
             max_val_shot=args.max_val_shot,
         )
-        for encoder, dataset, shots, seed in itertools.product(*map(dict.fromkeys, asked))
+        for encoder, dataset, per_class, seed in itertools.product(*map(dict.fromkeys, asked))
     ]
 
 
@@ -587,8 +626,10 @@ def scope(args: argparse.Namespace, table: int) -> Scope:
         trained_on(dataset)
     if TABLES[table].kind == "shift":
         layout.require_shifts(asked)
-    shots, seeds = (tuple(dict.fromkeys(values)) for values in (args.train_shot or of_paper.shots, of_paper.seeds))
-    return Scope(asked, shots, seeds, own, args.max_iter)
+    if ALL in (args.train_shot or []):
+        raise UserError("the paper's tables are of numbers of shots, not of --train-shot all; eval.py tabulates that")
+    by, seeds = (tuple(dict.fromkeys(values)) for values in (args.train_shot or of_paper.shots, of_paper.seeds))
+    return Scope(asked, by, seeds, own, args.max_iter)
 
 
 def trained_on(dataset: str) -> str:
@@ -615,7 +656,8 @@ def command(script: str, arguments: list[str], args: argparse.Namespace, **chang
         if settings.get("nargs") and value is not None and not isinstance(value, list):
             value = [value]  # train.py takes one of what features.py takes several of
         if value != settings.get("default") or (key in ("dataset", "train_shot", "seed", "clip_encoder") and value):
-            words += [flags[0], *map(str, value if isinstance(value, list) else [value])]
+            typed = _TYPED.get(key, str)
+            words += [flags[0], *map(typed, value if isinstance(value, list) else [value])]
     return shlex.join(words)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from engine import config, datasets
+from engine.datasets.few_shot import order
 from engine.results.compare import Comparison
 from engine.results.layout import TABLES
 from engine.results.runs import Cell
@@ -51,7 +52,7 @@ def _commands(
         sharing: dict[tuple[tuple[int, ...], ...], list[str]] = {}
         for dataset, own in by_dataset.items():
             shots, seeds = ({getattr(cell, name) for cell in own} for name in ("shots", "seed"))
-            sharing.setdefault((tuple(sorted(shots)), tuple(sorted(seeds))), []).append(dataset)
+            sharing.setdefault((tuple(sorted(shots, key=order)), tuple(sorted(seeds))), []).append(dataset)
         for (shots, seeds), together in sharing.items():
             if shifted:
                 together += [variant for dataset in together for variant in datasets.variants(dataset)]

@@ -3,10 +3,35 @@
     benchmark = datasets.load("dtd", Path("data"))
     benchmark.train[0]  # Item(impath="banded/banded_0133.jpg", label=0, classname="banded")
 
-`registry` has the table of datasets, `readers` the three formats, `few_shot` the few-shot splits.
+`registry` has the table of datasets, `readers` their three formats, `own` reads images of one's own, `few_shot` has the
+few-shot splits.
 """
 
 from engine.datasets.benchmark import Benchmark, Item
-from engine.datasets.registry import SOURCES, TARGETS, has_all_classes, load, names, parent, variants
+from engine.datasets.registry import (
+    SOURCES,
+    TARGETS,
+    given,
+    has_all_classes,
+    is_own,
+    load,
+    names,
+    own,
+    parent,
+    variants,
+)
 
-__all__ = ["SOURCES", "TARGETS", "Benchmark", "Item", "has_all_classes", "load", "names", "parent", "variants"]
+__all__ = [
+    "SOURCES",
+    "TARGETS",
+    "Benchmark",
+    "Item",
+    "given",
+    "has_all_classes",
+    "is_own",
+    "load",
+    "names",
+    "own",
+    "parent",
+    "variants",
+]

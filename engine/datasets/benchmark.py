@@ -25,7 +25,8 @@ class Benchmark:
 
     `classnames[label]` is the raw name: underscores are kept, prompts replace them. A test-only dataset has empty
     `train` and `val`. For a shifted variant of another dataset, `parent_labels[k]` is the label in that dataset of
-    label k here; for all others it is None.
+    label k here; for all others it is None. `notes` are
+    what a person should know of how it was read.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Benchmark:
     test: list[Item]
     classnames: list[str]
     parent_labels: list[int] | None = None
+    notes: tuple[str, ...] = ()
 
     def part(self, name: str) -> list[Item]:
         """The list called `name`. Raises ValueError when `name` is not one of train, val and test."""

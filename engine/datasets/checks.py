@@ -43,7 +43,17 @@ def check_labels(labels: Collection[int], count: int, source: Path) -> None:
 
 
 def check_images(impaths: Iterable[str], image_dir: Path, name: str) -> None:
-    """Raise UserError when files among `impaths` (relative to `image_dir`) do not exist.
+    """Raise UserError when files among `impaths` (relative to `image_dir`) do not exist."""
+    if missing := missing_images(impaths, image_dir):
+        images = "1 image of its list is" if len(missing) == 1 else f"{len(missing)} images of its lists are"
+        raise UserError(
+            f"{name}: {images} not in {image_dir}: {first(missing, len(missing))}."
+            f' DATASETS.md, section "{name}", has the folder tree'
+        )
+
+
+def missing_images(impaths: Iterable[str], image_dir: Path) -> list[str]:
+    """Those of `impaths` (relative to `image_dir`) that do not exist.
 
     Every parent folder is listed once, since asking for each of ImageNet's 1.3 million files by name takes minutes on
     a network disk.
@@ -56,12 +66,7 @@ def check_images(impaths: Iterable[str], image_dir: Path, name: str) -> None:
             present[folder] = _listing(image_dir / folder)
         if file not in present[folder]:
             missing.append(impath)
-    if missing:
-        images = "1 image of its list is" if len(missing) == 1 else f"{len(missing)} images of its lists are"
-        raise UserError(
-            f"{name}: {images} not in {image_dir}: {first(missing, len(missing))}."
-            f' DATASETS.md, section "{name}", has the folder tree'
-        )
+    return missing
 
 
 def _listing(folder: Path) -> set[str]:

@@ -14,7 +14,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,33 @@ from engine.files import write_text
 
 MAX_VAL_SHOT = 4
 """Validation images per class: min(shots, 4) (PROTOCOL section 1)."""
+
+ALL = "all"
+"""In place of a number of shots: every training image and every validation image, whatever the largest number is."""
+
+Shots = int | str
+"""A number of images per class, or `ALL`."""
+
+
+def read_shots(text: str) -> Shots:
+    """The shots that `text` names, in a path or a table. Raises ValueError for what is neither `all` nor a number."""
+    return ALL if text == ALL else int(text)
+
+
+def order(shots: Shots) -> tuple[bool, Shots]:
+    """What shots are sorted by: numbers, then `ALL`."""
+    return shots == ALL, shots
+
+
+def at_most(shots: Shots, count: int) -> int:
+    """How many of `count` images `shots` are."""
+    return count if shots == ALL else min(shots, count)
+
+
+def val_shots(shots: Shots, max_val_shot: int) -> Shots:
+    """Validation images per class."""
+    return ALL if shots == ALL else min(shots, max_val_shot)
+
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "indices"
 """The splits that come with the project, their digests and the class counts they were made from."""
@@ -39,10 +66,10 @@ class MissingSplits(UserError):
     `wanted` are the arguments of few_shot_split.py that say which: splits of these shots and seeds, or more of theirs.
     """
 
-    def __init__(self, message: str, dataset: str, pairs: Sequence[tuple[int, int]]):
+    def __init__(self, message: str, dataset: str, pairs: Sequence[tuple[Shots, int]]):
         super().__init__(message)
-        shots, seeds = (sorted(set(values)) for values in zip(*pairs, strict=True))
-        self.wanted = {"dataset": [dataset], "train_shot": shots, "seed": seeds}
+        shots, seeds = zip(*pairs, strict=True)
+        self.wanted = {"dataset": [dataset], "train_shot": sorted(set(shots), key=order), "seed": sorted(set(seeds))}
 
 
 @dataclass(frozen=True)
@@ -53,7 +80,7 @@ class FewShotSplit:
     """
 
     dataset: str
-    shots: int
+    shots: Shots
     seed: int
     train: list[int]
     val: list[int]
@@ -76,9 +103,9 @@ class FewShotSplit:
         return split_name(self.shots, self.seed, self.max_val_shot)
 
     @property
-    def val_shots(self) -> int:
+    def val_shots(self) -> Shots:
         """Validation images per class."""
-        return min(self.shots, self.max_val_shot)
+        return val_shots(self.shots, self.max_val_shot)
 
 
 # --- drawing ---------------------------------------------------------------------------------------------------------
@@ -87,7 +114,7 @@ class FewShotSplit:
 def sample(
     train_labels: Sequence[int],
     val_labels: Sequence[int],
-    shots: int,
+    shots: Shots,
     seed: int,
     max_val_shot: int = MAX_VAL_SHOT,
 ) -> tuple[list[int], list[int]]:
@@ -99,23 +126,23 @@ def sample(
 
 
 def draw(
-    train: Classes, val: Classes, shots: int, seed: int, max_val_shot: int = MAX_VAL_SHOT
+    train: Classes, val: Classes, shots: Shots, seed: int, max_val_shot: int = MAX_VAL_SHOT
 ) -> tuple[list[int], list[int]]:
     """`sample`, for positions that are grouped by class already: one generator, for `train` first."""
-    if min(shots, max_val_shot) < 1:
+    if shots != ALL and min(shots, max_val_shot) < 1:
         raise UserError(f"a split needs at least 1 image per class, not {min(shots, max_val_shot)}")
     if seed < 0:  # random.Random(-1) is random.Random(1): two names for one split
         raise UserError(f"the seed of a split is 0 or more, not {seed}")
     rng = random.Random(seed)
-    return _draw_part(rng, train, shots), _draw_part(rng, val, min(shots, max_val_shot))
+    return _draw_part(rng, train, shots), _draw_part(rng, val, val_shots(shots, max_val_shot))
 
 
-def _draw_part(rng: random.Random, classes: Classes, shots: int) -> list[int]:
+def _draw_part(rng: random.Random, classes: Classes, shots: Shots) -> list[int]:
     """`shots` positions of each class, or all of them in order when it has fewer."""
     drawn = []
     for positions in classes:
         count = len(positions)
-        chosen = rng.sample(range(count), shots) if count >= shots else range(count)
+        chosen = range(count) if shots == ALL or count < shots else rng.sample(range(count), shots)
         drawn += [positions[index] for index in chosen]
     return drawn
 
@@ -170,12 +197,14 @@ def class_counts(indices_dir: Path | str = PUBLISHED) -> dict[str, Any]:
 # --- on disk ---------------------------------------------------------------------------------------------------------
 
 
-def split_name(shots: int, seed: int, max_val_shot: int = MAX_VAL_SHOT) -> str:
+def split_name(shots: Shots, seed: int, max_val_shot: int = MAX_VAL_SHOT) -> str:
     """The name of a split among those of its dataset: `shot_<s>-seed_<k>`, with `-val_<m>` for other than 4."""
     return f"shot_{shots}-seed_{seed}" + ("" if max_val_shot == MAX_VAL_SHOT else f"-val_{max_val_shot}")
 
 
-def split_path(indices_dir: Path | str, dataset: str, shots: int, seed: int, max_val_shot: int = MAX_VAL_SHOT) -> Path:
+def split_path(
+    indices_dir: Path | str, dataset: str, shots: Shots, seed: int, max_val_shot: int = MAX_VAL_SHOT
+) -> Path:
     """The file of a split: `<indices_dir>/<dataset>/<its name>.json`."""
     return Path(indices_dir) / dataset / f"{split_name(shots, seed, max_val_shot)}.json"
 
@@ -198,7 +227,11 @@ def save(split: FewShotSplit, indices_dir: Path | str) -> bool:
 
 
 def load_splits(
-    indices_dir: Path | str, dataset: str, shots: Iterable[int], seeds: Iterable[int], max_val_shot: int = MAX_VAL_SHOT
+    indices_dir: Path | str,
+    dataset: str,
+    shots: Iterable[Shots],
+    seeds: Iterable[int],
+    max_val_shot: int = MAX_VAL_SHOT,
 ) -> list[FewShotSplit]:
     """Read the splits of all combinations of shots and seeds, shots first.
 
@@ -216,14 +249,14 @@ def load_splits(
 
 
 def load_split(
-    indices_dir: Path | str, dataset: str, shots: int, seed: int, max_val_shot: int = MAX_VAL_SHOT
+    indices_dir: Path | str, dataset: str, shots: Shots, seed: int, max_val_shot: int = MAX_VAL_SHOT
 ) -> FewShotSplit:
     """Read a split. Raises MissingSplits when its file is missing or malformed."""
     (split,) = load_splits(indices_dir, dataset, [shots], [seed], max_val_shot)
     return split
 
 
-def _read_split(path: Path, dataset: str, shots: int, seed: int, max_val_shot: int) -> FewShotSplit:
+def _read_split(path: Path, dataset: str, shots: Shots, seed: int, max_val_shot: int) -> FewShotSplit:
     try:
         content = json.loads(path.read_bytes())
     except ValueError:
@@ -253,13 +286,50 @@ def _is_split(content: Any) -> bool:
     )
 
 
+# --- of images of one's own ------------------------------------------------------------------------------------------
+
+
+def draw_missing(
+    benchmark: Benchmark,
+    indices_dir: Path | str,
+    shots: Iterable[Shots],
+    seeds: Iterable[int],
+    max_val_shot: int = MAX_VAL_SHOT,
+) -> list[Path]:
+    """Draw those splits of a dataset that are not there, of all combinations of shots and seeds; gives their files."""
+    train, val = group(benchmark.labels("train")), group(benchmark.labels("val"))
+    written = []
+    for shot, seed in product(dict.fromkeys(shots), dict.fromkeys(seeds)):
+        path = split_path(indices_dir, benchmark.name, shot, seed, max_val_shot)
+        if not path.exists():
+            drawn = draw(train, val, shot, seed, max_val_shot)
+            save(FewShotSplit(benchmark.name, shot, seed, *drawn, max_val_shot=max_val_shot), indices_dir)
+            written.append(path)
+    return written
+
+
+def shortages(benchmark: Benchmark, shots: Iterable[Shots], max_val_shot: int = MAX_VAL_SHOT) -> list[str]:
+    """A note for each part with classes that have fewer images than the most shots that are asked for."""
+    most = max((shot for shot in shots if shot != ALL), default=0)
+    notes = []
+    for part, asked in (("train", most), ("val", min(most, max_val_shot))):
+        counts = Counter(benchmark.labels(part))
+        short = [f"{benchmark.classnames[k]} ({count})" for k, count in sorted(counts.items()) if count < asked]
+        if short:
+            notes.append(
+                f"{benchmark.name}: of {asked} images a class in {part}, some have fewer, and give all they have:"
+                f" {checks.first(short, len(short))}. {min(counts.values())} are to be had of every class"
+            )
+    return notes
+
+
 # --- against the installed dataset -----------------------------------------------------------------------------------
 
 
 def checked_splits(
     benchmark: Benchmark,
     indices_dir: Path | str,
-    shots: list[int],
+    shots: list[Shots],
     seeds: list[int],
     max_val_shot: int = MAX_VAL_SHOT,
 ) -> list[FewShotSplit]:
@@ -285,9 +355,10 @@ def check(split: FewShotSplit, benchmark: Benchmark) -> None:
     problem = problem or _part_problem("train", split.train, split.shots, benchmark)
     problem = problem or _part_problem("val", split.val, split.val_shots, benchmark)
     if problem:
+        remedy = f". Splits of older lists of yours go with the folder {split.dataset} of --indices_dir"
         raise UserError(
             f"{split.dataset}, {split.shots} shots, seed {split.seed}: the installed dataset is not the one that the"
-            f" few-shot split was made for: {problem}"
+            f" few-shot split was made for: {problem}{remedy * registry.is_own(split.dataset)}"
         )
 
 
@@ -308,7 +379,7 @@ def _counts_problem(published: dict[str, Any], benchmark: Benchmark) -> str | No
     return None
 
 
-def _part_problem(part: str, positions: list[int], shots: int, benchmark: Benchmark) -> str | None:
+def _part_problem(part: str, positions: list[int], shots: Shots, benchmark: Benchmark) -> str | None:
     """What is wrong with the positions drawn from one part; None when nothing is."""
     labels = benchmark.labels(part)
     beyond = [position for position in positions if position >= len(labels)]
@@ -316,9 +387,9 @@ def _part_problem(part: str, positions: list[int], shots: int, benchmark: Benchm
         return f"{part} has {len(labels)} images, the split has position {checks.first(beyond, len(beyond))}"
     drawn = Counter(labels[position] for position in positions)
     for label, count in sorted(Counter(labels).items()):
-        if drawn[label] != min(shots, count):
+        if drawn[label] != at_most(shots, count):
             return (
                 f"class {label} has {count} images in {part}, of which the split has {drawn[label]} instead of"
-                f" {min(shots, count)}"
+                f" {at_most(shots, count)}"
             )
     return None

@@ -16,6 +16,7 @@ from typing import Any
 from engine.datasets import checks
 from engine.datasets.benchmark import PARTS, Benchmark, Item
 from engine.errors import UserError
+from engine.files import read_lines
 
 IGNORED = {"README.txt"}
 """Files in class folders that are no images (ImageNet-A and -R have one); hidden files are passed over too."""
@@ -49,7 +50,7 @@ class VariantLists:
     def read(self, name: str, root: Path, check_images: bool) -> Benchmark:
         """Read the four text files in `root`; raises UserError for a malformed line or absent files."""
         variants = checks.require(root / "variants.txt", "list of classes", name)
-        classnames = _lines(variants)
+        classnames = read_lines(variants)
         labels = {classname: label for label, classname in enumerate(classnames)}
         if len(labels) < len(classnames):
             twice = [classname for label, classname in enumerate(classnames) if labels[classname] != label]
@@ -61,7 +62,7 @@ class VariantLists:
     @staticmethod
     def _part(path: Path, name: str, labels: dict[str, int]) -> list[Item]:
         items = []
-        for number, line in enumerate(_lines(checks.require(path, "list of images", name)), start=1):
+        for number, line in enumerate(read_lines(checks.require(path, "list of images", name)), start=1):
             image, _, classname = line.partition(" ")
             if classname not in labels or "/" in image:
                 raise UserError(f"{path}, line {number}: not `<image id> <class name of variants.txt>`: {line!r}")
@@ -178,21 +179,13 @@ def _classnames(rows: dict[str, list[Any]], path: Path) -> list[str]:
 def _names_by_id(path: Path) -> dict[str, str]:
     """The class names in a `classnames.txt` by class id, in the order of its lines."""
     names: dict[str, str] = {}
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         class_id, _, classname = line.partition(" ")
         if not classname or class_id in names:
             problem = "the id is there twice" if classname else "not `<id> <class name>`"
             raise UserError(f"{path}, line {number}: {problem}: {line!r}")
         names[class_id] = classname
     return names
-
-
-def _lines(path: Path) -> list[str]:
-    """The lines of a text file, without the empty ones at its end."""
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").rstrip().splitlines()]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text file in UTF-8 ({error})") from error
 
 
 def _visible(folder: Path) -> list[os.DirEntry[str]]:

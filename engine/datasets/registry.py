@@ -1,13 +1,19 @@
-"""Which datasets there are. A new one is one entry in `FORMATS`: its folder under DATA_DIR and its way of storing."""
+"""Which datasets there are. A new one is one entry in `FORMATS`: its folder under DATA_DIR and its way of storing.
+
+Images of one's own need none: `own` makes a dataset of a path, for as long as the process lives.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 from pathlib import Path
 from typing import Protocol
 
 from engine.datasets import checks
 from engine.datasets.benchmark import Benchmark
+from engine.datasets.own import Own
 from engine.datasets.readers import ClassFolders, JsonSplit, VariantLists
 from engine.errors import UserError
 
@@ -70,6 +76,38 @@ def names() -> list[str]:
     return list(FORMATS)
 
 
+def own(path: str) -> str:
+    """Take in the images at `path`, a folder or a CSV, as a dataset; gives its name, which is that of folder or file.
+
+    They are not looked for: who works on cached features needs the name alone. Raises UserError where another dataset
+    has the name already.
+    """
+    absolute = os.path.abspath(path)
+    stem, ending = os.path.splitext(os.path.basename(absolute))
+    name = re.sub(r"[^\w.-]+", "-", stem if ending.lower() == ".csv" else stem + ending).strip(".-")
+    if not name:
+        raise UserError(f"{path} has no name that its features and results could lie under; give a folder that has one")
+    there = FORMATS.setdefault(name, Own(path))
+    if not isinstance(there, Own):
+        raise UserError(
+            f"{path} would be called {name}, as a dataset of the project is; rename it, or take that: --dataset {name}"
+        )
+    if there.folder != absolute:
+        raise UserError(f"{there.given} and {path} would both be called {name}, in features and results; rename one")
+    return name
+
+
+def is_own(name: str) -> bool:
+    """Whether the dataset `name` is images of one's own, taken in by `own`."""
+    return isinstance(_format(name), Own)
+
+
+def given(name: str) -> str:
+    """What to type for the dataset `name`: the path that images of one's own were given by, or the name."""
+    layout = FORMATS.get(name)  # results on disk have names of paths that this process was not given
+    return layout.given if isinstance(layout, Own) else name
+
+
 def parent(name: str) -> str | None:
     """The dataset whose shifted variant `name` is (its classes are that dataset's); None for a dataset of its own."""
     return getattr(_format(name), "parent", None)
@@ -97,6 +135,8 @@ def load(name: str, data_dir: Path | str, *, check_images: bool = True) -> Bench
         root = checks.require(Path(data_dir) / layout.folder, "folder", name)
         return layout.read(name, root, check_images)
     except checks.NotInstalled as error:
+        if isinstance(layout, Own):
+            raise checks.NotInstalled(f"{layout.given}: there is no such folder, or list of images") from error
         if not name.startswith("demo"):
             raise
         install = shlex.join(["python", "-m", "engine.demo.install", str(data_dir)])

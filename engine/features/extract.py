@@ -64,7 +64,8 @@ class CorruptImages(UserError):
         self.lines = list(dict.fromkeys(lines))  # another view of an image finds the same fault
         super().__init__(
             f"image files that cannot be read or decoded: {len(self.lines)}."
-            " Fetch them again, and the same command goes on:\n" + "\n".join(f"  {line}" for line in self.lines)
+            " Put sound ones in their place (fetch them again), and the same command goes on:\n"
+            + "\n".join(f"  {line}" for line in self.lines)
         )
 
 
@@ -244,9 +245,9 @@ class _Images(Dataset):
         decode = next(iter(plan.banks.values())).source.decode
         try:
             image = open_rgb(path) if decode == "pil" else open_fast(path)
+            return render(image, plan.view, self.size, f"{plan.benchmark.name}/{plan.part}/{position}/{plan.view}")
         except Exception as error:  # PIL's decoders raise OSError, SyntaxError, ValueError and more on bad bytes
             return f"{path}: {error}"
-        return render(image, plan.view, self.size, f"{plan.benchmark.name}/{plan.part}/{position}/{plan.view}")
 
 
 def _collate(images: list[Tensor | str]) -> tuple[Tensor, list[str]]:

@@ -142,9 +142,11 @@ class Bank:
     def expect(self, source: Source) -> None:
         """Raise UserError unless the bank is empty or made from `source`."""
         if self.source not in (None, source):
+            other_list = self.source.list_digest != source.list_digest
             raise UserError(
                 f"{self.folder} was made from something else:\n{differences(self.source, source)}\n"
-                "remove that folder to make it anew, or give another --feature_dir"
+                + "that is, from another list of images, or with other class names;\n" * other_list
+                + "remove that folder to make it anew, or give another --feature_dir"
             )
 
     def require(self, positions: list[int] | None = None) -> list[int]:

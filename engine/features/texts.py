@@ -75,9 +75,8 @@ def plan_texts(
             missing.append(layers)
         elif (found := texts_source(path)) != source:
             raise UserError(
-                f"{path} was made by encoder {found.encoder} ({found.encoder_digest[:12]}), not by {encoder.name}"
-                f" ({encoder.digest[:12]}) from the prompts of {dataset}: {_difference(found, source)}.\n"
-                "remove it to make it anew, or give another --feature_dir"
+                f"{path} was not made from the prompts of {dataset} by {encoder.name}, as they are now:"
+                f" {_difference(found, source)}.\nremove it to make it anew, or give another --feature_dir"
             )
     if not missing:
         return TextPlan(augmentation, prompts, labels, wanted, {})
@@ -97,7 +96,9 @@ def plan_texts(
 def _difference(found: Source, wanted: Source) -> str:
     """In what a file of prompts is not what is wanted."""
     if found.encoder_digest != wanted.encoder_digest:
-        return "other weights"
+        return (
+            f"{found.encoder} has other weights ({found.encoder_digest[:12]} there, {wanted.encoder_digest[:12]} here)"
+        )
     if found.layer != wanted.layer:
         return f"{found.layer} trainable layers there, {wanted.layer} here"
     if (found.precision, found.dtype) != (wanted.precision, wanted.dtype):

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from engine.datasets.few_shot import ALL, order
 from engine.errors import UserError
 from engine.files import write_atomically
 from engine.results.compare import Comparison, Entry
@@ -25,15 +26,16 @@ def accuracy_against_shots(summaries: dict[str, pd.DataFrame], title: str, path:
     """Plot mean accuracy (percent) by shots of each method, with a band of one standard deviation; a PNG."""
     figure = Figure(figsize=(5.6, 4.0), layout="constrained")
     axes = figure.subplots()
-    shots = sorted({int(s) for summary in summaries.values() for s in summary["shots"]})
+    shots = sorted({s for summary in summaries.values() for s in summary["shots"]}, key=order)
+    place = {s: s for s in shots} | {ALL: 2 * max((s for s in shots if s != ALL), default=1)}
     for (name, line), dashes in zip(zeroshot_lines(summaries).items(), cycle(["--", ":", "-."]), strict=False):
-        axes.plot(line.index, line, dashes, color="0.35", label=name)
+        axes.plot(line.index.map(place), line, dashes, color="0.35", label=name)
     for (name, summary), (colour, marker) in zip(summaries.items(), cycle(STYLES), strict=False):
-        mean, std = summary["mean"], summary["std"]
-        axes.plot(summary["shots"], mean, color=colour, marker=marker, label=name)
-        axes.fill_between(summary["shots"], mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
+        at, mean, std = summary["shots"].map(place), summary["mean"], summary["std"]
+        axes.plot(at, mean, color=colour, marker=marker, label=name)
+        axes.fill_between(at, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(shots, [str(s) for s in shots])
+    axes.set_xticks([place[s] for s in shots], [str(s) for s in shots])
     axes.set(xlabel="training images per class", ylabel="test accuracy (%)", title=title)
     axes.grid(alpha=0.3)
     axes.legend()

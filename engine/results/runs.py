@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.datasets.few_shot import MAX_VAL_SHOT
+from engine.datasets.few_shot import MAX_VAL_SHOT, Shots
 from engine.errors import UserError
 from engine.files import write_json
 from engine.optimizer import MAX_ITER, Hyperparameters
@@ -26,7 +26,7 @@ class Cell:
     """All that a grid of runs has in common. `encoder` is the encoder's folder name, `hyperparams` the grid's."""
 
     dataset: str
-    shots: int
+    shots: Shots
     seed: int
     encoder: str
     image_layer: int

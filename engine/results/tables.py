@@ -11,7 +11,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from engine import templates
-from engine.datasets.few_shot import MAX_VAL_SHOT
+from engine.datasets.few_shot import MAX_VAL_SHOT, Shots, read_shots
 from engine.errors import UserError
 from engine.files import write_text
 from engine.optimizer import MAX_ITER
@@ -96,13 +96,13 @@ def method_table(runs: dict[Cell, Record], label: str, wise_ft: bool) -> pd.Data
     return table.assign(runs=list(map(runs_digest, of_row)))[COLUMNS].round(4)
 
 
-def average(table: pd.DataFrame) -> dict[int, pd.DataFrame]:
+def average(table: pd.DataFrame) -> dict[Shots, pd.DataFrame]:
     """Per shots: each dataset's row and a last row `average`, the mean over datasets of means and of deviations."""
     by_shots = {}
     for shots, rows in table.groupby("shots"):
         rows = rows[["dataset", "mean", "std", "zeroshot"]]
         last = rows.drop(columns="dataset").mean().to_frame().T.assign(dataset="average")
-        by_shots[int(shots)] = pd.concat([rows, last], ignore_index=True).round(4)
+        by_shots[shots] = pd.concat([rows, last], ignore_index=True).round(4)
     return by_shots
 
 
@@ -188,7 +188,9 @@ def read_method(name: str, eval_dir: str | Path) -> pd.DataFrame:
 def _read(path: Path, layouts: list[list[str]]) -> pd.DataFrame | None:
     """The method's table in a file; None when there is none with the columns of one of `layouts` in it."""
     try:  # a lone seed, or a digest without letters, would be a number
-        table = pd.read_csv(path, dtype={"seeds": str, "runs": str}, na_filter=False)
+        table = pd.read_csv(path, dtype={"shots": str, "seeds": str, "runs": str}, na_filter=False)
+        if "shots" in table:
+            table["shots"] = table["shots"].map(read_shots)
     except ValueError:  # what pandas raises for files that are empty or no CSV
         return None
     if list(table.columns) not in layouts or table.empty:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine import memory
-from engine.datasets.few_shot import FewShotSplit, load_splits
+from engine.datasets.few_shot import ALL, FewShotSplit, load_splits
 from engine.errors import UserError
 from engine.features.mining import Origin, read_mined
 from engine.features.store import (
@@ -391,7 +391,7 @@ class DatasetFeatures:
         """Refuse a split that was not made for the dataset whose features these are."""
         counts = labels.bincount(minlength=self.classes)
         fewest, most = int(counts.min()), int(counts.max())
-        if fewest == 0 or most > split.shots:
+        if fewest == 0 or (split.shots != ALL and most > split.shots):
             raise UserError(
                 f"the split of {split.dataset}, {split.shots} shots, seed {split.seed} was not made for the dataset"
                 f" whose features are cached: it has {fewest} to {most} training images a class; delete the one"

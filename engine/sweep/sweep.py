@@ -86,6 +86,7 @@ class CellSweep:
             held = " and ".join(map(str, sizes))
             raise UserError(
                 f"{cell}: {held} training samples are too few for any batch size of grid '{cell.hyperparams}'"
+                + _more_prompts(cell, sizes, data.classes)
             )
         self.inputs = data.inputs(cell)
         self.records = read_cell(cell, options.result_dir)
@@ -291,6 +292,17 @@ def _pairs(
     of_choices = zip(*accuracies_among(choices, classifiers, batches), strict=True)
     flat = [list(itertools.chain.from_iterable(of_choice)) for of_choice in of_choices]
     return [list(map(Pair, counted[::2], counted[1::2])) for counted in flat]
+
+
+def _more_prompts(cell: Cell, sizes: list[int], classes: int) -> str:
+    """How many templates give a cross-modal cell prompts enough for the smallest batch; nothing if it has them."""
+    least = min(point.batch_size for point in GRIDS[cell.hyperparams]) // 2 + 1
+    if cell.modality != "cross_modal" or sizes[1] >= least:
+        return ""
+    return (
+        f": of {classes} classes, prompts in {-(-least // classes)} templates or more are needed. Give features.py and"
+        " train.py a file of them, --templates FILE, or --text-augmentation template_mining"
+    )
 
 
 def _differences(found: dict[str, str], wanted: dict[str, str]) -> str:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import re
 from pathlib import Path
+
+from engine.errors import UserError
+from engine.files import read_lines
 
 IMAGENET = [
     "itap of a {}.",
@@ -44,19 +49,58 @@ MINED = 21
 """How many templates of the pool are mined (section 7 of the protocol)."""
 
 AUGMENTATIONS = ["hand_crafted", "classname", "vanilla", MINING]
-"""What `--text-augmentation` takes."""
+"""What `--text-augmentation` takes, beside the paths of files of templates."""
+
+_OWN: dict[str, str] = {}
+"""Paths of templates of one's own, as they were given, by name."""
+
+
+def own(path: str) -> str:
+    """Take in a file of templates; gives its name, under which their features and results lie: the file's.
+
+    It is not looked for: who works on cached features needs the name alone. Raises UserError where other templates have
+    the name already.
+    """
+    name = re.sub(r"[^\w.]+", "_", Path(path).stem)
+    if name in AUGMENTATIONS:
+        raise UserError(f"{path} would be called {name}, as templates of the project are; rename it")
+    there = _OWN.setdefault(name, path)
+    if os.path.abspath(there) != os.path.abspath(path):
+        raise UserError(f"{there} and {path} would both be called {name}, in features and results; rename one")
+    return name
+
+
+def given(augmentation: str) -> str:
+    """What to type for templates: the path they were given by, or the name."""
+    return _OWN.get(augmentation, augmentation)
 
 
 def templates(augmentation: str, dataset: str) -> list[str]:
     """The templates of a `--text-augmentation` for a dataset, each with one `{}` for the class name.
 
     For `template_mining` they are the whole pool: which of them a few-shot split takes, `engine.features.mining` finds.
+    Raises UserError for a file of them that is not there, or holds something else.
     """
+    if augmentation in _OWN:
+        return _read(Path(_OWN[augmentation]))
     if augmentation == MINING:
         return pool()
     if augmentation == "hand_crafted":
         return HAND_CRAFTED.get(dataset, PHOTO)
     return {"classname": ["{}"], "vanilla": PHOTO}[augmentation]
+
+
+def _read(path: Path) -> list[str]:
+    """The templates in a file, one a line."""
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file of templates")
+    found = {number: line for number, line in enumerate(read_lines(path), start=1) if line}
+    for number, template in found.items():
+        if template.count("{}") != 1:
+            raise UserError(f"{path}, line {number}: a template has one {{}}, for the class name: '{template}'")
+    if not found:
+        raise UserError(f"{path}: no templates; it should have one a line, such as '{PHOTO[0]}'")
+    return list(found.values())
 
 
 @functools.cache

@@ -85,6 +85,23 @@ def test_a_class_with_too_few_images_gives_all_in_order():
     assert val == [0, 1]
 
 
+def test_all_shots_are_all_images_in_order(tmp_path):
+    drawn = few_shot.sample([0, 1, 0, 0], [1] * 5 + [0], few_shot.ALL, 3, max_val_shot=2)
+    assert drawn == ([0, 2, 3, 1], [0, 1, 2, 3, 4, 5])
+    split = few_shot.FewShotSplit("demo", few_shot.ALL, 3, *drawn)
+    few_shot.save(split, tmp_path)
+    assert (tmp_path / "demo" / "shot_all-seed_3.json").exists()
+    assert few_shot.load_splits(tmp_path, "demo", ["all"], [3]) == [split]
+    with pytest.raises(few_shot.MissingSplits) as missing:
+        few_shot.load_splits(tmp_path, "demo", ["all", 16, 2], [4])
+    assert missing.value.wanted == {"dataset": ["demo"], "train_shot": [2, 16, "all"], "seed": [4]}
+    items = [Item(f"{k}.jpg", k % 2, "ab"[k % 2]) for k in range(4)]
+    benchmark = Benchmark("demo", tmp_path, items, items, items, ["a", "b"])
+    few_shot.check(few_shot.FewShotSplit("demo", few_shot.ALL, 1, [0, 2, 1, 3], [0, 2, 1, 3]), benchmark)
+    with pytest.raises(UserError, match="class 0 has 2 images in val, of which the split has 1 instead of 2"):
+        few_shot.check(few_shot.FewShotSplit("demo", few_shot.ALL, 1, [0, 2, 1, 3], [0, 1, 3]), benchmark)
+
+
 @pytest.mark.parametrize(("shots", "seed", "max_val_shot"), [(0, 1, 4), (-1, 1, 4), (1, 1, 0), (1, -1, 4)])
 def test_impossible_arguments(shots, seed, max_val_shot):
     with pytest.raises(UserError, match=r"1 image per class|0 or more"):

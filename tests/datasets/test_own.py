@@ -1,0 +1,395 @@
+"""Images of one's own: what is read of folders and lists, the split that is written, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from engine import datasets
+from engine.datasets import few_shot, registry
+from engine.datasets.benchmark import PARTS
+from engine.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _no_names_stay(monkeypatch):
+    """What a test takes in is gone after it."""
+    monkeypatch.setattr(registry, "FORMATS", dict(registry.FORMATS))
+
+
+@pytest.fixture
+def photos(tmp_path, put_images):
+    """A folder of two classes of ten images, in a path with a space and letters beyond ASCII."""
+    root = tmp_path / "meine Bücher 書" / "photos"
+    put_images(root, [f"{name}/{number}.jpg" for name in ("cat", "big_dog") for number in range(10)])
+    return root
+
+
+def read(path, **how):
+    """The dataset at a path."""
+    return datasets.load(datasets.own(str(path)), "no such folder", **how)
+
+
+def paths(benchmark, part):
+    return [item.impath for item in benchmark.part(part)]
+
+
+def every_path(benchmark):
+    return sorted(path for part in PARTS for path in paths(benchmark, part))
+
+
+def error(path):
+    with pytest.raises(UserError) as raised:
+        read(path)
+    return str(raised.value)
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_class_folders_is_divided_by_class(photos):
+    found = read(photos)
+    assert (found.name, found.classnames) == ("photos", ["big_dog", "cat"])
+    assert [len(found.part(part)) for part in PARTS] == [10, 4, 6]
+    for part, count in zip(PARTS, (5, 2, 3), strict=True):
+        assert found.labels(part) == [0] * count + [1] * count
+    assert every_path(found) == sorted(str(path.relative_to(photos)) for path in photos.glob("*/*.jpg"))
+    assert all(found.path(item).is_file() for item in found.train)
+    assert found.notes == (f"{photos}/split.json written: 2 classes, 10 train, 4 val, 6 test",)
+
+
+def test_the_split_is_written_once_and_then_read(photos):
+    first = read(photos)
+    split = json.loads((photos / "split.json").read_text(encoding="utf-8"))
+    assert split["val"] == [[item.impath, item.label, item.classname] for item in first.val]
+    split["val"].append(split["test"].pop())
+    (photos / "split.json").write_text(json.dumps(split))
+    again = read(photos)
+    assert ([len(again.part(part)) for part in PARTS], again.notes) == ([10, 5, 5], ())
+
+
+def test_a_class_is_drawn_from_its_own_images_alone(photos, put_images):
+    """The same wherever the folder lies, and whatever other classes there are."""
+    before = read(photos)
+    (photos / "split.json").unlink()
+    put_images(photos, [f"ant/{number}.jpg" for number in range(7)])
+    after = read(photos)
+    for part in PARTS:
+        assert [path for path in paths(after, part) if not path.startswith("ant/")] == paths(before, part)
+
+
+@pytest.mark.parametrize(("count", "divided"), [(3, [1, 1, 1]), (4, [2, 1, 1]), (7, [4, 1, 2]), (20, [10, 4, 6])])
+def test_each_part_has_an_image_of_each_class(tmp_path, put_images, count, divided):
+    put_images(tmp_path / "few", [f"{name}/{number}.png" for name in "ab" for number in range(count)])
+    found = read(tmp_path / "few")
+    assert [len(found.part(part)) // 2 for part in PARTS] == divided
+
+
+def test_images_that_come_later_are_noticed_and_left_out(photos, put_images):
+    before = read(photos)
+    put_images(photos, ["cat/new.jpg", "ant/0.jpg", "ant/1.jpg"])
+    after = read(photos)
+    assert [paths(after, part) for part in PARTS] == [paths(before, part) for part in PARTS]
+    (note,) = after.notes
+    assert "3 images (of new classes too: ant) are not in it, and left out: " in note
+    assert f"delete {photos}/split.json, and what indices, features and experiments have of photos" in note
+    put_images(photos, ["ant/2.jpg"])
+    (photos / "split.json").unlink()
+    assert len(every_path(read(photos))) == 24
+
+
+def test_images_that_went_are_named(photos):
+    gone = paths(read(photos), "test")[0]
+    (photos / gone).unlink()
+    assert f"photos/split.json: 1 of its images are not there: {gone}. Put them back, or delete" in error(photos)
+    assert read(photos, check_images=False).test  # enough to draw few-shot splits
+
+
+def test_parts_in_folders(tmp_path, put_images):
+    counts = {"train": 4, "val": 2, "test": 3}
+    put_images(tmp_path / "own", [f"{p}/{name}/{i}.jpg" for p, n in counts.items() for name in "ba" for i in range(n)])
+    found = read(tmp_path / "own")
+    assert found.classnames == ["a", "b"]
+    for part, count in counts.items():
+        assert paths(found, part) == [f"{part}/{name}/{i}.jpg" for name in "ab" for i in range(count)]
+
+
+def test_val_is_drawn_from_train_where_there_is_none(tmp_path, put_images):
+    counts = {"train": 7, "test": 3}
+    put_images(tmp_path / "own", [f"{p}/{name}/{i}.jpg" for p, n in counts.items() for name in "ab" for i in range(n)])
+    found = read(tmp_path / "own")
+    assert [len(found.part(part)) for part in PARTS] == [10, 4, 6]
+    assert all(path.startswith("train/") for path in paths(found, "val"))
+    assert len(every_path(found)) == len(set(every_path(found)))
+    assert read(tmp_path / "own").notes == ()
+    put_images(tmp_path / "own", ["val/a/0.jpg", "val/b/0.jpg"])
+    assert "split.json says another class name or part of 4 images than there is now" in error(tmp_path / "own")
+
+
+def test_folders_are_gone_through_to_the_last(photos, put_images):
+    """Nested folders, capital letters, hidden files, links to files and folders elsewhere, and what is no image."""
+    elsewhere = photos.parent / "elsewhere"
+    put_images(elsewhere, ["one.jpg", "more/two.jpg"])
+    put_images(photos, ["cat/deep/er/10.JPG", "cat/.hidden.jpg", "cat/.thumbnails/1.jpg", ".git/1.jpg", "top.jpg"])
+    (photos / "cat" / "link.Jpeg").symlink_to(elsewhere / "one.jpg")
+    (photos / "cat" / "folder").symlink_to(elsewhere / "more")
+    for name in ("cat/notes.txt", "cat/IMG_1.HEIC", "big_dog/README.txt"):
+        (photos / name).touch()
+    found = read(photos)
+    assert len(every_path(found)) == 23
+    assert {"cat/deep/er/10.JPG", "cat/link.Jpeg", "cat/folder/two.jpg"} < set(every_path(found))
+    assert found.notes[0].endswith("names do not end as images' do are passed over: .txt (2), .HEIC (1)")
+    (photos / "cat" / "deep" / "loop").symlink_to(photos / "cat")
+    assert "cat/deep/loop is a link to a folder that it lies in; remove it" in error(photos)
+
+
+# --- lists -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def csv(tmp_path, put_images):
+    """`csv(lines)`: a list beside images/0.jpg ... images/19.jpg."""
+    put_images(tmp_path / "lists", [f"images/{number}.jpg" for number in range(20)])
+
+    def write(lines, name="birds.csv", encoding="utf-8"):
+        path = tmp_path / "lists" / name
+        path.write_text("\n".join(lines) + "\n", encoding=encoding)
+        return path
+
+    return write
+
+
+def test_a_list_is_divided_as_folders_are(csv):
+    rows = [f"images/{number}.jpg,{'wren' if number % 2 else 'tit/blue'}" for number in range(20)]
+    path = csv(["image,label", *rows], encoding="utf-8-sig")
+    found = read(path)
+    assert (found.name, found.classnames) == ("birds", ["tit/blue", "wren"])
+    assert [len(found.part(part)) for part in PARTS] == [10, 4, 6]
+    assert found.notes == (f"{path.parent}/birds.split.json written: 2 classes, 10 train, 4 val, 6 test",)
+    assert read(path).notes == ()
+
+
+def test_a_list_with_a_split(csv):
+    parts = [*["train"] * 10, *["val"] * 4, *["test"] * 6]
+    rows = [f'"images/{i}.jpg",n {i % 2},{part},"commas, of no matter"' for i, part in enumerate(parts)]
+    path = csv(["Image,Label,Split,more", *rows])
+    found = read(path)
+    assert set(paths(found, "val")) == {f"images/{i}.jpg" for i in range(10, 14)}
+    assert found.classnames == ["n 0", "n 1"]
+    csv(["image,label,split", *[row.rsplit(",", 2)[0] for row in rows[:-1]], "images/19.jpg,n 1,train"])
+    assert "another class name or part of 1 images than there is now: images/19.jpg" in error(path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["picture,label", "images/0.jpg,a"], "the columns image,label or image,label,split, not ['picture', 'label']"),
+        (["image;label", "images/0.jpg;a"], "not ['image;label']"),
+        ([], "not []"),
+        (["image,label"], "lists no images"),
+        (["image,label", "images/0.jpg,a", "images/1.jpg"], "line 3: more or fewer fields"),
+        (["image,label", "images/0.jpg,a, b"], "line 2: more or fewer fields than the first line has (a comma"),
+        (["image,label", "images/0.jpg, "], "line 2: no label"),
+        (["image,label", "/etc/0.jpg,a"], "line 2: '/etc/0.jpg' is no path below the folder of the list"),
+        (["image,label", "images/../../0.jpg,a"], "'images/../../0.jpg' is no path below"),
+        (["image,label", ",a"], "line 2: '' is no path below"),
+        (["image,label,split", "images/0.jpg,a,dev"], "line 2: split is 'dev', not train, val or test"),
+        (["image,label,split", "images/0.jpg,a,train"], "split should have train, test and perhaps val"),
+        (["image,label", "images/0.jpg,a", "./images//0.jpg,b"], "listed more than once: images/0.jpg"),
+        (["image,label", "images/0.jpg,a", "images/x.jpg,a", "y/0.jpg,b"], "2 of 3 images are not there: images/x.jpg"),
+        (["image,label", "images/0.jpg,a\0"], "birds.csv"),
+        (["image,label", *[f"images/{i}.jpg,a" for i in range(9)]], "has one class, a; a classifier needs two or more"),
+        (["image,label", *[f"images/{i}.jpg,{'ab'[i > 8]}" for i in range(10)]], "too few images of b (1)"),
+        (
+            ["image,label,split", *[f"images/{i}.jpg,{'ab'[i % 2]},{'train' if i else 'test'}" for i in range(3)]],
+            "too few images of a (1 train, 0 val), b (1 train, 0 val). A class needs 2 at least, one for each of train",
+        ),
+    ],
+)
+def test_lists_that_are_refused(csv, lines, message):
+    assert message in error(csv(lines))
+    assert not list(csv([]).parent.glob("*.json"))
+
+
+def test_a_list_in_another_encoding_is_refused(csv):
+    assert "not a CSV in UTF-8" in error(csv(["image,label", "images/0.jpg,Füchse"], encoding="latin-1"))
+
+
+# --- classes ---------------------------------------------------------------------------------------------------------
+
+
+def test_classes_are_renamed(photos, put_images):
+    """By lines or by JSON; of folders whose names begin alike the longest counts."""
+    put_images(photos, [f"big {name}/{number}.jpg" for name in ("cat", "x") for number in range(3)])
+    (photos / "classnames.txt").write_text("cat\tdomestic  cat\n\nbig cat lion, tiger\nbig_dog Bernhardiner-Hündin\n")
+    found = read(photos)
+    names = {Path(item.impath).parts[0]: item.classname for item in found.train}
+    assert found.classnames == ["lion, tiger", "big x", "Bernhardiner-Hündin", "domestic cat"]
+    assert names == {
+        "big cat": "lion, tiger",
+        "big x": "big x",
+        "big_dog": "Bernhardiner-Hündin",
+        "cat": "domestic cat",
+    }
+    (photos / "classnames.txt").unlink()
+    assert "split.json says another class name or part of 23 images" in error(photos)
+    (photos / "split.json").unlink()
+    (photos / "classnames.json").write_text('{"cat": "Katze"}')
+    assert read(photos).classnames == ["big cat", "big x", "big_dog", "Katze"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("classnames.txt", "bird robin", "classnames.txt: no class is called bird; there are big_dog, cat"),
+        ("classnames.txt", "cat", "line 1: not `<folder> <class name>`: 'cat'"),
+        ("classnames.txt", "cat Katze\ncat Kater", "line 2: cat has a name already"),
+        ("classnames.json", '["cat"]', "not an object of class names by folder"),
+        ("classnames.json", '{"cat": ""}', "not an object of class names by folder"),
+        ("classnames.json", '{"cat": 1}', "not an object of class names by folder"),
+        ("classnames.json", "{cat}", "not JSON"),
+        ("classnames.txt", "cat BIG Dog", "same name, but for capitals and underscores: big_dog and cat"),
+    ],
+)
+def test_names_that_are_refused(photos, name, text, message):
+    (photos / name).write_text(text)
+    assert message in error(photos)
+
+
+def test_two_lists_of_names_are_refused(photos):
+    for name in ("classnames.txt", "classnames.json"):
+        (photos / name).write_text("{}")
+    assert "both rename classes; remove one" in error(photos)
+
+
+def test_numbers_for_names_are_noted(tmp_path, put_images):
+    put_images(tmp_path / "digits", [f"{label}/{number}.jpg" for label in (0, 1) for number in range(3)])
+    assert "classes are called 0, 1; prompts need names" in read(tmp_path / "digits").notes[0]
+
+
+# --- what makes no dataset -------------------------------------------------------------------------------------------
+
+
+def _rename(photos, old, new):
+    (photos / old).rename(photos / new)
+
+
+def _cut(photos, number):
+    for path in sorted((photos / "cat").iterdir())[number:]:
+        path.unlink()
+
+
+def _flat_test(photos):
+    """Test images without folders for their classes."""
+    _part(photos, "train", "test")
+    for folder in list((photos / "test").iterdir()):
+        folder.rename(photos / "test" / f".{folder.name}")
+
+
+def _part(photos, *parts):
+    for part in parts:
+        shutil.copytree(photos / "cat", photos / part / "cat")
+        shutil.copytree(photos / "big_dog", photos / part / "big_dog")
+    for name in ("cat", "big_dog"):
+        shutil.rmtree(photos / name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda photos: (photos / "ant").mkdir(), "photos/ant: a class folder without images; remove it, or put some"),
+        (lambda photos: _cut(photos, 0), "photos/cat: a class folder without images"),
+        (lambda photos: [p.rename(p.with_suffix(".txt")) for p in photos.glob("*/*")], "(what is there ends in .txt)"),
+        (lambda photos: shutil.rmtree(photos / "cat"), "photos has one class, big_dog"),
+        (lambda photos: [shutil.rmtree(path) for path in photos.iterdir()], "photos has no folders"),
+        (
+            lambda photos: _cut(photos, 2),
+            "photos: too few images of cat (2). A class needs 3 at least, one for each of",
+        ),
+        (lambda photos: shutil.copytree(photos / "cat", photos / "Big Dog"), "underscores: Big Dog and big_dog"),
+        (lambda photos: _part(photos, "train", "val"), "photos has train and val alone; it should have train, test"),
+        (lambda photos: [_part(photos, "train", "test"), (photos / "x").mkdir()], "folders beside them: x; move"),
+        (lambda photos: [_part(photos, "train", "test"), shutil.rmtree(photos / "train/cat")], "cat (0 train, 0 val)"),
+        (_flat_test, "photos/test has no folders: it should have one for each class"),
+        (lambda photos: (photos / "cat" / "gone.jpg").symlink_to("nowhere"), "gone.jpg: a link to a file that is not"),
+        (lambda photos: os.mkfifo(photos / "cat" / "pipe.jpg"), "pipe.jpg: a link to a file that is not there, or no"),
+        (
+            lambda photos: (photos / "cat" / os.fsdecode(b"\xff.jpg")).touch(),
+            "not in UTF-8, rename them: '\\udcff.jpg'",
+        ),
+        (lambda photos: (photos / "cat" / "text.jpg").write_text("text"), "files that are no images, or too large: 1."),
+        (lambda photos: (photos / "cat" / "0.jpg").rename(photos / "split.json"), "split.json: not JSON"),
+        (lambda photos: shutil.rmtree(photos), "photos: there is no such folder, or list of images"),
+        (lambda photos: [shutil.rmtree(photos), photos.touch()], "neither a folder of images nor a list of them"),
+    ],
+)
+def test_folders_that_are_refused(photos, change, message):
+    change(photos)
+    assert message in error(photos)
+    assert not (photos / "split.json").exists() or "split.json" in message
+
+
+def test_a_folder_that_cannot_be_written_to(photos):
+    """As a disk that is mounted to be read: a limit on files does the same, whoever runs the tests."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        said = error(photos)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert f"{photos}/split.json cannot be written (" in said
+    assert "a folder elsewhere with links" in said
+    assert sorted(path.name for path in photos.iterdir()) == ["big_dog", "cat"]
+
+
+def test_a_large_picture_is_refused_before_the_split_is_drawn(photos):
+    Image.new("1", (20_000, 20_000)).save(photos / "cat" / "large.png")
+    assert "photos/cat/large.png: it has more than 178,956,970 pixels, too many to decode" in error(photos)
+
+
+# --- the name --------------------------------------------------------------------------------------------------------
+
+
+def test_a_path_gives_the_name(tmp_path, monkeypatch):
+    (tmp_path / "Søren's photos, 2024").mkdir()
+    monkeypatch.chdir(tmp_path / "Søren's photos, 2024")
+    assert datasets.own(".") == "Søren-s-photos-2024"
+    assert datasets.own(f"{tmp_path}/Søren's photos, 2024/") == "Søren-s-photos-2024"
+    assert (datasets.own("a.b/c.d"), datasets.own("x/list.CSV")) == ("c.d", "list")
+    assert datasets.is_own("list")
+    assert not datasets.is_own("dtd")
+    assert (datasets.given("list"), datasets.given("dtd"), datasets.given("unknown")) == (
+        "x/list.CSV",
+        "dtd",
+        "unknown",
+    )
+    with pytest.raises(UserError, match=r"/list.CSV and y/list would both be called list"):
+        datasets.own("y/list")
+    with pytest.raises(UserError, match=r"data/dtd would be called dtd, as a dataset of the project is.*--dataset dtd"):
+        datasets.own("data/dtd")
+    with pytest.raises(UserError, match="has no name"):
+        datasets.own("/")
+
+
+# --- few-shot splits -------------------------------------------------------------------------------------------------
+
+
+def test_few_shot_splits_are_drawn_and_shortages_named(photos, tmp_path):
+    _cut(photos, 4)
+    found = read(photos)
+    asked = tmp_path / "indices", [1, 8, few_shot.ALL], [1, 2]
+    assert len(few_shot.draw_missing(found, *asked)) == 6
+    assert few_shot.draw_missing(found, *asked) == []
+    drawn = few_shot.checked_splits(found, *asked)
+    assert [len(split.train) for split in drawn] == [2, 2, 7, 7, 7, 7]
+    assert [len(split.val) for split in drawn] == [2, 2, 3, 3, 3, 3]
+    train, val = few_shot.shortages(found, asked[1])
+    assert "of 8 images a class in train, some have fewer, and give all they have: big_dog (5), cat (2). 2 are" in train
+    assert "of 4 images a class in val, some have fewer, and give all they have: big_dog (2), cat (1). 1 are" in val
+    assert few_shot.shortages(found, [1, few_shot.ALL]) == []

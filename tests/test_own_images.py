@@ -1,0 +1,220 @@
+"""Images of one's own on the way from a folder to a table, as a user types it, and pictures of every kind."""
+
+import functools
+import shlex
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from engine.demo import world as drawn
+from engine.features.store import Bank, Place, read_texts
+from engine.results.runs import read_record
+from forks import run_fork
+
+ENCODER = ["--clip-encoder", "demo-RN", "--image-augmentation", "none", "--device", "cpu"]
+FEATURES = ["--num-workers", "0"]
+STEPS = ["--max-iter", "101"]
+ALL = ["--dataset", "my photos", "--train-shot", "all", "--seed", "1", *ENCODER]
+
+
+def draw_photos(root, classes, images):
+    """Pictures of the demo's world, which its encoders know, in a folder for each class."""
+    for label, kind in enumerate(drawn.HELD_OUT[:classes]):
+        folder = root / kind.name.replace(" ", "_")
+        folder.mkdir(parents=True)
+        for number in range(images):
+            rng = drawn.generator(1, f"own/{label}/{number}", 0)
+            picture = drawn.draw(drawn.random_scene(kind, rng), drawn.STYLES["demo"], rng)
+            picture.save(folder / f"{number}.JPG", "JPEG", quality=95)
+
+
+@pytest.fixture(scope="module")
+def drawn_photos(tmp_path_factory):
+    """Five classes of ten pictures."""
+    root = tmp_path_factory.mktemp("drawn") / "photos"
+    draw_photos(root, classes=5, images=10)
+    return root
+
+
+def folder_of_work(root, said):
+    """Where `my photos` lie, and `.run` types a command."""
+    run = functools.partial(run_fork, folder=said, cwd=root)
+    return SimpleNamespace(
+        root=root, folder=root / "my photos", run=run, place=Place.of(root / "features", "demo-RN", "my-photos")
+    )
+
+
+@pytest.fixture
+def photos(tmp_path, drawn_photos):
+    """The pictures in an otherwise empty folder with a space in its name."""
+    shutil.copytree(drawn_photos, tmp_path / "my work" / "my photos")
+    return folder_of_work(tmp_path / "my work", tmp_path)
+
+
+@pytest.fixture(scope="module")
+def extracted_once(tmp_path_factory, drawn_photos):
+    """The same after features.py."""
+    root = tmp_path_factory.mktemp("extracted") / "my work"
+    shutil.copytree(drawn_photos, root / "my photos")
+    (root / "two.txt").write_text("a photo of a {}.\n\n  a drawing of the {}\n")
+    once = folder_of_work(root, root.parent)
+    once.said = once.run("features.py", *ALL, "--templates", "hand_crafted", "two.txt", *FEATURES, check=0).stdout
+    return once
+
+
+@pytest.fixture
+def extracted(tmp_path, extracted_once):
+    """A copy of it."""
+    shutil.copytree(extracted_once.root, tmp_path / "my work")
+    return folder_of_work(tmp_path / "my work", tmp_path)
+
+
+def command_in(done):
+    """The words of the command that an error ends with, without `python`."""
+    python, *words = shlex.split(done.stderr.splitlines()[-1])
+    assert python == "python"
+    return words
+
+
+def test_from_a_folder_to_a_table(photos):
+    """Each step says what it lacks with a command that can be typed, and a path stands wherever a dataset does."""
+    asked = ["--dataset", "my photos", "--train-shot", "all", "8", "--seed", "1", *ENCODER]
+    missing = photos.run("train.py", *asked, *STEPS, check=1)
+    assert "indices/my-photos/shot_all-seed_1.json and 1 more are missing" in missing.stderr
+    split = photos.run(*command_in(missing), check=0).stdout.splitlines()
+    assert split[0] == "note: my photos/split.json written: 5 classes, 25 train, 10 val, 15 test"
+    assert "of 8 images a class in train, some have fewer, and give all they have" in split[1]
+    assert "indices/my-photos/shot_all-seed_1.json: written, 25 train, 10 val" in split
+    extract = command_in(photos.run("train.py", *asked, *STEPS, check=1))
+    assert extract[:7] == ["features.py", "--dataset", "my photos", "--train-shot", "all", "8", "--seed"]
+    extracted = photos.run(*extract, *FEATURES, check=0)
+    assert "demo-RN my-photos: 5 prompts; 50 images, counting views, 50 of them to encode" in extracted.stdout
+    trained = photos.run("train.py", *asked, *STEPS, check=0)
+    assert "my-photos all-shot seed 1: val " in trained.stdout
+    tabulate = ["eval.py", *asked[:-4], *ENCODER[2:4], *STEPS]
+    table = command_in(photos.run(*tabulate, "--clip-encoder", "demo-ViT", check=1))
+    assert table[:4] == ["train.py", "--dataset", "my photos", "--train-shot"]
+    done = photos.run(*tabulate, "--clip-encoder", "demo-RN", check=0)
+    csv = pd.read_csv(photos.root / done.stdout.splitlines()[-1])
+    assert csv["shots"].tolist() == ["all", "8"]
+    assert (csv["mean"] > 60).all()
+    averaged = photos.run(
+        "average.py", "--name", done.stdout.splitlines()[-1].split("/")[1], "--plot", "a.png", check=0
+    )
+    assert averaged.stdout.splitlines()[0].endswith("average of my-photos")
+    assert (photos.root / "a.png").stat().st_size > 1000
+    assert len(list((photos.root / "average_results").glob("*/shot_all.csv"))) == 1
+    explained = photos.run(*tabulate, "--clip-encoder", "demo-RN", "--explain", "my photos,all,1", check=0)
+    assert explained.stdout.startswith("my-photos all-shot seed 1, experiments/my-photos-shot_all-seed_1/demo-RN")
+
+
+def test_features_draw_the_splits_they_lack(extracted_once):
+    lines = extracted_once.said.splitlines()
+    assert lines[:2] == [
+        "note: my photos/split.json written: 5 classes, 25 train, 10 val, 15 test",
+        "few-shot splits drawn: 1 in indices/my-photos",
+    ]
+    again = extracted_once.run("features.py", *ALL, check=0).stdout
+    assert again.splitlines() == [
+        "demo-RN my-photos: 5 prompts; 50 images, counting views, 0 of them to encode; 0 B to write"
+    ]
+
+
+def test_other_images_under_the_same_name_are_refused(extracted):
+    (extracted.folder / "split.json").unlink()
+    next(extracted.folder.glob("*/3.JPG")).unlink()
+    refused = extracted.run("features.py", *ALL, check=1)
+    assert "Splits of older lists of yours go with the folder my-photos of --indices_dir" in refused.stderr
+    shutil.rmtree(extracted.root / "indices")
+    refused = extracted.run("features.py", *ALL, check=1)
+    assert "that is, from another list of images, or with other class names;\nremove that folder" in refused.stderr
+
+
+def test_templates_of_ones_own(extracted):
+    """They lie beside others, under the name of their file, and other wordings under it are refused."""
+    prompts = read_texts(extracted.place.texts(0, "two")).prompts
+    assert prompts[:2] == ["a photo of a checkered brown moon.", "a drawing of the checkered brown moon"]
+    assert len(prompts) == 2 * len(read_texts(extracted.place.texts(0, "hand_crafted")).prompts)
+    extracted.run("train.py", *ALL, *STEPS, "--templates", "two.txt", check=0)
+    (cell,) = {read_record(path).cell for path in (extracted.root / "experiments").rglob("record.json")}
+    assert cell.text_augmentation == "two"
+    tabulated = extracted.run("eval.py", *ALL[:-2], *STEPS, "--templates", "two.txt", check=0)
+    assert "results/all_demo-RN_linear_two_none_0_cross_modal_text_wiseft_False_iter_101.csv" in tabulated.stdout
+    missing = command_in(extracted.run("train.py", *ALL, *STEPS, "--templates", "others/three.txt", check=1))
+    assert missing[missing.index("--text-augmentation") + 1] == "others/three.txt"
+    assert "others/three.txt: there is no such file" in extracted.run(*missing, check=1).stderr
+    (extracted.root / "two.txt").write_text("the {}")
+    assert (
+        "other prompts or class names" in extracted.run("features.py", *ALL, "--templates", "two.txt", check=1).stderr
+    )
+
+
+def test_two_classes_need_more_templates(photos):
+    for folder in sorted(photos.folder.iterdir())[2:]:
+        shutil.rmtree(folder)
+    photos.run("features.py", *ALL, *FEATURES, "--text-augmentation", "hand_crafted", "template_mining", check=0)
+    refused = photos.run("train.py", *ALL, *STEPS, check=1)
+    assert "of 2 classes, prompts in 3 templates or more are needed" in refused.stderr
+    assert "--text-augmentation template_mining" in refused.stderr
+    photos.run("train.py", *ALL, *STEPS, "--text-augmentation", "template_mining", check=0)
+
+
+def test_pictures_of_every_kind(photos):
+    """Grey of 16 bits, palettes, CMYK and GIFs that move are images like others; a truncated one is named."""
+    pictures = {}
+    for number, path in enumerate(sorted(photos.folder.glob("*/0.JPG"))):
+        with Image.open(path) as image:
+            grey = np.asarray(image.convert("L")).astype(np.uint16) * 257
+            pictures[number] = image.convert("RGB")
+        path.unlink()
+        save = [
+            lambda to, grey=grey: Image.fromarray(grey).save(to.with_suffix(".png")),
+            lambda to, image=pictures[number]: image.quantize(64).save(to.with_suffix(".png"), transparency=3),
+            lambda to, image=pictures[number]: image.convert("CMYK").save(to.with_suffix(".jpg")),
+            lambda to, image=pictures[number]: image.save(
+                to.with_suffix(".gif"), save_all=True, append_images=[image.rotate(180)]
+            ),
+            lambda to, image=pictures[number]: image.save(to.with_suffix(".tif")),
+        ][number]
+        save(path)
+    cut = next(photos.folder.glob("*/1.JPG"))
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[: len(whole) // 2])
+    refused = photos.run("features.py", *ALL, *FEATURES, check=1)
+    assert "image files that cannot be read or decoded: 1. Put sound ones in their place" in refused.stderr
+    assert f"  {cut.relative_to(photos.root)}: " in refused.stderr
+    cut.write_bytes(whole)
+    photos.run("features.py", *ALL, *FEATURES, check=0)
+    assert [len(Bank(photos.place.bank(part, 0, "none"))) for part in ("train", "val", "test")] == [25, 10, 15]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--dataset", "nowhere"], "no dataset is called 'nowhere'; there are: caltech101"),
+        (["--dataset", "nowhere/photos"], "error: nowhere/photos: there is no such folder, or list of images"),
+        (["--dataset", "list.csv"], "error: list.csv: there is no such folder, or list of images"),
+        (["--dataset", "my photos", "other/my-photos"], "my photos and other/my-photos would both be called my-photos"),
+        (["--dataset", "my photos", "--templates", "x/vanilla.txt"], "x/vanilla.txt would be called vanilla, as templ"),
+        (["--dataset", "my photos", "--templates", "a.txt", "b/a.txt"], "a.txt and b/a.txt would both be called a, in"),
+        (["--dataset", "my photos", "--templates", "mined"], "'mined' is none of hand_crafted, classname, vanilla, "),
+        (
+            ["--dataset", "my photos", "--train-shot", "every"],
+            "'every' is not a whole number; shots are a number or 'a",
+        ),
+        (["--dataset", "my photos", "--train-shot", "0"], "0 is not 1 or more; shots are a number or 'all'"),
+    ],
+)
+def test_mistakes_are_said(photos, words, message):
+    done = photos.run("features.py", *words, "--clip-encoder", "demo-RN")
+    assert done.returncode in (1, 2)
+    assert message in done.stderr
+
+
+def test_the_papers_tables_have_numbers_of_shots(photos):
+    done = photos.run("tables.py", "--table", "1", "--train-shot", "all", check=1)
+    assert "the paper's tables are of numbers of shots, not of --train-shot all" in done.stderr
