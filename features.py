@@ -14,6 +14,7 @@ which 21 of these classify its validation images best, zero-shot.
 
 import argparse
 import itertools
+import sys
 from pathlib import Path
 
 from tqdm import tqdm
@@ -103,7 +104,21 @@ def make(args: argparse.Namespace, encoder, plan, workers: int) -> list[str]:
     with tqdm(total=plan.to_mine, desc=f"{plan.title} mining", unit="split", disable=not plan.to_mine) as bar:
         if plan.mined:
             mine_splits(encoder, plan.place, plan.mined, batch_size=args.test_batch_size, progress=bar.update)
+    say_zeroshot(plan)
     return []
+
+
+def say_zeroshot(plan) -> None:
+    """The zero-shot accuracy of what a plan made, on its validation images: days before training would show it."""
+    from engine.features.zeroshot import measure
+
+    val = sorted(position for images in plan.images if images.part == "val" for position in images.asked)
+    for texts in plan.texts if val else []:
+        found = measure(plan.place, texts.augmentation, val, plan.mined)
+        if found:
+            print(f"{plan.title} {texts.augmentation}: {found}", flush=True)
+            if warning := found.warning(f"{plan.title} {texts.augmentation}"):
+                print(warning, file=sys.stderr)
 
 
 def verify_store(args: argparse.Namespace) -> int:
