@@ -66,7 +66,7 @@ def _fault(benchmark: Benchmark, root: Path, indices_dir: str | Path) -> str | N
         if digest != published:
             return (
                 f"{name}: {path} has the published counts but is not the published file (SHA-256 {digest[:12]}..., not"
-                f" {published[:12]}...): few-shot splits may name other images. Move it away, and get the published one:"
+                f" {published[:12]}...): few-shot splits may name other images. Move it away; then this gets it:"
                 f" {_command([name], root.parent)}"
             )
     return None
