@@ -12,11 +12,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Site:
     """`files` by path. `ranges`: whether parts can be asked for; after `cut` bytes of an answer the connection ends.
 
-    `asked` are the Range headers of all requests, None where there was none.
+    While `held` is not set it does not end, but nothing more comes. `asked` are the Range headers of all requests, None
+    where there was none.
     """
 
     def __init__(self):
-        self.files, self.asked, self.ranges, self.cut = {}, [], True, None
+        self.files, self.asked, self.ranges, self.cut, self.held = {}, [], True, None, threading.Event()
+        self.held.set()
 
 
 @contextmanager
@@ -47,6 +49,8 @@ def serving():
             self.send_header("Content-Length", str(len(content) - start))
             self.end_headers()
             self.wfile.write(content[start:] if site.cut is None else content[start : start + site.cut])
+            self.wfile.flush()
+            site.held.wait(30)
 
         def log_message(self, *words):
             """Say nothing."""

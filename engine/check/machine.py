@@ -95,7 +95,7 @@ def encoders(asked: list[str] | None, weights: str | None, stored: set[str]) -> 
                 continue
             if asked or folder in stored:
                 digests[folder] = load.load_encoder(name, weights).digest
-            there.append(name if name in names.DEMO else f"{name} ({place.file})")
+            there.append(name if name in names.DEMO and not weights else f"{name} ({place.file})")
         except Exception as error:  # whatever a damaged file leads to
             wrong.append(Finding(WRONG, str(error) or type(error).__name__))
     findings = [Finding(OK, f"weights are here of {', '.join(there)}")] if there else []

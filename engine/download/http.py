@@ -130,9 +130,9 @@ def _open(url: str, have: int, part: Path) -> HTTPResponse | None:
 
 
 def _read(response: HTTPResponse) -> bytes:
-    """A block of an answer. Raises _Broken where the network fails; writing it to disk may fail too, and does not."""
+    """What has arrived of an answer, a block at most. Raises _Broken where the network fails; writing it to disk may fail too, and does not."""
     try:
-        return response.read(BLOCK)
+        return response.read1(BLOCK)
     except (OSError, HTTPException) as error:
         raise _Broken(error) from error
 
