@@ -130,7 +130,7 @@ def _open(url: str, have: int, part: Path) -> HTTPResponse | None:
 
 
 def _read(response: HTTPResponse) -> bytes:
-    """What has arrived of an answer, a block at most. Raises _Broken where the network fails; writing it to disk may fail too, and does not."""
+    """What has arrived of an answer, a block at most. Raises _Broken where the network, and not the disk, fails."""
     try:
         return response.read1(BLOCK)
     except (OSError, HTTPException) as error:
