@@ -1,12 +1,16 @@
 """check.py as a user meets it: what it finds of an installation, and datasets from a server on this machine."""
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import json
 import os
+import pty
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -199,11 +203,36 @@ def test_stale_features_and_runs(installed, random_weights):
     assert "note runs of 1 cells whose features are no longer there" in look(installed, check=1)
 
 
-def test_a_screen_is_enough_for_many_findings_and_colour_is_for_terminals():
-    assert "\033[31mWRONG\033[0m" in shown("title", [Finding("WRONG", "text")], colour=True)
+def test_many_findings_still_fit_a_screen():
     many = shown("title", [Finding("note", f"number {k} {'long ' * 200}") for k in range(9)])
     assert "... and 3 more" in many
     assert many.count("\n") < LINES
+
+
+@pytest.mark.parametrize(("variables", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+def test_a_python_without_libraries_and_colour_on_a_terminal(tmp_path, variables, coloured):
+    """What needs no library is looked at all the same."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-S", ROOT / "check.py", *map(str, places(tmp_path))]
+    kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "PYTHONPATH")}
+    done = subprocess.run(command, stdout=theirs, env=kept | {"TERM": "xterm"} | variables, timeout=60, check=False)
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):  # what the end of a terminal's output is on Linux
+        while block := os.read(ours, 1 << 16):
+            said += block
+    os.close(ours)
+    assert done.returncode == 1
+    assert (b"\033[31mWRONG\033[0m" in said) == coloured
+    assert b"hardly anything of requirements.txt" in said
+    assert b"not installed: `python check.py --download" in b" ".join(said.split())
+    assert b"encoders" not in said
+
+
+def test_libraries_that_do_not_fit_together(tmp_path):
+    said = look(tmp_path, check=1, prepare=lambda: sys.modules.update(torchvision=None))
+    assert "WRONG `import torchvision` fails" in said
+    assert "pip install -r requirements.txt" in said
 
 
 # --- fetching --------------------------------------------------------------------------------------------------------

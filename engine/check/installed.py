@@ -30,27 +30,29 @@ from engine.errors import UserError
 class Judged:
     """A dataset: what was read of it, None if nothing could be, and what is wrong with it, None for nothing.
 
-    `is_there` is False for one whose folder does not exist.
+    `is_there` is False for one whose folder does not exist; `unfinished` is what an interrupted download left, if any.
     """
 
     name: str
     is_there: bool
     benchmark: Benchmark | None
     fault: str | None
+    unfinished: Path | None = None
 
 
 def judge(name: str, data_dir: str | Path, indices_dir: str | Path) -> Judged:
     """Read a dataset, all of whose images must be there, in the published numbers and order."""
-    benchmark = None
+    benchmark = unfinished = None
     try:
         root = Path(data_dir) / FORMATS[name].folder
         if not root.exists():
             return Judged(name, False, None, f"{name} is not installed: {root} is not there")
+        unfinished = root / WORK if (root / WORK).exists() else None
         benchmark = datasets.load(name, data_dir)
         fault = _fault(benchmark, root, indices_dir)
     except Exception as error:  # whatever a damaged list or a folder that cannot be read leads to
         fault = str(error) or type(error).__name__
-    return Judged(name, True, benchmark, fault)
+    return Judged(name, True, benchmark, fault, unfinished)
 
 
 def _fault(benchmark: Benchmark, root: Path, indices_dir: str | Path) -> str | None:
@@ -87,8 +89,8 @@ def report(judged: Iterable[Judged], data_dir: str | Path, asked: bool) -> list[
     if missing:
         findings += [Finding(NOTE, remedy) for remedy in _remedies(missing, data_dir)]
     for own in judged:
-        if (work := Path(data_dir) / FORMATS[own.name].folder / WORK).exists():
-            text = f"a download is unfinished in {work}: {_command([own.name], data_dir)} goes on with it"
+        if own.unfinished:
+            text = f"a download is unfinished in {own.unfinished}: {_command([own.name], data_dir)} goes on with it"
             findings.append(Finding(NOTE, text))
     return findings
 

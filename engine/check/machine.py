@@ -21,37 +21,46 @@ IMPORTED = ("torch", "torchvision", "open_clip")
 """What is imported for good: a torchvision that belongs to another torch is installed like any other, and fails."""
 
 
-def libraries() -> list[Finding]:
-    """Python, and what requirements.txt asks for."""
-    faults = []
-    if sys.version_info < PYTHON:
-        faults.append(f"Python is {platform.python_version()}, and must be {'.'.join(map(str, PYTHON))} or newer")
-    wanted = [line.split("#")[0].strip() for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines()]
-    faults += [fault for line in wanted if line and (fault := _requirement(line))]
-    for name in IMPORTED:
-        try:
-            importlib.import_module(name)
-        except Exception as error:  # a library that is half there fails in any way
-            said = (str(error).strip().splitlines() or [""])[0]
-            faults.append(f"`import {name}` fails ({type(error).__name__}: {said}): do the libraries fit together?")
+def libraries() -> tuple[list[Finding], bool]:
+    """Python and what requirements.txt asks for, and whether all else can be looked at: torch and the like import."""
+    faults = [f"Python {platform.python_version()} is too old"] if sys.version_info < PYTHON else []
+    faults += _requirements()
+    failures = list(filter(None, map(_import_failure, IMPORTED)))
+    faults = faults or failures  # what is not installed fails to be imported
     if faults:
-        remedy = "pip install -r requirements.txt"
-        return [Finding(WRONG, f"{fault}; mend it with `{remedy}`") for fault in faults]
+        remedy = "`pip install -r requirements.txt` mends it"
+        return [Finding(WRONG, f"{fault}; {remedy}") for fault in faults], not failures
     versions = ", ".join(f"{name} {sys.modules[name].__version__}" for name in IMPORTED)
-    return [Finding(OK, f"Python {platform.python_version()}, {versions}, and all else in requirements.txt")]
+    found = f"Python {platform.python_version()}, {versions}, and all else in requirements.txt"
+    return [Finding(OK, found)], True
 
 
-def _requirement(line: str) -> str | None:
-    """What is wrong with a library that a line of requirements.txt asks for."""
-    from packaging.requirements import Requirement
-
-    wanted = Requirement(line)
+def _requirements() -> list[str]:
+    """What is missing of requirements.txt, or has a version that it does not allow."""
     try:
-        version = importlib.metadata.version(wanted.name)
-    except importlib.metadata.PackageNotFoundError:
-        return f"{wanted.name} is not installed"
-    if not wanted.specifier.contains(version, prereleases=True):
-        return f"{wanted.name} is {version}, and requirements.txt wants {wanted.specifier}"
+        from packaging.requirements import Requirement
+    except ImportError:
+        return [f"{sys.executable} has hardly anything of requirements.txt"]
+    lines = (line.split("#")[0].strip() for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines())
+    missing, faults = [], []
+    for wanted in (Requirement(line) for line in lines if line):
+        try:
+            version = importlib.metadata.version(wanted.name)
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(wanted.name)
+            continue
+        if not wanted.specifier.contains(version, prereleases=True):
+            faults.append(f"{wanted.name} is {version}, and requirements.txt wants {wanted.specifier}")
+    return [f"not installed: {', '.join(missing)}", *faults] if missing else faults
+
+
+def _import_failure(name: str) -> str | None:
+    """Why a library cannot be imported; None if it can."""
+    try:
+        importlib.import_module(name)
+    except Exception as error:  # a library that is half there, or belongs to another torch, fails in any way
+        said = (str(error).strip().splitlines() or [""])[0]
+        return f"`import {name}` fails ({type(error).__name__}: {said}): do the libraries fit together?"
     return None
 
 

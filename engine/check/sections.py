@@ -1,4 +1,4 @@
-"""The sections of a check, in order. Nothing is imported before the libraries are known to be there."""
+"""The sections of a check, in order. Without libraries that work, datasets and sounds can be looked at alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine import datasets, files
 from engine.check import installed, machine
-from engine.check.findings import OK, Finding
+from engine.check.findings import Finding
 from engine.check.installed import Judged
 from engine.clip import names
 
@@ -30,8 +30,7 @@ class Asked:
 
 def installation(asked: Asked) -> Iterator[Section]:
     """Everything. Each section is given as soon as it is known."""
-    libraries = machine.libraries()
-    works = all(finding.state == OK for finding in libraries)
+    libraries, works = machine.libraries()
     yield "this machine", libraries + (machine.device() if works else [])
     digests: dict[str, str] = {}
     if works:

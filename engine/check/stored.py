@@ -6,7 +6,8 @@ Of features the headers are read, and no rows; `features.py --verify` reads all.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,8 +56,7 @@ def features(feature_dir: str | Path, encoder: str, dataset: str) -> Stored:
     stored = Stored(Place.of(feature_dir, encoder, dataset))
     root = stored.place.folder
     if (encoder, dataset) == (audio.ENCODER, audio.DATASET):
-        numbers = sorted(int(path.stem.removeprefix("fold_")) for path in root.glob("fold_*.safetensors"))
-        _take(stored, "sounds-layer_0", lambda: audio.read_folds(root, numbers)[numbers[0]].source)
+        _take(stored, "sounds-layer_0", lambda: _folds(root))
         return stored
     for folder in _subfolders(root):
         for bank in _subfolders(folder):
@@ -70,7 +70,7 @@ def _take(stored: Stored, name: str, read: Callable[[], Source | None]) -> None:
     """Add the source that `read` gives, or what is wrong with it."""
     try:
         source = read()
-    except (UserError, OSError, IndexError, ValueError) as error:
+    except (UserError, OSError, ValueError) as error:
         stored.faults.append(Finding(WRONG, str(error)))
         return
     if source is not None:
@@ -84,6 +84,12 @@ def _bank(folder: Path, stored: Stored) -> Source | None:
         text = f"{folder} has {len(bank)} of {bank.source.length} test images: features.py goes on with it"
         stored.faults.append(Finding(NOTE, text))
     return bank.source
+
+
+def _folds(folder: Path) -> audio.AudioSource | None:
+    """The source of the features of sounds."""
+    numbers = sorted(int(path.stem.removeprefix("fold_")) for path in folder.glob("fold_*.safetensors"))
+    return audio.read_folds(folder, numbers)[numbers[0]].source if numbers else None
 
 
 def stale(stored: Stored, weights: str | None, benchmark: Benchmark | None, sounds: str | None) -> list[Finding]:
@@ -186,24 +192,14 @@ def _is_changed(record: Record, place: Stored, indices_dir: str | Path) -> bool:
 
 def size_of(folder: Path) -> tuple[int, list[Path]]:
     """The bytes of all files below `folder`, and the temporary files among them."""
-    size, left_over = 0, []
-    for path, entry in _files(folder):
-        size += entry.stat(follow_symlinks=False).st_size
-        if entry.name.startswith(".") and entry.name.endswith(".tmp"):
-            left_over.append(path)
-    return size, left_over
-
-
-def _files(folder: Path) -> Iterator[tuple[Path, os.DirEntry[str]]]:
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    yield from _files(Path(entry.path))
-                else:
-                    yield Path(entry.path), entry
-    except OSError:  # it may go while it is looked at, and what cannot be read is said where it is read
-        return
+    size, temporary = 0, []
+    for parent, _, names in os.walk(folder):
+        for path in (Path(parent) / name for name in names):
+            with suppress(OSError):  # it may go while it is looked at
+                size += path.lstat().st_size
+                if path.name.startswith(".") and (path.name.endswith(".tmp") or path.name.startswith(".scratch")):
+                    temporary.append(path)
+    return size, temporary
 
 
 def _subfolders(folder: Path) -> list[Path]:

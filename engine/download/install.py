@@ -45,7 +45,8 @@ def download(name: str, data_dir: Path | str, progress: Progress) -> list[str]:
         try:
             datasets.load(name, data_dir)
         except UserError as error:
-            steps.append(f"{error}.\n{by_hand(name)}")
+            kept = " (what is there is never replaced: move it away to have it fetched anew)" * (name in ARCHIVES)
+            steps.append(f"{error}{kept}.\n{by_hand(name)}")
     return steps
 
 
