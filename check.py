@@ -60,7 +60,7 @@ def download(args: argparse.Namespace) -> int:
                 steps[name] = [str(error)]
     for name, own in steps.items():
         for step in own:
-            print(f"{name}: {step}\n", file=sys.stderr)
+            print(step if step.startswith(f"{name}:") else f"{name}: {step}", end="\n\n", file=sys.stderr)
     return say([check.of_datasets(asked(args), check.judge(asked(args)))])
 
 

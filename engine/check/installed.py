@@ -84,7 +84,7 @@ def report(judged: Iterable[Judged], data_dir: str | Path, asked: bool) -> list[
         images = sum(len(own.benchmark.part(part)) for own in fine for part in PARTS)
         names = ", ".join(own.name for own in fine)
         findings.append(Finding(OK, f"{names}: {images:,} images, all there"))
-    wrong = [own for own in judged if own.fault is not None and (own.is_there or asked)]
+    wrong = [own for own in judged if own.fault is not None and (asked or (own.is_there and not own.unfinished))]
     findings += [Finding(WRONG, own.fault) for own in wrong]
     if missing:
         findings += [Finding(NOTE, remedy) for remedy in _remedies(missing, data_dir)]

@@ -6,7 +6,7 @@ Of features the headers are read, and no rows; `features.py --verify` reads all.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from engine.datasets.few_shot import split_path
 from engine.errors import UserError
 from engine.features import audio
 from engine.features.store import Bank, Place, Source, prompts_digest, texts_source
+from engine.optimizer import Hyperparameters
 from engine.results.runs import Cell, Record, read_record, selected
 
 
@@ -128,7 +129,7 @@ def _prompts(benchmark: Benchmark, augmentation: str) -> str | None:
 class Runs:
     """The runs on disk: complete records by cell, and the files that are no records."""
 
-    cells: dict[Cell, dict] = field(default_factory=dict)
+    cells: dict[Cell, dict[Hyperparameters, Record]] = field(default_factory=dict)
     damaged: list[Path] = field(default_factory=list)
 
     @property
@@ -156,7 +157,7 @@ def report_runs(found: Runs, stored: dict[tuple[str, str], Stored], indices_dir:
         place = stored.get((cell.encoder, cell.dataset))
         if place is None or not place.sources:
             gone.append(cell)
-        elif any(_is_changed(record, place, indices_dir) for record in records.values()):
+        elif _are_changed(cell, records.values(), place, indices_dir):
             changed.append(cell)
     if found.cells:
         incomplete = sum(selected(records) is None for records in found.cells.values())
@@ -167,16 +168,16 @@ def report_runs(found: Runs, stored: dict[tuple[str, str], Stored], indices_dir:
         (changed, "on other features or splits than there are now: train.py refuses to go on with them"),
     ):
         if cells:
-            findings.append(Finding(NOTE, f"runs of {len(cells)} cells {what} ({first(cells, len(cells))})"))
+            named = list(dict.fromkeys(map(str, cells)))  # cells of several methods are called alike
+            findings.append(Finding(NOTE, f"runs of {len(cells):,} cells {what} ({first(named, len(named))})"))
     if found.damaged:
         named = first(found.damaged, len(found.damaged))
         findings.append(Finding(WRONG, f"not a run's record; remove and train again: {named}"))
     return findings
 
 
-def _is_changed(record: Record, place: Stored, indices_dir: str | Path) -> bool:
-    """Whether a run was trained on other features, lists or another split than are there."""
-    cell, inputs = record.cell, record.inputs
+def _are_changed(cell: Cell, records: Iterable[Record], place: Stored, indices_dir: str | Path) -> bool:
+    """Whether runs of a cell were trained on other features, lists or another split than are there."""
     found = {part: {source.list_digest for source in place.of(part)} for part in PARTS}
     found["encoder"] = {source.encoder_digest for source in place.sources.values()}
     if cell.text_augmentation != templates.MINING:  # whose digest is that of the templates of its split
@@ -187,7 +188,8 @@ def _is_changed(record: Record, place: Stored, indices_dir: str | Path) -> bool:
         found["split"] = {split_digest(path)}
     except OSError:
         found["split"] = set()
-    return any(digest not in found.get(name, {digest}) for name, digest in inputs.items())
+    inputs = (pair for record in records for pair in record.inputs.items())
+    return any(digest not in found.get(name, {digest}) for name, digest in inputs)
 
 
 def size_of(folder: Path) -> tuple[int, list[Path]]:

@@ -47,14 +47,14 @@ def fetch(url: str, path: Path, progress: Progress, *, room: float = 0.0) -> Non
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     with _locked(part) as file:
-        arrived = -1
+        arrived = 0
         while (reason := _go_on(url, file, part, progress, room)) is not None:
             size = file.seek(0, os.SEEK_END)
-            if size <= arrived or size == 0:
-                raise NotDownloaded(
-                    f"{url} cannot be downloaded ({reason}). {files.shown(size)} of it are in {part}; the same command"
-                    " goes on from there"
+            if size <= arrived:
+                kept = f"; {files.shown(size)} of it are in {part}, and the same command goes on from there" * bool(
+                    size
                 )
+                raise NotDownloaded(f"{url} cannot be downloaded ({reason}){kept}")
             arrived = size
         file.flush()
         os.fsync(file.fileno())
@@ -77,13 +77,17 @@ def check_md5(path: Path, md5: str, url: str, progress: Progress) -> None:
 
 @contextmanager
 def _locked(part: Path) -> Iterator[BinaryIO]:
-    """The file of what has arrived, for one process at a time."""
+    """The file of what has arrived, for one process at a time. It goes if nothing has."""
     with part.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UserError(f"{part}: another process is downloading this file") from error
-        yield file
+        try:
+            yield file
+        finally:
+            if not file.seek(0, os.SEEK_END):
+                part.unlink(missing_ok=True)
 
 
 def _go_on(url: str, file: BinaryIO, part: Path, progress: Progress, room: float) -> str | None:

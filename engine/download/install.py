@@ -39,9 +39,10 @@ def download(name: str, data_dir: Path | str, progress: Progress) -> list[str]:
             _install_split(split, path, progress)
         except NotDownloaded as error:
             steps.append(f"{error}.\nBy hand: open {split.page} in a browser, and save the file as\n  {path}")
-    with suppress(OSError):
-        (root / WORK).rmdir()  # unless something is under way
-    if not steps:
+    for folder in (root / WORK, root):
+        with suppress(OSError):
+            folder.rmdir()  # unless something is there
+    if not steps or name not in ARCHIVES:
         try:
             datasets.load(name, data_dir)
         except UserError as error:
