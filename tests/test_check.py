@@ -195,10 +195,13 @@ def test_stale_features_and_runs(installed, random_weights):
     assert "note runs of 1 cells on other features or splits" in look(installed, check=1)
     for path in store.rglob("*.safetensors"):
         path.write_bytes(b"damaged")
-    next(runs.rglob("record.json")).write_text("{}")
+    first, second, third, *_ = sorted(runs.rglob("record.json"))
+    first.write_text("{}")
+    second.write_text(second.read_text().replace('"demo"', "[]"))
+    third.write_text(third.read_text().replace('"encoder": "', '"encoder": ["a list"], "more": "'))
     said = look(installed, check=1)
     assert "cannot be read" in said
-    assert "not a run's record; remove and train again" in said
+    assert f"not a run's record; remove and train again: {first}, {second}" in said
     shutil.rmtree(installed / "feature")
     assert "note runs of 1 cells whose features are no longer there" in look(installed, check=1)
 

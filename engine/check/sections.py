@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine import datasets, files
 from engine.check import installed, machine
-from engine.check.findings import Finding
+from engine.check.findings import WRONG, Finding
 from engine.check.installed import Judged
 from engine.clip import names
 
@@ -80,13 +80,21 @@ def on_disk(
     places = {pair: stored.features(asked.feature_dir, *pair) for pair in pairs if is_asked(*pair)}
     findings = stored.summary(asked.feature_dir, list(places.values()))
     for own in places.values():
-        findings += own.faults
-        findings += stored.stale(own, weights.get(own.encoder), benchmarks.get(own.dataset), heard)
+        known = weights.get(own.encoder), benchmarks.get(own.dataset), heard
+        findings += own.faults + _guarded(str(own.place.folder), lambda own=own, known=known: stored.stale(own, *known))
     yield _folder("features", asked.feature_dir, findings)
     runs = stored.runs(asked.result_dir)
     runs.cells = {cell: own for cell, own in runs.cells.items() if is_asked(cell.encoder, cell.dataset)}
-    findings = stored.report_runs(runs, places, asked.indices_dir)
+    findings = _guarded(asked.result_dir, lambda: stored.report_runs(runs, places, asked.indices_dir))
     yield _folder("runs", asked.result_dir, findings)
+
+
+def _guarded(what: str, look: Callable[[], list[Finding]]) -> list[Finding]:
+    """What `look` finds; a finding as well if that fails, as headers and records may hold anything."""
+    try:
+        return look()
+    except Exception as error:
+        return [Finding(WRONG, f"{what} cannot be looked at ({type(error).__name__}: {error})")]
 
 
 def _folder(what: str, folder: str, findings: list[Finding]) -> Section:

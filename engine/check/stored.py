@@ -71,7 +71,7 @@ def _take(stored: Stored, name: str, read: Callable[[], Source | None]) -> None:
     """Add the source that `read` gives, or what is wrong with it."""
     try:
         source = read()
-    except (UserError, OSError, ValueError) as error:
+    except Exception as error:  # whatever a damaged file leads to
         stored.faults.append(Finding(WRONG, str(error)))
         return
     if source is not None:
@@ -143,10 +143,9 @@ def runs(result_dir: str | Path) -> Runs:
     for path in sorted(Path(result_dir).rglob("record.json")):
         try:
             record = read_record(path)
-        except UserError:
-            found.damaged.append(path)
-        else:
             found.cells.setdefault(record.cell, {})[record.hyperparameters] = record
+        except (UserError, TypeError):  # what has lists in place of numbers and names is no key
+            found.damaged.append(path)
     return found
 
 
