@@ -112,13 +112,10 @@ def say_zeroshot(plan) -> None:
     """The zero-shot accuracy of what a plan made, on its validation images: days before training would show it."""
     from engine.features.zeroshot import measure
 
-    val = sorted(position for images in plan.images if images.part == "val" for position in images.asked)
-    for texts in plan.texts if val else []:
-        found = measure(plan.place, texts.augmentation, val, plan.mined)
-        if found:
-            print(f"{plan.title} {texts.augmentation}: {found}", flush=True)
-            if warning := found.warning(f"{plan.title} {texts.augmentation}"):
-                print(warning, file=sys.stderr)
+    for augmentation, found in measure(plan):
+        print(f"{plan.title} {augmentation}: {found}", flush=True)
+        if warning := found.warning(f"{plan.title} {augmentation}"):
+            print(warning, file=sys.stderr)
 
 
 def verify_store(args: argparse.Namespace) -> int:

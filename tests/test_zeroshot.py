@@ -79,6 +79,7 @@ def test_features_say_the_accuracy_of_what_they_made(worlds):
     (recorded,) = {read_record(path).zeroshot.val for path in (root / "experiments").rglob("record.json")}
     assert 100 * recorded == pytest.approx(accuracy["hand_crafted"], abs=0.06)
     assert "zero-shot" not in features(root).stdout, "nothing was made"
+    assert "zero-shot" not in features(root, "--image-layer-idx", "2").stdout, "no final features were asked for"
 
 
 def test_names_of_other_classes_give_a_warning(worlds):
