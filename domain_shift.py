@@ -10,6 +10,7 @@ imagenet_sketch, imagenet_a and imagenet_r, the demo's demo_v2, demo_sketch, dem
 them. Predictions on sets with a part of the classes are recorded twice, among these and among all.
 """
 
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -42,6 +43,8 @@ def sweep_dataset(data, options) -> None:
     grids = [sweep.CellSweep(cell, data, options) for cell in data.cells]
     title, steps = sweep.outstanding(grids, options)
     print(f"{title}; shifted test sets: {', '.join(data.shifted_digests)}", flush=True)
+    if warning := sweep.chance_warning(grids):
+        print(warning, file=sys.stderr)
     bar = tqdm(total=steps, unit="step", unit_scale=True, disable=not steps)
     with bar, closing(sweep.run(grids, options, bar.update)) as completed:
         for grid in completed:

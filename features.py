@@ -17,6 +17,7 @@ which 21 of these classify its validation images best, zero-shot.
 
 import argparse
 import itertools
+import sys
 from pathlib import Path
 
 from tqdm import tqdm
@@ -116,7 +117,18 @@ def make(args: argparse.Namespace, encoder, plan, workers: int) -> list[str]:
     with tqdm(total=plan.to_mine, desc=f"{plan.title} mining", unit="split", disable=not plan.to_mine) as bar:
         if plan.mined:
             mine_splits(encoder, plan.place, plan.mined, batch_size=args.test_batch_size, progress=bar.update)
+    say_zeroshot(plan)
     return []
+
+
+def say_zeroshot(plan) -> None:
+    """The zero-shot accuracy of what a plan made, on its validation images: days before training would show it."""
+    from engine.features.zeroshot import measure
+
+    for augmentation, found in measure(plan):
+        print(f"{plan.title} {augmentation}: {found}", flush=True)
+        if warning := found.warning(f"{plan.title} {augmentation}"):
+            print(warning, file=sys.stderr)
 
 
 def verify_store(args: argparse.Namespace) -> int:

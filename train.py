@@ -8,6 +8,7 @@ Several datasets, shots, seeds and encoders mean all combinations, trained at on
 leaves a record; complete runs are skipped, so a killed sweep goes on where it stopped. Needs what features.py made.
 """
 
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -40,6 +41,8 @@ def sweep_dataset(data, options) -> None:
     grids = [sweep.CellSweep(cell, data, options) for cell in data.cells]
     title, steps = sweep.outstanding(grids, options)
     print(title, flush=True)
+    if warning := sweep.chance_warning(grids):
+        print(warning, file=sys.stderr)
     bar = tqdm(total=steps, unit="step", unit_scale=True, disable=not steps)
     with bar, closing(sweep.run(grids, options, bar.update)) as completed:
         for grid in completed:

@@ -20,7 +20,7 @@ SHIFT = {"domain_shift.py", "eval_domain_shift.py"}
 def test_there_are_commands_for_each_step():
     scripts = {command.split()[0] for command in COMMANDS}
     steps = {"few_shot_split.py", "features.py", "train.py", "eval.py", "average.py", "tables.py", "imagenet_esc.py"}
-    assert scripts == steps | SHIFT
+    assert scripts == steps | SHIFT | {"check.py"}
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if "--demo" not in command])
@@ -31,7 +31,7 @@ def test_commands_are_understood(command, script, tmp_path):
     """
     name, *words = shlex.split(command)
     done = script(name, *words, cwd=tmp_path, check=0 if name in ("few_shot_split.py", "tables.py") else 1)
-    assert done.returncode == 0 or done.stderr.startswith("error: ")
+    assert done.returncode == 0 or done.stderr.startswith("error: ") or "WRONG dtd is not installed" in done.stdout
 
 
 def test_the_method_in_fifteen_lines(tmp_path):

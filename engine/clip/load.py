@@ -112,6 +112,60 @@ def _float32(outputs: dict[int, Cached]) -> dict[int, Cached]:
     }
 
 
+@dataclass(frozen=True)
+class Weights:
+    """Where the weights of an encoder are: `file` on this machine, None where they would have to be downloaded.
+
+    `config` is what open_clip knows of the pretrained tag. On the hub they are `files` of `repository`, the preferred
+    one first; `url` is another place. All are empty where there is none.
+    """
+
+    architecture: str
+    config: dict
+    file: str | None
+    repository: str = ""
+    files: tuple[str, ...] = ()
+    url: str = ""
+
+    @property
+    def remedy(self) -> str:
+        """What a person does to have them here."""
+        wanted = [f"  {self.url}\n    to {OPENAI_CACHE / os.path.basename(self.url)}"] if self.url else []
+        if self.repository:
+            folder = f"models--{self.repository.replace('/', '--')}"
+            wanted.append(
+                f"  hf download {self.repository} {self.files[0]}\n    and the folder {folder} of its cache to"
+                f" {HF_HUB_CACHE}"
+            )
+        return "Get one of these where there is a network, and copy it here:\n" + "\n".join(wanted)
+
+
+def locate(name: str, weights: str | None = None) -> Weights:
+    """The weights that `--clip-encoder name --clip-weights weights` means. Nothing is downloaded.
+
+    Raises UserError for a name or a tag that open_clip does not know, and for a file that is not there.
+    """
+    architecture, tag = names.architecture(name)
+    if name in names.DEMO:
+        open_clip.add_model_config(DEMO_MODELS / f"{name}.json")
+        weights = weights or str(DEMO_MODELS / f"{name}.safetensors")
+    if architecture not in open_clip.list_models():
+        raise UserError(
+            f"no encoder is called '{name}'. OpenAI's: {', '.join(names.OPENAI)};"
+            f" the project's own: {', '.join(names.DEMO)};"
+            f" open_clip's, with a pretrained tag: {', '.join(open_clip.list_models()[:8])}, ..."
+        )
+    config = _tag_config(name, architecture, tag, weights)
+    if weights is not None:
+        if not Path(weights).is_file():
+            raise UserError(f"weights {weights}: there is no such file")
+        return Weights(architecture, config, weights)
+    repository, filename = os.path.split(config.get("hf_hub", ""))
+    files = tuple(_hub_files(filename)) if repository else ()
+    url = config.get("url", "")
+    return Weights(architecture, config, _cached(repository, files, url), repository, files, url)
+
+
 def load_encoder(
     name: str,
     weights: str | None = None,
@@ -126,20 +180,9 @@ def load_encoder(
     Raises UserError for a name that open_clip does not know, for weights that are missing, cannot be downloaded (says
     which file to get and where to put it) or do not fit the architecture, and for layers that cannot be split off.
     """
-    architecture, tag = names.architecture(name)
-    if name in names.DEMO:
-        open_clip.add_model_config(DEMO_MODELS / f"{name}.json")
-        weights = weights or str(DEMO_MODELS / f"{name}.safetensors")
-    if architecture not in open_clip.list_models():
-        raise UserError(
-            f"no encoder is called '{name}'. OpenAI's: {', '.join(names.OPENAI)};"
-            f" the project's own: {', '.join(names.DEMO)};"
-            f" open_clip's, with a pretrained tag: {', '.join(open_clip.list_models()[:8])}, ..."
-        )
-    config = _tag_config(name, architecture, tag, weights)
-    if weights is not None and not Path(weights).is_file():
-        raise UserError(f"weights {weights}: there is no such file")
-    weights = weights or _find_weights(name, config)
+    place = locate(name, weights)
+    architecture, config = place.architecture, place.config
+    weights = place.file or _download(name, place)
     tokenizer = _tokenizer(architecture)
     try:
         model = _build(architecture, config, weights)
@@ -230,14 +273,6 @@ def _is_torchscript(path: str) -> bool:
         return any("/code/" in entry for entry in archive.namelist())
 
 
-def _find_weights(name: str, config: dict) -> str:
-    """The weights of a pretrained tag: from a cache on this machine if they are there, else downloaded to it."""
-    repository, filename = os.path.split(config.get("hf_hub", ""))
-    files = _hub_files(filename) if repository else []
-    url = config.get("url", "")
-    return _cached(repository, files, url) or _download(name, config, repository, files, url)
-
-
 def _hub_files(filename: str) -> list[str]:
     """The files that open_clip looks for on the hub, in its order: safetensors before the file that a tag names."""
     if not filename:
@@ -246,7 +281,8 @@ def _hub_files(filename: str) -> list[str]:
     return [f"{stem}.safetensors", filename] if ending in (".bin", ".pth") else [filename]
 
 
-def _cached(repository: str, files: list[str], url: str) -> str | None:
+def _cached(repository: str, files: Iterable[str], url: str) -> str | None:
+    """Weights of a pretrained tag in a cache on this machine."""
     archive = OPENAI_CACHE.expanduser() / os.path.basename(url)
     if url and archive.is_file():
         return str(archive)
@@ -254,22 +290,15 @@ def _cached(repository: str, files: list[str], url: str) -> str | None:
     return next((path for path in found if isinstance(path, str)), None)
 
 
-def _download(name: str, config: dict, repository: str, files: list[str], url: str) -> str:
+def _download(name: str, place: Weights) -> str:
     """Fetch weights; a machine that cannot reach the hub hears so in seconds, not after a minute of retries."""
     try:
-        probe = huggingface_hub.hf_hub_url(repository, files[-1]) if repository else url
+        probe = huggingface_hub.hf_hub_url(place.repository, place.files[-1]) if place.repository else place.url
         huggingface_hub.get_session().head(probe, timeout=10)
-        return download_pretrained(config)
+        return download_pretrained(place.config)
     except Exception as error:  # whatever the network and its libraries come up with, the remedy is the same
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        wanted = [f"  {url}\n    to {OPENAI_CACHE / os.path.basename(url)}"] if url else []
-        if repository:
-            folder = f"models--{repository.replace('/', '--')}"
-            wanted.append(
-                f"  hf download {repository} {files[0]}\n    and the folder {folder} of its cache to {HF_HUB_CACHE}"
-            )
         raise UserError(
-            f"the weights of {name} are not on this machine and cannot be downloaded ({reason}).\n"
-            "Get one of these where there is a network, and copy it here:\n" + "\n".join(wanted) + "\n"
+            f"the weights of {name} are not on this machine and cannot be downloaded ({reason}).\n{place.remedy}\n"
             f"or pass a file you have: --clip-encoder {name} --clip-weights FILE"
         ) from error

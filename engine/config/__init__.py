@@ -406,6 +406,20 @@ ARGUMENTS = {
     "repair": _argument(
         "--repair", action="store_true", help="--verify, and remove the bad files, so that the next run makes them anew"
     ),
+    # the installation
+    "asked_datasets": _argument(
+        "--dataset", type=_dataset, **_MANY, help="datasets that must be there (look at all, which may be missing)"
+    ),
+    "asked_encoders": _argument(
+        "--clip-encoder", **_MANY, help="encoders whose weights must be there (look at all, which may be missing)"
+    ),
+    "download": _argument(
+        "--download",
+        type=_dataset,
+        **_MANY,
+        help="fetch what these datasets lack, goes on where it stopped, and look at them alone; what takes a person is"
+        " said",
+    ),
     # sounds
     "esc_dir": _argument("--esc-dir", metavar="DIR", help="ESC-50 as unpacked (PATH in the script: ESC-50-master)"),
     "checkpoint": _argument(
@@ -480,6 +494,8 @@ IMAGENET_ESC = (
 ).split()
 AUDIO = "esc_dir checkpoint audio_scale audio_mode batch_size device resample force feature_dir".split()
 """The arguments of scripts that other scripts name in the commands they tell the user to type."""
+CHECK = "asked_datasets asked_encoders clip_weights download data_dir indices_dir feature_dir result_dir".split()
+"""Those of check.py."""
 TABLES_OF_PAPER = (
     "table datasets train_shot seed clip_encoder clip_weights max_iter plot title result_dir esc_result_dir avg_dir"
 ).split()

@@ -351,7 +351,7 @@ def check(split: FewShotSplit, benchmark: Benchmark) -> None:
     Each class must have its number of shots (or all its images), and a published dataset the published images per
     class in the published order.
     """
-    problem = _counts_problem(split.counts, benchmark) if split.counts else None
+    problem = counts_problem(split.counts, benchmark) if split.counts else None
     problem = problem or _part_problem("train", split.train, split.shots, benchmark)
     problem = problem or _part_problem("val", split.val, split.val_shots, benchmark)
     if problem:
@@ -362,7 +362,7 @@ def check(split: FewShotSplit, benchmark: Benchmark) -> None:
         )
 
 
-def _counts_problem(published: dict[str, Any], benchmark: Benchmark) -> str | None:
+def counts_problem(published: dict[str, Any], benchmark: Benchmark) -> str | None:
     """How the lists differ from the published number of images per class; None when they do not."""
     for part in ("train", "val", "test"):
         made_for = published[part] if part == "test" else sum(published[part])

@@ -16,6 +16,7 @@ import torch
 from engine import memory
 from engine.errors import UserError
 from engine.model import wise_ft
+from engine.model.zeroshot import ZeroShot
 from engine.optimizer import GRIDS, Hyperparameters
 from engine.results.runs import (
     Accuracy,
@@ -146,6 +147,12 @@ class CellSweep:
             self.waiting[best] = self.waiting[best]._replace(outcome=copied)
         return {}
 
+    @property
+    def zeroshot(self) -> ZeroShot:
+        """How the zero-shot classifier does on the validation images."""
+        images = len(self.problem.val)
+        return ZeroShot(round(self._zeroshot_val * images), images, self.data.classes)
+
     def finish(self, point: Hyperparameters, test: Tested) -> None:
         """Record a run that was tested."""
         self._record(point, self.waiting.pop(point), test)
@@ -233,6 +240,20 @@ def outstanding(grids: list[CellSweep], options: Options) -> tuple[str, int]:
     runs, missing = sum(len(grid.points) for grid in grids), sum(len(grid.to_train()) for grid in grids)
     title = f"{cell.encoder} {cell.dataset}: {len(grids)} cells, {runs} runs, {missing} to train on {options.device}"
     return title, missing * cell.max_iter
+
+
+def chance_warning(grids: list[CellSweep]) -> str | None:
+    """A warning where runs that are yet to be trained use text that knows nothing of the images; None where it does.
+
+    It is about the zero-shot classifier of the cell with most validation images. Uni-modal runs that start at random
+    use no text.
+    """
+    using_text = [grid for grid in grids if grid.cell.init == "zeroshot" or grid.cell.modality == "cross_modal"]
+    pending = [grid for grid in using_text if grid.to_train()]
+    if not pending:
+        return None
+    most = max(pending, key=lambda grid: len(grid.problem.val))
+    return most.zeroshot.warning(f"{most.cell.encoder} {most.cell.dataset} {most.cell.text_augmentation}")
 
 
 def run(grids: list[CellSweep], options: Options, progress: Callable[[int], object]) -> Iterator[CellSweep]:

@@ -1,0 +1,88 @@
+"""Look at the installation: libraries, GPUs, weights, datasets, features and runs; or fetch datasets.
+
+    python check.py
+    python check.py --dataset dtd eurosat --clip-encoder RN50
+    python check.py --download dtd eurosat
+
+Each finding is `ok`, a `note` (such as what is missing and was not asked for) or `WRONG`; the exit status is 1 if
+anything is wrong. What --dataset and --clip-encoder name must be there. Nothing is changed, and nothing is downloaded
+but with --download: it puts datasets where DATASETS.md has them, goes on where it was interrupted, and says what is
+left for a person to do.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from contextlib import closing
+
+from engine import check, config
+from engine.errors import UserError
+
+
+def main() -> int:
+    args = config.parser(__doc__, *config.CHECK).parse_args()
+    if args.clip_weights and not args.clip_encoder:
+        raise UserError("--clip-weights goes with --clip-encoder, which says whose weights they are")
+    if args.clip_encoder:
+        config.check_encoders(args)
+    if args.download:
+        return download(args)
+    return say(check.installation(asked(args)))
+
+
+def asked(args: argparse.Namespace) -> check.Asked:
+    places = args.data_dir, args.indices_dir, args.feature_dir, args.result_dir
+    return check.Asked(args.download or args.dataset, args.clip_encoder, args.clip_weights, *places)
+
+
+def say(sections) -> int:
+    """Print sections, each as soon as it is known; the exit status."""
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    width = min(120, max(40, shutil.get_terminal_size((100, 24)).columns))
+    wrong = 0
+    for title, findings in sections:
+        print(check.shown(title, findings, width, colour), flush=True)
+        wrong += sum(finding.state == check.WRONG for finding in findings)
+    return 1 if wrong else 0
+
+
+def download(args: argparse.Namespace) -> int:
+    """Fetch datasets, each whatever becomes of the others, then look at them; the exit status."""
+    from engine.download import download
+
+    steps: dict[str, list[str]] = {}
+    for name in dict.fromkeys(args.download):
+        with closing(Bar()) as bar:
+            try:
+                steps[name] = download(name, args.data_dir, bar.show)
+            except UserError as error:
+                steps[name] = [str(error)]
+    for name, own in steps.items():
+        for step in own:
+            print(step if step.startswith(f"{name}:") else f"{name}: {step}", end="\n\n", file=sys.stderr)
+    return say([check.of_datasets(asked(args), check.judge(asked(args)))])
+
+
+class Bar:
+    """A progress bar for one thing after another."""
+
+    def __init__(self):
+        self.what, self.bar = None, None
+
+    def show(self, what: str, done: int, total: int | None) -> None:
+        from tqdm import tqdm
+
+        if what != self.what:
+            self.close()
+            self.what, self.bar = what, tqdm(desc=what, unit="B", unit_scale=True, unit_divisor=1024, initial=done)
+        self.bar.total = total
+        self.bar.update(done - self.bar.n)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+if __name__ == "__main__":
+    config.run(main)

@@ -1,0 +1,41 @@
+"""A finding is a line about one thing, or about several that are alike; a section is a title and findings."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+OK, NOTE, WRONG = "ok", "note", "WRONG"
+"""As it should be; worth knowing, such as what is missing and was not asked for; broken, or asked for and missing."""
+COLOURS = {OK: "32", NOTE: "33", WRONG: "31"}
+SHOWN = 6
+"""How many notes, and how many wrong things, a section shows."""
+LONGEST = 600
+"""How many characters of a finding are shown: the error behind it may list files without end."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found: `state` is OK, NOTE or WRONG."""
+
+    state: str
+    text: str
+
+
+def shown(title: str, findings: Iterable[Finding], width: int = 100, colour: bool = False) -> str:
+    """A section for a terminal that is `width` characters wide: what is fine first, what is wrong last."""
+    lines = [f"\033[1m{title}\033[0m" if colour else title]
+    findings = list(findings)
+    for state in (OK, NOTE, WRONG):
+        own = [finding for finding in findings if finding.state == state]
+        kept = own if state == OK else own[:SHOWN]
+        for finding in kept:
+            mark = f"\033[{COLOURS[state]}m{state:5}\033[0m" if colour else f"{state:5}"
+            text = " ".join(finding.text.split())
+            text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+            first, *rest = textwrap.wrap(text, width - 8, break_long_words=False, break_on_hyphens=False) or [""]
+            lines += [f"  {mark} {first}", *(f"        {line}" for line in rest)]
+        if len(own) > len(kept):
+            lines.append(f"        ... and {len(own) - len(kept)} more")
+    return "\n".join(lines)

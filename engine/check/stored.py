@@ -1,0 +1,230 @@
+"""Features and runs on disk: how much there is, what is damaged, and what belongs to things that are no longer there.
+
+Of features the headers are read, and no rows; `features.py --verify` reads all. Of runs every record is read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine import files, templates
+from engine.check.findings import NOTE, OK, WRONG, Finding
+from engine.check.installed import split_digest
+from engine.datasets.benchmark import PARTS, Benchmark
+from engine.datasets.checks import first
+from engine.datasets.few_shot import split_path
+from engine.errors import UserError
+from engine.features import audio
+from engine.features.store import Bank, Place, Source, prompts_digest, texts_source
+from engine.optimizer import Hyperparameters
+from engine.results.runs import Cell, Record, read_record, selected
+
+
+@dataclass
+class Stored:
+    """The features of a dataset under an encoder: what their banks and prompts (relative paths) were made from."""
+
+    place: Place
+    sources: dict[str, Source] = field(default_factory=dict)
+    faults: list[Finding] = field(default_factory=list)
+
+    @property
+    def encoder(self) -> str:
+        return self.place.folder.parent.name
+
+    @property
+    def dataset(self) -> str:
+        return self.place.folder.name
+
+    def of(self, start: str) -> set[Source]:
+        """The sources of what lies in folders whose names begin with `start`: a part of a dataset, or `text`."""
+        return {source for name, source in self.sources.items() if name.startswith(f"{start}-layer_")}
+
+
+def folders(feature_dir: str | Path) -> list[tuple[str, str]]:
+    """The encoders and datasets that have features, by the names of their folders."""
+    return [
+        (encoder.name, dataset.name) for encoder in _subfolders(Path(feature_dir)) for dataset in _subfolders(encoder)
+    ]
+
+
+def features(feature_dir: str | Path, encoder: str, dataset: str) -> Stored:
+    """Read what the features of a dataset under an encoder say of themselves."""
+    stored = Stored(Place.of(feature_dir, encoder, dataset))
+    root = stored.place.folder
+    if (encoder, dataset) == (audio.ENCODER, audio.DATASET):
+        _take(stored, "sounds-layer_0", lambda: _folds(root))
+        return stored
+    for folder in _subfolders(root):
+        for bank in _subfolders(folder):
+            _take(stored, f"{folder.name}/{bank.name}", lambda bank=bank: _bank(bank, stored))
+        for path in sorted(folder.glob("*.safetensors")):
+            _take(stored, f"{folder.name}/{path.stem}", lambda path=path: texts_source(path))
+    return stored
+
+
+def _take(stored: Stored, name: str, read: Callable[[], Source | None]) -> None:
+    """Add the source that `read` gives, or what is wrong with it."""
+    try:
+        source = read()
+    except Exception as error:  # whatever a damaged file leads to
+        stored.faults.append(Finding(WRONG, str(error)))
+        return
+    if source is not None:
+        stored.sources[name] = source
+
+
+def _bank(folder: Path, stored: Stored) -> Source | None:
+    """The source of a bank. Of a test set all is asked for, whatever the splits; less is from an interrupted run."""
+    bank = Bank(folder)
+    if bank.source is not None and folder.parent.name.startswith("test-") and len(bank) < bank.source.length:
+        text = f"{folder} has {len(bank)} of {bank.source.length} test images: features.py goes on with it"
+        stored.faults.append(Finding(NOTE, text))
+    return bank.source
+
+
+def _folds(folder: Path) -> audio.AudioSource | None:
+    """The source of the features of sounds."""
+    numbers = sorted(int(path.stem.removeprefix("fold_")) for path in folder.glob("fold_*.safetensors"))
+    return audio.read_folds(folder, numbers)[numbers[0]].source if numbers else None
+
+
+def stale(stored: Stored, weights: str | None, benchmark: Benchmark | None, sounds: str | None) -> list[Finding]:
+    """Features of other `weights` (a digest), or of another list, than what is installed; None where nothing is known.
+
+    `sounds` is the digest of ESC-50's list.
+    """
+    reasons = []
+    made_by = {source.encoder_digest for source in stored.sources.values()}
+    if len(made_by) > 1:
+        reasons.append("some were made by other weights than the rest")
+    elif weights and made_by - {weights}:
+        reasons.append(f"made by other weights ({made_by.pop()[:12]}) than those that are here ({weights[:12]})")
+    wanted = {"sounds": sounds}
+    if benchmark is not None:
+        wanted |= {part: benchmark.digest(part) for part in PARTS if stored.of(part)}
+    for part, digest in wanted.items():
+        if digest and any(source.list_digest != digest for source in stored.of(part)):
+            reasons.append(f"{part} features of another list than the one that is installed")
+    for name, source in stored.sources.items() if benchmark is not None else ():
+        if name.startswith("text-") and _prompts(benchmark, Path(name).name) not in (None, source.list_digest):
+            reasons.append(f"{name}: other prompts or class names than the dataset has")
+    return [
+        Finding(WRONG, f"{stored.place.folder}: {reason}; remove what is old, and make it anew") for reason in reasons
+    ]
+
+
+def _prompts(benchmark: Benchmark, augmentation: str) -> str | None:
+    """The digest of the prompts of a dataset, None for those of an augmentation that is not known."""
+    if augmentation not in templates.AUGMENTATIONS:
+        return None
+    return prompts_digest(*templates.prompts(templates.templates(augmentation, benchmark.name), benchmark.classnames))
+
+
+@dataclass
+class Runs:
+    """The runs on disk: complete records by cell, and the files that are no records."""
+
+    cells: dict[Cell, dict[Hyperparameters, Record]] = field(default_factory=dict)
+    damaged: list[Path] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.cells.values()))
+
+
+def runs(result_dir: str | Path) -> Runs:
+    """Read all records."""
+    found = Runs()
+    for path in sorted(Path(result_dir).rglob("record.json")):
+        try:
+            record = read_record(path)
+            found.cells.setdefault(record.cell, {})[record.hyperparameters] = record
+        except (UserError, TypeError):  # what has lists in place of numbers and names is no key
+            found.damaged.append(path)
+    return found
+
+
+def report_runs(found: Runs, stored: dict[tuple[str, str], Stored], indices_dir: str | Path) -> list[Finding]:
+    """How many there are, and those whose inputs are gone or have changed."""
+    findings, gone, changed = [], [], []
+    for cell, records in found.cells.items():
+        place = stored.get((cell.encoder, cell.dataset))
+        if place is None or not place.sources:
+            gone.append(cell)
+        elif _are_changed(cell, records.values(), place, indices_dir):
+            changed.append(cell)
+    if found.cells:
+        incomplete = sum(selected(records) is None for records in found.cells.values())
+        text = f"{found.count:,} runs of {len(found.cells):,} cells (dataset, shots, seed, method)"
+        findings.append(Finding(OK, text + f", {incomplete:,} of them incomplete" * bool(incomplete)))
+    for cells, what in (
+        (gone, "whose features are no longer there: tables are made of them, but none is trained further"),
+        (changed, "on other features or splits than there are now: train.py refuses to go on with them"),
+    ):
+        if cells:
+            named = list(dict.fromkeys(map(str, cells)))  # cells of several methods are called alike
+            findings.append(Finding(NOTE, f"runs of {len(cells):,} cells {what} ({first(named, len(named))})"))
+    if found.damaged:
+        named = first(found.damaged, len(found.damaged))
+        findings.append(Finding(WRONG, f"not a run's record; remove and train again: {named}"))
+    return findings
+
+
+def _are_changed(cell: Cell, records: Iterable[Record], place: Stored, indices_dir: str | Path) -> bool:
+    """Whether runs of a cell were trained on other features, lists or another split than are there."""
+    found = {part: {source.list_digest for source in place.of(part)} for part in PARTS}
+    found["encoder"] = {source.encoder_digest for source in place.sources.values()}
+    if cell.text_augmentation != templates.MINING:  # whose digest is that of the templates of its split
+        name = f"text-layer_{cell.text_layer}/{cell.text_augmentation}"
+        found["text"] = {place.sources[name].list_digest} if name in place.sources else set()
+    path = split_path(indices_dir, cell.dataset, cell.shots, cell.seed, cell.max_val_shot)
+    try:
+        found["split"] = {split_digest(path)}
+    except OSError:
+        found["split"] = set()
+    inputs = (pair for record in records for pair in record.inputs.items())
+    return any(digest not in found.get(name, {digest}) for name, digest in inputs)
+
+
+def size_of(folder: Path) -> tuple[int, list[Path]]:
+    """The bytes of all files below `folder`, and the temporary files among them."""
+    size, temporary = 0, []
+    for parent, _, names in os.walk(folder):
+        for path in (Path(parent) / name for name in names):
+            with suppress(OSError):  # it may go while it is looked at
+                size += path.lstat().st_size
+                if path.name.startswith(".") and (path.name.endswith(".tmp") or path.name.startswith(".scratch")):
+                    temporary.append(path)
+    return size, temporary
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    """The folders in `folder`, by name; none where it is none."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError:
+        return []
+
+
+def left_over(paths: list[Path]) -> list[Finding]:
+    """Temporary files, which a killed process left behind or one that is at work has just made."""
+    if not paths:
+        return []
+    text = f"{len(paths)} temporary files, to be removed when nothing runs: {first(paths, len(paths))}"
+    return [Finding(NOTE, text)]
+
+
+def summary(feature_dir: str | Path, stored: list[Stored]) -> list[Finding]:
+    """How many datasets have features of each encoder, and how large they are."""
+    by_encoder: dict[str, list[str]] = {}
+    for own in stored:
+        by_encoder.setdefault(own.encoder, []).append(own.dataset)
+    return [
+        Finding(OK, f"{encoder}: {', '.join(names)}; {files.shown(size_of(Path(feature_dir) / encoder)[0])}")
+        for encoder, names in by_encoder.items()
+    ]

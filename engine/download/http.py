@@ -1,0 +1,151 @@
+"""Download a file that may be large, over a network that may break, to a name that only a complete file gets.
+
+What has arrived is kept in `<name>.part`, and the next call goes on from there (HTTP's Range), in this process or
+another. A server that knows no ranges starts over.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import BinaryIO
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from engine import files
+from engine.errors import UserError
+
+BLOCK = 1 << 20
+TIMEOUT = 30
+"""Seconds that a server may be silent."""
+
+Progress = Callable[[str, int, int | None], object]
+"""Hears of what is being done, how many bytes of it are, and of how many, where that is known."""
+
+
+class NotDownloaded(UserError):
+    """A file could not be fetched. What has arrived of it is kept."""
+
+
+class _Broken(Exception):
+    """The connection, and not this machine, failed."""
+
+
+def fetch(url: str, path: Path, progress: Progress, *, room: float = 0.0) -> None:
+    """Download `url` to `path`, unless that is there. A connection that breaks is made again as long as more arrives.
+
+    Raises NotDownloaded when the host cannot be reached, lacks the file or sends no more of it; UserError when the disk
+    has no room for it and, beside it, `room` times its size, and while another process is at it.
+    """
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    with _locked(part) as file:
+        arrived = 0
+        while (reason := _go_on(url, file, part, progress, room)) is not None:
+            size = file.seek(0, os.SEEK_END)
+            if size <= arrived:
+                kept = f"; {files.shown(size)} of it are in {part}, and the same command goes on from there" * bool(
+                    size
+                )
+                raise NotDownloaded(f"{url} cannot be downloaded ({reason}){kept}")
+            arrived = size
+        file.flush()
+        os.fsync(file.fileno())
+        part.replace(path)
+
+
+def check_md5(path: Path, md5: str, url: str, progress: Progress) -> None:
+    """Raise UserError for a file that is not the published one. It stays there, for whoever wants to look at it."""
+    digest, size = hashlib.md5(usedforsecurity=False), path.stat().st_size
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+            progress(f"checking {path.name}", file.tell(), size)
+    if digest.hexdigest() != md5:
+        raise UserError(
+            f"{path} is not the published file: its MD5 is {digest.hexdigest()}, not {md5}. It came from {url}."
+            " Remove it, and the same command downloads it again"
+        )
+
+
+@contextmanager
+def _locked(part: Path) -> Iterator[BinaryIO]:
+    """The file of what has arrived, for one process at a time. It goes if nothing has."""
+    with part.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"{part}: another process is downloading this file") from error
+        try:
+            yield file
+        finally:
+            if not file.seek(0, os.SEEK_END):
+                part.unlink(missing_ok=True)
+
+
+def _go_on(url: str, file: BinaryIO, part: Path, progress: Progress, room: float) -> str | None:
+    """Fetch what is not in `file` yet. None when all is there, else why the connection broke."""
+    have = file.seek(0, os.SEEK_END)
+    try:
+        response = _open(url, have, part)
+        if response is None:
+            return None
+        with response:
+            if response.status != 206 and have:  # the whole file, whatever was asked for
+                file.truncate(0)
+                have = 0
+            total = have + response.length if response.length is not None else None
+            require_room(part.parent, int((1 + room) * (total or 0)) - have, f"{part.stem}, unpacked too,")
+            while block := _read(response):
+                file.write(block)
+                have += len(block)
+                progress(f"downloading {part.stem}", have, total)
+    except _Broken as error:
+        return str(error)
+    return None if total in (None, have) else f"the connection was closed after {have} of {total} bytes"
+
+
+def _open(url: str, have: int, part: Path) -> HTTPResponse | None:
+    """The answer to a request for the bytes from `have` on, None if there are none. Raises NotDownloaded if refused."""
+    headers = {"User-Agent": "check.py", **({"Range": f"bytes={have}-"} if have else {})}
+    try:
+        response = urlopen(Request(url, headers=headers), timeout=TIMEOUT)
+    except HTTPError as error:
+        size = error.headers.get("Content-Range", "").rpartition("/")[2]
+        if error.code == 416 and size == str(have):
+            return None
+        reason = f"its server says {error.code} {error.reason}"
+        if error.code == 416:
+            reason += f"; {part} has {have} bytes, more than the file: remove it"
+        raise NotDownloaded(f"{url} cannot be downloaded: {reason}") from error
+    except (OSError, HTTPException) as error:  # URLError is an OSError, and so is all that sockets and TLS raise
+        raise _Broken(getattr(error, "reason", None) or error) from error
+    start = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
+    if response.status == 206 and start != str(have):
+        raise NotDownloaded(f"{url}: asked for the bytes from {have} on, its server sent those from {start} on")
+    return response
+
+
+def _read(response: HTTPResponse) -> bytes:
+    """What has arrived of an answer, a block at most. Raises _Broken where the network, and not the disk, fails."""
+    try:
+        return response.read1(BLOCK)
+    except (OSError, HTTPException) as error:
+        raise _Broken(error) from error
+
+
+def require_room(folder: Path, size: int, what: str) -> None:
+    """Raise UserError unless `size` bytes can still be written in `folder`."""
+    free = files.free_space(folder)
+    if size > free:
+        raise UserError(
+            f"{what} takes about {files.shown(size)}, and {folder} has {files.shown(free)} left. Make room there, or"
+            " make the dataset's folder a symbolic link to another disk; the same command goes on from there"
+        )

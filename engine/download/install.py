@@ -1,0 +1,94 @@
+"""From the tables in `sources` to a dataset as PROTOCOL.md and DATASETS.md lay it out under DATA_DIR."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+from engine import datasets
+from engine.datasets.registry import FORMATS
+from engine.download import archives, http
+from engine.download.http import NotDownloaded, Progress
+from engine.download.sources import ARCHIVES, SPLIT_FILES, Archive, SplitFile
+from engine.errors import UserError
+
+WORK = ".download"
+"""The folder, in the dataset's own, of what is under way: an archive, or what is unpacked of it."""
+INSTRUCTIONS = Path(__file__).resolve().parents[2] / "DATASETS.md"
+
+
+def download(name: str, data_dir: Path | str, progress: Progress) -> list[str]:
+    """Fetch what the dataset `name` lacks under `data_dir`; gives what is left for a person to do.
+
+    What is there is never replaced. What was interrupted is taken up again: a download where it stopped, unpacking from
+    the beginning. Raises UserError for an archive that is damaged or not the published one, and without room on the
+    disk.
+    """
+    root, steps = Path(data_dir) / FORMATS[name].folder, []
+    if archive := ARCHIVES.get(name):
+        try:
+            _install_archive(archive, root, progress)
+        except NotDownloaded as error:
+            steps.append(f"{error}.\n{by_hand(name)}")
+    if split := SPLIT_FILES.get(name):
+        path = root / FORMATS[name].split_file
+        try:
+            _install_split(split, path, progress)
+        except NotDownloaded as error:
+            steps.append(f"{error}.\nBy hand: open {split.page} in a browser, and save the file as\n  {path}")
+    for folder in (root / WORK, root):
+        with suppress(OSError):
+            folder.rmdir()  # unless something is there
+    if not steps or name not in ARCHIVES:
+        try:
+            datasets.load(name, data_dir)
+        except UserError as error:
+            kept = " (what is there is never replaced: move it away to have it fetched anew)" * (name in ARCHIVES)
+            steps.append(f"{error}{kept}.\n{by_hand(name)}")
+    return steps
+
+
+def by_hand(name: str) -> str:
+    """How a person gets the dataset `name`: its section of DATASETS.md."""
+    found = re.search(
+        rf"^### {name}\n+(.*?)(?=^##|\Z)", INSTRUCTIONS.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    return f"By hand, as DATASETS.md says:\n\n{found[1].strip()}" if found else "DATASETS.md says where to get it"
+
+
+def _install_archive(archive: Archive, root: Path, progress: Progress) -> None:
+    """Put what an archive holds into `root`, unless it is there. The archive goes once all is."""
+    absent = [name for name in archive.keeps if not (root / name).exists()]
+    if not absent:
+        return
+    work = root / WORK
+    path, unpacked = work / archive.name, work / "unpacked"
+    http.fetch(archive.url, path, progress, room=archives.UNPACKED)
+    if archive.md5:
+        http.check_md5(path, archive.md5, archive.url, progress)
+    folder = PurePosixPath(archive.inside)
+    archives.unpack(path, unpacked, [folder / name for name in absent], archive.inner, progress)
+    for name in absent:
+        (unpacked / folder / name).rename(root / name)
+    shutil.rmtree(work)
+
+
+def _install_split(split: SplitFile, path: Path, progress: Progress) -> None:
+    """Put a split file at `path`, unless there is one. Raises NotDownloaded where something else arrives."""
+    if path.exists():
+        return
+    arrived = path.parent / WORK / path.name
+    http.fetch(split.url, arrived, progress)
+    content = arrived.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if split.sha256 not in (None, digest) or not content.lstrip().startswith(b"{"):
+        arrived.unlink()  # Google's pages about quotas and viruses come without an error
+        wanted = f", not {split.sha256}" if split.sha256 else ""
+        raise NotDownloaded(
+            f"{split.url} does not give the split file, but {len(content)} bytes that begin with {content[:20]!r}, with"
+            f" SHA-256 {digest}{wanted}"
+        )
+    arrived.replace(path)

@@ -1,0 +1,406 @@
+"""check.py as a user meets it: what it finds of an installation, and datasets from a server on this machine."""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine import datasets
+from engine.check.findings import Finding, shown
+from engine.clip import load
+from engine.datasets import few_shot
+from engine.datasets.registry import FORMATS
+from engine.demo import world as demo
+from engine.download import sources
+from forks import Fork, run_fork
+from servers import serving, tar, zipped
+from stores import install_pictures
+
+ROOT = Path(__file__).parents[1]
+KINDS = demo.HELD_OUT[:6]
+PLACES = ("data", "indices", "feature", "result")
+SWEEP = "--dataset demo --clip-encoder demo-RN --train-shot 2 --seed 1 --image-augmentation none".split()
+LINES = 60
+"""How many lines fit a screen."""
+
+
+def places(root):
+    return [word for name in PLACES for word in (f"--{name}_dir", root / name)]
+
+
+def start(root, *words, prepare=lambda: None):
+    """check.py in a fork, where this machine's caches of weights have no part."""
+
+    def prepare_all():
+        load.OPENAI_CACHE = root / "clip"
+        cached = huggingface_hub.try_to_load_from_cache
+        huggingface_hub.try_to_load_from_cache = lambda *where: cached(*where, cache_dir=root / "hub")
+        prepare()
+
+    return Fork("check.py", [*words, *places(root)], root, prepare_all)
+
+
+def look(root, *words, check=0, **settings):
+    """What it prints."""
+    done = start(root, *words, **settings).wait(check)
+    assert done.out.count("\n") <= LINES
+    assert "\033" not in done.out, "colour in a file"
+    return " ".join(done.out.split())
+
+
+# --- what it finds ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Six classes of the demo with features and runs."""
+    root, rng = tmp_path_factory.mktemp("trained"), np.random.default_rng(0)
+
+    def picture(label):
+        return demo.draw(demo.random_scene(KINDS[label], rng), demo.STYLES["demo"], rng)
+
+    install_pictures(root, [kind.name for kind in KINDS], picture, {"train": 2, "val": 2, "test": 2}, 2, [1])
+    files = dict(zip(PLACES, places(root)[1::2], strict=True))
+    inputs = ["--indices_dir", files["indices"], "--feature_dir", files["feature"]]
+    run_fork("features.py", *SWEEP, "--data_dir", files["data"], *inputs, folder=root, check=0)
+    run_fork("train.py", *SWEEP, "--max-iter", 1, "--result_dir", files["result"], *inputs, folder=root, check=0)
+    return root
+
+
+@pytest.fixture
+def installed(trained, tmp_path):
+    return Path(shutil.copytree(trained, tmp_path / "installed"))
+
+
+def test_nothing_is_installed(tmp_path):
+    said = look(tmp_path)
+    assert "CPU cores" in said
+    assert "weights are here of demo-RN, demo-ViT" in said
+    assert "yet to be downloaded, when first used, of RN50," in said
+    fetched = "caltech101 dtd eurosat fgvc_aircraft food101 oxford_flowers oxford_pets sun397"
+    assert f"`python check.py --download {fetched} --data_dir {tmp_path / 'data'}` gets these" in said
+    assert "DATASETS.md says how to get imagenet, stanford_cars, ucf101, imagenetv2" in said
+    assert "ESC-50 is not installed" in said
+    assert "WRONG" not in said
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [], "nothing is written"
+
+
+def test_what_is_asked_for_must_be_there(tmp_path, random_weights):
+    said = look(tmp_path, "--dataset", "dtd", "--clip-encoder", "RN50", check=1)
+    assert f"WRONG dtd is not installed: {tmp_path / 'data' / 'dtd'} is not there" in said
+    assert "WRONG RN50: its weights are not on this machine" in said
+    assert "hf download timm/resnet50_clip.openai" in said
+    assert "ESC-50" not in said
+    weights = random_weights(0)
+    assert f"here of demo-RN ({weights})" in look(tmp_path, "--clip-encoder", "demo-RN", "--clip-weights", weights)
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"weights")
+    said = look(tmp_path, "--clip-encoder", "demo-RN", "--clip-weights", broken, check=1)
+    assert "these weights cannot be loaded as demo-RN" in said
+    done = start(tmp_path, "--clip-weights", weights).wait(check=1)
+    assert done.err == "error: --clip-weights goes with --clip-encoder, which says whose weights they are\n"
+
+
+def test_all_is_fine(installed):
+    said = look(installed, "--dataset", "demo", "--clip-encoder", "demo-RN")
+    assert "ok demo: 36 images, all there" in said
+    assert "ok 1 few-shot splits" in said
+    assert "ok demo-RN: demo;" in said
+    assert "ok 6 runs of 1 cells" in said
+    assert "note" not in said
+    assert look(installed).count("WRONG") == 0
+
+
+def test_what_is_wrong_with_a_dataset(installed):
+    shutil.copytree(installed / "data" / "demo" / "images", installed / "data" / "oxford_pets" / "images")
+    for path in sorted((installed / "data" / "demo" / "images" / "train").iterdir())[:7]:
+        path.unlink()
+    (installed / "data" / "dtd").mkdir()
+    (installed / "data" / "dtd" / "split_zhou_DescribableTextures.json").write_text("{")
+    (installed / "data" / "eurosat" / ".download").mkdir(parents=True)
+    (installed / "data" / "fgvc_aircraft").write_text("a file")
+    said = look(installed, check=1)
+    assert "WRONG demo: 7 images of its lists are not in" in said
+    assert "split_zhou_OxfordPets.json, and is not there" in said
+    assert "split_zhou_DescribableTextures.json: not JSON" in said
+    assert "fgvc_aircraft/variants.txt" in said
+    assert "note a download is unfinished in" in said
+
+
+def test_a_split_file_that_is_not_the_published_one(tmp_path):
+    """With the published counts, in another order."""
+    counts = few_shot.class_counts()["dtd"]
+    blocks = {part: zip(counts["labels"], counts[part], strict=True) for part in ("train", "val")}
+    split = {part: [[f"{part}_{k}_{i}.jpg", k, f"c{k}"] for k, count in own for i in range(count)]
+             for part, own in blocks.items()}  # fmt: skip
+    split["test"] = [[f"test_{i}.jpg", i % 47, f"c{i % 47}"] for i in range(counts["test"])]
+    images = tmp_path / "data" / "dtd" / "images"
+    images.mkdir(parents=True)
+    first, *rest = [images / row[0] for rows in split.values() for row in rows]
+    first.write_bytes(b"an image")
+    for path in rest:
+        os.link(first, path)
+    (tmp_path / "data" / "dtd" / "split_zhou_DescribableTextures.json").write_text(json.dumps(split))
+    said = look(tmp_path, "--dataset", "dtd", check=1)
+    assert "published counts but is not the published file" in said
+    assert "not f26ebeccd2b5" in said
+    split["train"] = split["train"][1:]
+    (tmp_path / "data" / "dtd" / "split_zhou_DescribableTextures.json").write_text(json.dumps(split))
+    assert "train has 2819 images, the split was made for 2820" in look(tmp_path, "--dataset", "dtd", check=1)
+
+
+def test_few_shot_splits_against_the_published_digests(tmp_path):
+    shutil.copytree(few_shot.PUBLISHED / "dtd", tmp_path / "indices" / "dtd")
+    shutil.copy(few_shot.PUBLISHED / "sha256.csv", tmp_path / "indices")
+    (tmp_path / "indices" / "dtd" / "shot_1-seed_2.json").unlink()
+    assert "ok 14 few-shot splits" in look(tmp_path)
+    path = tmp_path / "indices" / "dtd" / "shot_1-seed_1.json"
+    path.write_text(path.read_text().replace("[", "[9,", 1))
+    said = look(tmp_path, check=1)
+    assert f"WRONG 1 few-shot splits are not the published ones: {path}" in said
+    assert "shot_1-seed_2.json" in said
+
+
+def test_stale_features_and_runs(installed, random_weights):
+    store, runs = installed / "feature" / "demo-RN" / "demo", installed / "result"
+    split_file = installed / "data" / "demo" / "split_demo.json"
+    split = json.loads(split_file.read_text())
+    split["test"] = split["test"][::-1]
+    split_file.write_text(json.dumps(split))
+    (store / "test-layer_0" / "none" / ".x.tmp").write_bytes(b"left over")
+    said = look(installed, check=1)
+    assert f"WRONG {store}: test features of another list than the one that is installed" in said
+    assert "note 1 temporary files" in said
+    split_file.write_text(split_file.read_text().replace(KINDS[0].name, "something else"))
+    assert "text-layer_0/hand_crafted: other prompts or class names" in look(installed, check=1)
+    weights = random_weights(0)
+    shutil.copytree(installed / "feature" / "demo-RN", installed / "feature" / "demo-RN@tiny")
+    said = look(installed, "--clip-encoder", "demo-RN", "--clip-weights", weights, check=1)
+    assert "demo-RN@tiny/demo: made by other weights" in said
+    (installed / "indices" / "demo" / "shot_2-seed_1.json").write_text('{"train":[0],"val":[0]}')
+    assert "note runs of 1 cells on other features or splits" in look(installed, check=1)
+    for path in store.rglob("*.safetensors"):
+        path.write_bytes(b"damaged")
+    first, second, third, *_ = sorted(runs.rglob("record.json"))
+    first.write_text("{}")
+    second.write_text(second.read_text().replace('"demo"', "[]"))
+    third.write_text(third.read_text().replace('"encoder": "', '"encoder": ["a list"], "more": "'))
+    said = look(installed, check=1)
+    assert "cannot be read" in said
+    assert f"not a run's record; remove and train again: {first}, {second}" in said
+    shutil.rmtree(installed / "feature")
+    assert "note runs of 1 cells whose features are no longer there" in look(installed, check=1)
+
+
+def test_many_findings_still_fit_a_screen():
+    many = shown("title", [Finding("note", f"number {k} {'long ' * 200}") for k in range(9)])
+    assert "... and 3 more" in many
+    assert many.count("\n") < LINES
+
+
+@pytest.mark.parametrize(("variables", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+def test_a_python_without_libraries_and_colour_on_a_terminal(tmp_path, variables, coloured):
+    """What needs no library is looked at all the same."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-S", ROOT / "check.py", *map(str, places(tmp_path))]
+    kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "PYTHONPATH")}
+    done = subprocess.run(command, stdout=theirs, env=kept | {"TERM": "xterm"} | variables, timeout=60, check=False)
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):  # what the end of a terminal's output is on Linux
+        while block := os.read(ours, 1 << 16):
+            said += block
+    os.close(ours)
+    assert done.returncode == 1
+    assert (b"\033[31mWRONG\033[0m" in said) == coloured
+    assert b"hardly anything of requirements.txt" in said
+    assert b"not installed: `python check.py --download" in b" ".join(said.split())
+    assert b"encoders" not in said
+
+
+def test_libraries_that_do_not_fit_together(tmp_path):
+    said = look(tmp_path, check=1, prepare=lambda: sys.modules.update(torchvision=None))
+    assert "WRONG `import torchvision` fails" in said
+    assert "pip install -r requirements.txt" in said
+
+
+# --- fetching --------------------------------------------------------------------------------------------------------
+
+
+def picture():
+    packed = io.BytesIO()
+    Image.new("RGB", (8, 8), "green").save(packed, "JPEG")
+    return packed.getvalue()
+
+
+ROWS = {part: [[f"a/{part}.jpg", 0, "a"], [f"b/{part}.jpg", 1, "b"]] for part in ("train", "val", "test")}
+SPLIT = json.dumps(ROWS).encode()
+
+
+def images(folder):
+    return {f"{folder}/{row[0]}": picture() for rows in ROWS.values() for row in rows}
+
+
+def aircraft(folder):
+    lists = {f"images_variant_{part}.txt": f"1{part} 707 320\n2{part} A 380\n" for part in ROWS}
+    lists["variants.txt"] = "707 320\nA 380\n"
+    pictures = {f"{folder}/images/{number}{part}.jpg": picture() for part in ROWS for number in "12"}
+    return pictures | {f"{folder}/{name}": text.encode() for name, text in lists.items()}
+
+
+PACKED = {
+    "dtd": tar(images("dtd/images") | {"dtd/labels/train1.txt": b"not wanted"}),
+    "eurosat": zipped(images("2750")),
+    "fgvc_aircraft": tar(aircraft("fgvc-aircraft-2013b/data")),
+    "caltech101": zipped({"caltech-101/101_ObjectCategories.tar.gz": tar(images("101_ObjectCategories"))}),
+}
+
+
+class Hosts:
+    """A server with archives and split files, and tables that name it."""
+
+    def __init__(self, site, root):
+        self.site, self.root = site, root
+        self.archives, self.split_files = {}, {}
+        for name, content in PACKED.items():
+            archive = sources.ARCHIVES[name]
+            site.files[f"/{archive.name}"] = content
+            md5 = hashlib.md5(content).hexdigest() if archive.md5 else None
+            self.archives[name] = dataclasses.replace(archive, url=site.url(f"/{archive.name}"), md5=md5)
+        for name, split in sources.SPLIT_FILES.items():
+            site.files[f"/split?id={name}"] = SPLIT
+            sha256 = hashlib.sha256(SPLIT).hexdigest() if split.sha256 else None
+            self.split_files[name] = dataclasses.replace(split, url=site.url(f"/split?id={name}"), sha256=sha256)
+        (root / "indices").mkdir()
+        (root / "indices" / "class_counts.json").write_text("{}")
+
+    def start(self, *names):
+        def prepare():
+            sources.ARCHIVES.update(self.archives)
+            sources.SPLIT_FILES.update(self.split_files)
+
+        return start(self.root, "--download", *names, prepare=prepare)
+
+    def folder(self, name):
+        return self.root / "data" / FORMATS[name].folder
+
+
+@pytest.fixture
+def hosts(tmp_path):
+    with serving() as site:
+        yield Hosts(site, tmp_path)
+
+
+def test_datasets_are_fetched_into_their_places(hosts):
+    done = hosts.start(*PACKED).wait(check=0)
+    assert "ok    dtd, eurosat, fgvc_aircraft, caltech101: 24 images, all there" in done.out
+    assert "downloading dtd-r1.0.1.tar.gz" in done.err
+    for name in PACKED:
+        assert len(datasets.load(name, hosts.root / "data").train) == 2
+        archive = sources.ARCHIVES[name]
+        lists = [FORMATS[name].split_file] if name in sources.SPLIT_FILES else []
+        assert sorted(os.listdir(hosts.folder(name))) == sorted([*archive.keeps, *lists])
+    asked = len(hosts.site.asked)
+    hosts.start(*PACKED).wait(check=0)
+    assert len(hosts.site.asked) == asked, "what is there is not fetched again"
+
+
+def test_a_wrong_digest_and_a_host_that_is_gone_stop_no_other(hosts):
+    hosts.site.files["/dtd-r1.0.1.tar.gz"] = PACKED["dtd"][:-1] + b"x"
+    del hosts.site.files["/EuroSAT.zip"]
+    done = hosts.start("dtd", "eurosat", "fgvc_aircraft").wait(check=1)
+    kept = hosts.folder("dtd") / ".download" / "dtd-r1.0.1.tar.gz"
+    assert f"dtd: {kept} is not the published file: its MD5 is" in done.err
+    assert hosts.archives["dtd"].md5 in done.err
+    assert kept.exists()
+    assert "its server says 404" in done.err
+    assert "By hand, as DATASETS.md says:\n\nSentinel-2 satellite images" in done.err
+    assert "ok    fgvc_aircraft: 6 images" in done.out
+    again = hosts.start("dtd").wait(check=1)
+    assert "is not the published file" in again.err, "it is not fetched again behind the user's back"
+    kept.unlink()
+    hosts.site.files["/dtd-r1.0.1.tar.gz"] = PACKED["dtd"]
+    hosts.start("dtd").wait(check=0)
+
+
+@pytest.mark.parametrize("answer", [b"<!DOCTYPE html><title>Quota exceeded", SPLIT + b" ", None])
+def test_a_split_file_that_a_person_must_get(hosts, answer):
+    if answer is None:
+        del hosts.site.files["/split?id=dtd"]
+    else:
+        hosts.site.files["/split?id=dtd"] = answer
+    done = hosts.start("dtd").wait(check=1)
+    path = hosts.folder("dtd") / "split_zhou_DescribableTextures.json"
+    page = sources.SPLIT_FILES["dtd"].page
+    assert f"By hand: open {page} in a browser, and save the file as\n  {path}\n" in done.err
+    assert (hosts.folder("dtd") / "images" / "a" / "train.jpg").exists()
+    assert not path.exists()
+    path.write_bytes(SPLIT)
+    hosts.start("dtd").wait(check=0)
+
+
+def test_what_no_program_can_fetch(hosts):
+    done = hosts.start("stanford_cars", "imagenet").wait(check=1)
+    assert (hosts.folder("stanford_cars") / "split_zhou_StanfordCars.json").exists()
+    assert "copies are on" in done.err
+    assert "Register at [image-net.org]" in done.err
+    assert "python -m engine.demo.install" in hosts.start("demo").wait(check=1).err
+
+
+def test_interrupted_it_goes_on(hosts):
+    content = PACKED["dtd"]
+    hosts.site.cut = len(content) // 2
+    hosts.site.held.clear()
+    run = hosts.start("dtd")
+    part = hosts.folder("dtd") / ".download" / "dtd-r1.0.1.tar.gz.part"
+    deadline = time.monotonic() + 60
+    while not (part.exists() and hosts.site.asked):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.2)
+    os.kill(run.pid, signal.SIGINT)
+    run.wait(check=130)
+    assert "the same command goes on from there" in run.err
+    hosts.site.held.set()
+    said = look(hosts.root)
+    assert "note a download is unfinished" in said
+    assert "WRONG" not in said
+    hosts.site.cut = None
+    hosts.start("dtd").wait(check=0)
+    assert not part.parent.exists()
+
+
+def test_an_archive_with_names_that_lead_out(hosts):
+    content = zipped({"../../evil.jpg": b"evil"} | images("2750"))
+    hosts.site.files["/EuroSAT.zip"] = content
+    hosts.archives["eurosat"] = dataclasses.replace(hosts.archives["eurosat"], md5=hashlib.md5(content).hexdigest())
+    done = hosts.start("eurosat").wait(check=1)
+    assert "leads out of it" in done.err
+    assert not list(hosts.root.rglob("evil.jpg"))
+
+
+# --- the tables ------------------------------------------------------------------------------------------------------
+
+
+def test_the_tables_are_those_of_the_layout_and_of_the_page():
+    page = (ROOT / "DATASETS.md").read_text(encoding="utf-8")
+    for name, archive in sources.ARCHIVES.items():
+        assert FORMATS[name].images in archive.keeps
+    for name, split in sources.SPLIT_FILES.items():
+        assert split.sha256 is None or f"| {FORMATS[name].split_file} | `{split.sha256}` |" in page
+    for name in datasets.names():
+        assert f"\n### {name}\n" in page
