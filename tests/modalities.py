@@ -16,8 +16,11 @@ SETS = {name: {int(k): v for k, v in own.items()} for name, own in json.loads(CL
 DIMENSION, IMAGES = 16, {"train": 7, "val": 5, "test": 2}
 
 
-def install(root):
-    """Features as features.py and audio_features.py leave them, and splits; `.flags` say where."""
+def install(root, **how):
+    """Features as features.py and audio_features.py leave them, and splits; `.flags` say where.
+
+    `how` is what was unusual about the making of those of images and names.
+    """
     generator = torch.Generator().manual_seed(3)
     centres = torch.randn(1000, DIMENSION, generator=generator)
 
@@ -27,10 +30,10 @@ def install(root):
     place = Place.of(root / "features", "RN50", "imagenet")
     for part, count in IMAGES.items():
         labels = torch.arange(1000).repeat_interleave(count)
-        source = Source("RN50", "weights", f"list of {part}", len(labels))
+        source = Source("RN50", "weights", f"list of {part}", len(labels), **how)
         write_shard(place.bank(part, 0, "none"), source, list(range(len(labels))), labels, noisy(labels, 0.8))
     labels = torch.arange(1000)
-    source = Source("RN50", "weights", "list of prompts", 1000)
+    source = Source("RN50", "weights", "list of prompts", 1000, **how)
     write_texts(place.texts(0, "classname"), Texts(noisy(labels, 1.0), labels, [f"class {k}" for k in labels], source))
     for shots, seed in ((shots, seed) for shots in (1, 2, 4) for seed in range(1, 6)):
         lists = ([label for label in range(1000) for _ in range(IMAGES[part])] for part in ("train", "val"))

@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from engine.config import parser
+from engine.errors import UserError
 from engine.esc import inputs
 from engine.esc.benchmark import imagenet_esc
-from engine.esc.data import ADDED, EscCell
-from engine.esc.sweep import EscSweep
+from engine.esc.data import ADDED, OTHER, EscCell
+from engine.esc.sweep import EscSweep, all_cells
 from engine.optimizer import AUDIO
 from engine.results import esc
+from engine.results.esc import EscRun
 from forks import Fork, run_fork
 from modalities import Plain, accuracy, install
 
@@ -170,6 +172,28 @@ def test_runs_on_other_features_are_refused(world, tmp_path):
         flags = [*world.flags, *STEPS, "--esc_result_dir", folder.parent]
         run = run_fork("imagenet_esc.py", *flags, folder=tmp_path, check=1)
         assert f"{folder / path.name} holds runs on other inputs ({said})" in run.err
+
+
+def test_features_that_were_made_otherwise_are_told_apart(world, data, tmp_path):
+    """All runs on them belong together, those without images too, and none of them with a run on the usual ones."""
+    other = load(install(tmp_path, precision="bf16"))
+    assert other.notes == ["features of images: precision bf16", "features of names: precision bf16"]
+    assert not data.notes
+
+    def runs(data):
+        for cell in all_cells(data):
+            used = {OTHER[cell.task] if kind == "other" else kind for kind in ADDED[cell.method]}
+            place = cell.task, cell.classes, cell.split, cell.draws[0], cell.shots
+            inputs = data.inputs(*place, used)
+            yield EscRun(*place, cell.method, next(iter(AUDIO)), inputs, 1.0, 1.0)
+
+    esc.check_inputs(runs(other), tmp_path)
+    for usual, unusual in zip(runs(data), runs(other), strict=True):
+        if usual.inputs.keys() & {"encoder"}:
+            with pytest.raises(UserError, match=r"different inputs \(.*(features|prompts)"):
+                esc.check_inputs([usual, unusual], tmp_path)
+        else:
+            assert usual.inputs == unusual.inputs
 
 
 def test_all_that_is_missing_is_listed_with_its_commands(tmp_path, world):

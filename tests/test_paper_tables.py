@@ -267,7 +267,7 @@ def test_tables_of_imagenet_esc(number, task, script, recorded, tmp_path):
     assert "python imagenet_esc.py --esc_result_dir" in markdown
     check_text(tmp_path, number, table)
     other = [replace(run, shots=4, inputs={"encoder": "new", "features": "bf16"}) for run in made if run.shots == 1]
-    usual = [replace(run, inputs={"encoder": "new"}) for run in made]
+    usual = [replace(run, inputs={"encoder": "new", "features": "usual"}) for run in made]
     add_runs([*usual, *other], tmp_path / "esc")
     mixed = make(script, recorded, tmp_path, "--table", number, check=1)
     one, two = (str(tmp_path / "esc" / f"{task}_19-shot_{shots}.jsonl") for shots in (1, 4))

@@ -24,7 +24,9 @@ from pathlib import Path
 import numpy as np
 from numpy.random import Generator
 
+from engine.datasets import esc50
 from engine.demo import world
+from engine.errors import UserError
 from engine.files import write_atomically, write_json, write_text
 
 VERSION = 1  # raise it whenever a sound, a class or the layout changes
@@ -157,9 +159,10 @@ def is_complete(folder: Path) -> bool:
     """Whether this version's sounds are in `folder`, all of them."""
     try:
         stamp = json.loads((folder / "world.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        esc50.load(folder)  # else a clip that was deleted would be asked for where ESC-50 comes from
+    except (OSError, ValueError, UserError):
         return False
-    return stamp == _STAMP and (folder / "meta" / "esc50.csv").exists()
+    return stamp == _STAMP
 
 
 def _write_wav(path: Path, samples: np.ndarray) -> None:

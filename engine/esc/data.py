@@ -24,7 +24,7 @@ from engine.features import audio
 from engine.features.audio import Fold
 from engine.model import Classifier, Embedding, LinearHead, random_weight
 from engine.results.esc import ALL_MODAL, AUDIO_VISUAL, DRAWS, PLUS_TEXT, SHOTS, SPLITS, UNI_MODAL
-from engine.results.runs import Cell
+from engine.results.runs import USUAL, WAYS, Cell, input_of
 from engine.sweep.data import DatasetFeatures
 from engine.training.batches import generator
 from engine.training.problem import Problem, Samples
@@ -99,7 +99,9 @@ class EscData:
         self._test_images = self._read_test(images)
         self._texts = self._add_samples(images.texts(images.cells[0]))
         self._folds = {number: self._read_fold(number, fold) for number, fold in folds.items()}
-        self._image_inputs = {key: images.inputs(cell) for key, cell in self._cells.items()}
+        inputs = {key: images.inputs(cell) for key, cell in self._cells.items()}
+        # stated where they are as usual, too: so a run says by itself whether images and names have a part in it
+        self._image_inputs = {key: own | {way: input_of(own, way) for way in WAYS} for key, own in inputs.items()}
         self._audio_inputs = _source_inputs(next(iter(folds.values())))
         widths = {features.shape[1] for features in self._features}
         if len(widths) > 1:
@@ -113,9 +115,9 @@ class EscData:
     @property
     def notes(self) -> list[str]:
         """In what the features were not made as the paper's, a sentence each."""
-        notes = [
-            f"features of images: {own}" for own in {i.get("features") for i in self._image_inputs.values()} if own
-        ]
+        ways = dict(zip(WAYS, ("images", "names"), strict=True))
+        of_images = next(iter(self._image_inputs.values()))
+        notes = [f"features of {what}: {of_images[way]}" for way, what in ways.items() if of_images[way] != USUAL]
         how = self._audio_inputs["audio"]
         if self.benchmark.name == "imagenet_esc" and how != PROTOCOL:
             notes.append(f"features of sounds: {how}; the paper's: {PROTOCOL}")
@@ -190,7 +192,7 @@ class EscData:
         elif "image" in used:
             names |= {"encoder", "features", "split", "train"}
         if "text" in used:
-            names |= {"encoder", "text"}
+            names |= {"encoder", "text", "prompts"}
         of_images = self._image_inputs[(shots or 1, split) if task == "image" else (1, draw or 1)]
         return found | {name: of_images[name] for name in of_images if name in names}
 

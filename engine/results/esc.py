@@ -43,10 +43,10 @@ ZERO_SHOT = ("zero_shot_image", "zero_shot_audio", "zero_shot_text")
 class EscRun:
     """A complete run: all that says which one it is, then what came of it.
 
-    `inputs` are digests of the features it was trained and tested on. Zero-shot classifiers have neither
-    `hyperparameters` nor `val`. Accuracies are 0 to 1; `test` is None unless the run was tested. The classifier is that
-    of the first best `step`; a run that `diverged` has the best from before it did. `seconds` is its share of its
-    stack's time.
+    `inputs` are digests of the features it was trained and tested on, and how these were made. Zero-shot classifiers
+    have neither `hyperparameters` nor `val`. Accuracies are 0 to 1; `test` is None unless the run was tested. The
+    classifier is that of the first best `step`; a run that `diverged` has the best from before it did. `seconds` is its
+    share of its stack's time.
     """
 
     task: str
@@ -79,8 +79,8 @@ class EscRun:
         return self.method, self.split, self.draw, self.hyperparameters or ()
 
 
-ALIKE = (("encoder", "features"), ("test",), ("text",), ("audio encoder", "sounds", "audio"))
-"""Inputs that do not depend on splits: all runs of a benchmark have the same, as far as they have the first of each."""
+ALIKE = ("encoder", "features", "test", "text", "prompts", "audio encoder", "sounds", "audio")
+"""Inputs that do not depend on splits: all runs of a benchmark that have them have the same."""
 
 
 class Score(NamedTuple):
@@ -141,16 +141,14 @@ def check_inputs(runs: Iterable[EscRun], folder: str | Path) -> None:
     """Raise UserError, naming two files, when runs of a benchmark were trained or tested on different features."""
     first: dict[str, EscRun] = {}
     for run in runs:
-        for names in ALIKE:
-            if names[0] not in run.inputs:
-                continue
-            other = first.setdefault(names[0], run)
-            if differ := [name for name in names if run.inputs.get(name) != other.inputs.get(name)]:
-                one, two = (file_of(r.task, r.classes, r.shots, folder) for r in (other, run))
-                raise UserError(
-                    f"{one} and {two} hold runs on different inputs ({', '.join(differ)}), which are no one benchmark;"
-                    " remove those that are not wanted and run imagenet_esc.py"
-                )
+        own = [name for name in ALIKE if name in run.inputs]
+        differ = [name for name in own if first.setdefault(name, run).inputs[name] != run.inputs[name]]
+        if differ:
+            one, two = (file_of(r.task, r.classes, r.shots, folder) for r in (first[differ[0]], run))
+            raise UserError(
+                f"{one} and {two} hold runs on different inputs ({', '.join(differ)}), which are no one benchmark;"
+                " remove those that are not wanted and run imagenet_esc.py"
+            )
 
 
 def score(runs: dict[tuple, EscRun], method: str) -> Score:

@@ -71,10 +71,13 @@ class Accuracy:
 WAYS = ("features", "prompts")
 """What a run's inputs have beside digests where features of images or prompts were not made as the protocol says."""
 
+USUAL = "usual"
+"""What stands for them where they were."""
+
 
 def input_of(inputs: dict[str, str], name: str) -> str:
     """One of the inputs of a run for a person to read: the beginning of a digest, or how features were made."""
-    return inputs.get(name, "usual") if name in WAYS else inputs.get(name, "none")[:12]
+    return inputs.get(name, USUAL) if name in WAYS else inputs.get(name, "none")[:12]
 
 
 ALL_CLASSES = "/all_classes"

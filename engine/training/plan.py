@@ -150,14 +150,14 @@ def run_bytes(problem: Problem, batch_size: int) -> int:
     """Memory that one run of a problem takes in a stack.
 
     That is five times its parameters (weights, gradients, two moments, the best weights so far; autograd makes the
-    gradients once more than it returns), its batches, what a step saves for its backward pass and what a block of
-    validation images leaves behind. On a CPU the latter two take turns; a captured step keeps its memory for itself.
+    gradients once more than it returns), its batches, what a step leaves behind (samples and logits, or what autograd
+    saves) and what a block of validation images does. On a CPU these two take turns; a captured step keeps its own.
     """
     share, classes = problem.share(batch_size), problem.model.head.weight.shape[0]
     order = 2 * 8 * EVAL_FREQ * share * len(problem.sources)
     rows = validation_rows(problem)
     validation = rows * (_row_bytes(problem) + 4 * classes)
-    step, copies = 4 * batch_size * classes, 5
+    step, copies = batch_size * (_row_bytes(problem) + 4 * classes), 5
     if not is_linear(problem):
         copies = 6
         step = _saved_bytes(problem, share)

@@ -56,6 +56,9 @@ def test_the_files_are_like_esc50(tmp_path):
     assert sounds.is_complete(folder)
     (folder / "meta" / "esc50.csv").unlink()  # as if it had been killed
     assert not sounds.is_complete(folder)
+    (folder / "meta" / "esc50.csv").write_bytes(table)
+    dataset.file(100).unlink()
+    assert not sounds.is_complete(folder)
     sounds.install(tmp_path)
     assert {path.name: path.read_bytes() for path in (folder / "audio").iterdir()} == before
     assert (folder / "meta" / "esc50.csv").read_bytes() == table

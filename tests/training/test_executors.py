@@ -10,14 +10,15 @@ import torch
 
 from engine.clip.split import unstackable
 from engine.errors import UserError
-from engine.optimizer import GRIDS, Hyperparameters, learning_rate
+from engine.model import Classifier, LinearHead
+from engine.optimizer import EVAL_FREQ, GRIDS, Hyperparameters, learning_rate
 from engine.training import EXECUTORS, graphs, sequential, stacked
 from engine.training import plan as plan_module
 from engine.training.batches import streams
 from engine.training.evaluate import Heads, accuracies, embedder
 from engine.training.plan import plan, run_bytes
 from engine.training.problem import Job, Samples, admits
-from problems import KINDS, STACKABLE
+from problems import DIMENSION, KINDS, STACKABLE
 
 
 def silent(steps):
@@ -218,6 +219,16 @@ def test_memory_does_not_matter(kind, make_problem):
         stacks, workers = plan(jobs, 8, memory)
         assert workers * max(stack.bytes for stack in stacks) <= memory
         assert all(map(same, run("stacked", jobs, 110, budget=memory), expected))
+
+
+def test_a_batch_that_is_larger_than_a_block_of_validation_images_counts(make_problem):
+    """Of two classes a block has 8 images."""
+    problem = make_problem()
+    head = LinearHead(torch.zeros(2, DIMENSION), 100.0)
+    problem = dataclasses.replace(problem, model=Classifier(problem.model.embedding, head))
+    order = 2 * 8 * EVAL_FREQ  # rows and labels of a block of steps, int64
+    more = run_bytes(problem, 64) - run_bytes(problem, 32)
+    assert more >= 32 * (order + 4 * DIMENSION)
 
 
 @pytest.mark.parametrize("kind", ["adapter", "block"])
