@@ -29,7 +29,8 @@ from engine.features.store import (
 )
 from engine.features.views import training_views
 from engine.model import Adapter, Classifier, Embedding, LinearHead, random_weight, zeroshot_weight
-from engine.results.runs import WAYS, Cell
+from engine.results.heads import Kept, Recipe, tensors_of
+from engine.results.runs import WAYS, Cell, Record
 from engine.sweep.shifted import ShiftedSet, ShiftedTest, classnames, shifted_test
 from engine.templates import MINING
 from engine.training.batches import generator
@@ -70,6 +71,7 @@ class DatasetFeatures:
     ):
         """`encoder`, on `device`, has the layers that the cells train; None when there are none.
 
+        Classifiers can be kept of cells whose encoder is given alone.
         `shifted` are further test sets, of classes of the dataset, on which the runs that are tested are tested too.
         Raises MissingFeatures for what is not in the store, UserError when its parts do not belong together.
         """
@@ -99,6 +101,7 @@ class DatasetFeatures:
             self._check_list(bank, part)
             self._check_settings(bank)
         self.shifted = [self._shifted_test(own, encoder) for own in shifted]
+        self._recipe = encoder and self._recipe_of(encoder)
         self._texts, self._prompts = self._mined(place) if cell.text_augmentation == MINING else self._all_prompts()
         check_finite(
             self._texts.features, range(len(self._texts.labels)), f"{cell.dataset}, prompts, in {self._text_path}"
@@ -140,6 +143,11 @@ class DatasetFeatures:
         encoder, text = self._text_source.encoder_digest, self._prompts_of(cell).digest
         ways = zip(WAYS, (self._banks["train", "none"].source.settings, self._text_source.settings), strict=True)
         return {"encoder": encoder, "text": text, "split": split, **lists, **{name: how for name, how in ways if how}}
+
+    def kept(self, run: Record, state: dict[str, Tensor]) -> Kept:
+        """A trained classifier with all that it takes to use it; the encoder must have been given."""
+        names = classnames(self._text_path, run.cell.text_augmentation, run.cell.dataset)
+        return Kept(self._recipe, names, run, tensors_of(state, self.zeroshot(run.cell)))
 
     def test_batches(self, shifted: ShiftedTest | None = None) -> Iterable[tuple[Inputs, Tensor]]:
         """The whole test set, or one of `shifted`: images and their classes.
@@ -335,6 +343,12 @@ class DatasetFeatures:
         """All rows of `inputs` as samples."""
         rows = torch.arange(len(labels), device=self.device)
         return Samples(tuple(tensor.to(self.device) for tensor in inputs), rows, labels.to(self.device))
+
+    def _recipe_of(self, encoder: Encoder) -> Recipe:
+        """How the images' features were made."""
+        made = self._banks["train", "none"].source
+        ways = {"precision": made.precision, "decode": made.decode}
+        return Recipe(encoder.name, encoder.image_size, encoder.mean, encoder.std, **ways)
 
     def _check_layers(self, place: Path, found: Source, layers: int, encoder: Encoder | None) -> None:
         """Refuse features that do not go into the layers that are trained."""
