@@ -156,7 +156,8 @@ class CellSweep:
 
     def finish(self, point: Hyperparameters, test: Tested) -> None:
         """Record a run that was tested."""
-        self._record(point, self.waiting.pop(point), test)
+        self._record(point, self.waiting[point], test)  # while it is known, to tell whether it is the selected one
+        del self.waiting[point]
 
     def summary(self) -> str:
         """A line about a complete cell: what validation selected, and how it did; a line more for each shifted set.
