@@ -43,7 +43,7 @@ def load(args: argparse.Namespace):
     from engine.results.heads import MissingClassifier
 
     try:
-        return classifier.load(args.run, weights=args.clip_weights, ensemble=args.wise_ft, device=config.device(args))
+        return classifier.load(args.run, weights=args.clip_weights, wise_ft=args.wise_ft, device=config.device(args))
     except MissingClassifier as error:
         said = f"{error}; train.py keeps that of the run which validation selects, in the folder that it names:"
         raise UserError("\n  ".join([said, *remedies.keeping(args, error.cells)])) from error

@@ -104,7 +104,7 @@ def random_weights(tmp_path_factory):
     return save
 
 
-LONG = [f"tests/test_{name}.py" for name in ("sweeps", "features_script", "train_script", "commands")]
+LONG = [f"tests/test_{name}.py" for name in ("sweeps", "features_script", "train_script", "commands", "predict_script")]
 """Files that take long, and begin first: each is run by one process."""
 
 

@@ -21,7 +21,8 @@ from engine.clip import names
 from engine.clip.frozen import FrozenImages
 from engine.clip.load import PRECISIONS, Encoder, load_encoder
 from engine.errors import UserError
-from engine.model import Adapter, Classifier, Embedding, LinearHead, wise_ft
+from engine.model import Adapter, Classifier, Embedding, LinearHead
+from engine.model import wise_ft as weight_ensemble
 from engine.results import heads
 from engine.results.heads import Kept
 from engine.transforms import normalise
@@ -34,8 +35,8 @@ class ImageClassifier(nn.Module):
     images are made into first.
     """
 
-    def __init__(self, kept: Kept, encoder: Encoder, ensemble: bool = False):
-        """The classifier `kept` on its `encoder`, split before the trained layers; with `ensemble` its WiSE-FT.
+    def __init__(self, kept: Kept, encoder: Encoder, wise_ft: bool = False):
+        """The classifier `kept` on its `encoder`, split before the trained layers; with `wise_ft` its WiSE-FT.
 
         The encoder is used up: its last layers become the trained ones. Raises RuntimeError, KeyError or ValueError
         when they do not fit together.
@@ -43,7 +44,7 @@ class ImageClassifier(nn.Module):
         super().__init__()
         self.recipe, self.classnames, self.layers = kept.recipe, kept.classnames, kept.run.cell.image_layer
         self.frozen = FrozenImages(encoder.model, [self.layers])
-        self.classifier = _classifier(kept, encoder.image[self.layers], ensemble)
+        self.classifier = _classifier(kept, encoder.image[self.layers], wise_ft)
         self.eval().requires_grad_(False).to(encoder.device)
         found, expected = self(torch.zeros(1, *self.shape, dtype=torch.uint8)).shape, (1, len(self.classnames))
         if found != expected:
@@ -79,11 +80,11 @@ class ImageClassifier(nn.Module):
 
 
 def load(
-    place: str | Path, *, weights: str | None = None, ensemble: bool = False, device: str = "cpu"
+    place: str | Path, *, weights: str | None = None, wise_ft: bool = False, device: str = "cpu"
 ) -> ImageClassifier:
     """The classifier that train.py --save-heads kept of a run: `place` is its record, a folder with it, or its file.
 
-    `weights` are those of the encoder if they came from a file, `ensemble` asks for WiSE-FT. Raises UserError for a
+    `weights` are those of the encoder if they came from a file, `wise_ft` asks for WiSE-FT. Raises UserError for a
     classifier that cannot be read or does not fit the weights, and where there is none (MissingClassifier) or several.
     """
     path = heads.find(Path(place))
@@ -101,7 +102,7 @@ def load(
             f" others ({encoder.digest[:12]}); give those that it was trained on with --clip-weights"
         )
     try:
-        return ImageClassifier(kept, encoder, ensemble)
+        return ImageClassifier(kept, encoder, wise_ft)
     except (RuntimeError, KeyError, ValueError) as error:
         reason = "\n  ".join(line[:200] for line in str(error).splitlines()[:6])
         raise UserError(
@@ -109,13 +110,13 @@ def load(
         ) from error
 
 
-def _classifier(kept: Kept, part: nn.Module | None, ensemble: bool) -> Classifier:
+def _classifier(kept: Kept, part: nn.Module | None, wise_ft: bool) -> Classifier:
     """What was trained; `part` is that of the encoder, which gets the trained weights."""
     tensors = dict(kept.tensors)
     weight, zeroshot = tensors["head.weight"], tensors.pop("zeroshot")
     adapter = Adapter(weight.shape[1], torch.Generator()) if kept.run.cell.head == "adapter" else None
     classifier = Classifier(Embedding([part], adapter), LinearHead(weight, scale=math.exp(kept.run.cell.logit)))
     classifier.load_state_dict(tensors)
-    if ensemble:
-        classifier.head.weight = nn.Parameter(wise_ft(weight, zeroshot, kept.wiseft_ratio))
+    if wise_ft:
+        classifier.head.weight = nn.Parameter(weight_ensemble(weight, zeroshot, kept.wiseft_ratio))
     return classifier

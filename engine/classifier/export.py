@@ -7,6 +7,7 @@ names, as a JSON list, and what was done to images are among the model's metadat
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from dataclasses import asdict, replace
@@ -28,12 +29,14 @@ def export(classifier: ImageClassifier, path: Path) -> None:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UserError(f"an ONNX model needs a package that is not installed: pip install {error.name}") from error
+        raise UserError(f"an ONNX model needs packages ({error}): pip install onnx onnxscript") from error
+    classifier = copy.copy(classifier)
     classifier.recipe = replace(classifier.recipe, precision="fp32")
     images = torch.zeros(2, *classifier.shape, dtype=torch.uint8, device=classifier.device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what torch will change some day
-        traced = torch.export.export(classifier, (images,), dynamic_shapes=({0: torch.export.Dim("n")},))
+        # DYNAMIC fails where a batch's size would be fixed; torch.onnx would fix it without a word
+        traced = torch.export.export(classifier, (images,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
         names = {"input_names": ["images"], "output_names": ["probabilities"]}
         program = torch.onnx.export(traced, **names, dynamo=True, verbose=False)
     program.model.metadata_props["classnames"] = json.dumps(classifier.classnames)
