@@ -27,13 +27,16 @@ def main() -> int:
     files = find_images([*args.images, *(config.lines_of(args.list) if args.list else [])])
     if not files and not args.export:
         raise UserError("no images: name files or folders, or give a list of them with --list (- is stdin)")
+    if files and args.export:
+        raise UserError("--export writes the classifier, and looks at no images: leave them out")
     classifier = load(args)
     if args.export:
         from engine.classifier.export import export
 
         export(classifier, Path(args.export))
         print(args.export)
-    return predict(args, classifier, files) if files else 0
+        return 0
+    return predict(args, classifier, files)
 
 
 def load(args: argparse.Namespace):
@@ -53,7 +56,7 @@ def predict(args: argparse.Namespace, classifier, files: list[str]) -> int:
     """Print what is on each of `files`; the exit status."""
     from engine.classifier.images import classify
 
-    sys.stdout.reconfigure(errors="surrogateescape")  # names of files are bytes, and come out as they are
+    sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # names of files are bytes
     how = {"top_k": args.top_k, "batch_size": args.test_batch_size}
     how["workers"] = config.workers(args, classifier.device.type)
     unreadable = 0

@@ -417,6 +417,7 @@ def test_a_worker_that_is_killed_is_said(kept):
         (["--run", "README.md", "a.jpg"], "README.md is not a trained classifier"),
         (["--run", MODELS / "demo-RN.safetensors", "a.jpg"], "demo-RN.safetensors is not a trained classifier"),
         (["--clip-weights", "no.pt", "a.jpg"], "weights no.pt: there is no such file"),
+        (["--export", "head.onnx", "a.jpg"], "error: --export writes the classifier, and looks at no images"),
         (["--top-k", "0", "a.jpg"], "--top-k: 0 is not 1 or more"),
         (["--format", "xml", "a.jpg"], "--format"),
         (["--device", "cuda:7", "a.jpg"], "--device cuda:7 cannot be used"),

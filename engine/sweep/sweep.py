@@ -80,7 +80,10 @@ class CellSweep:
     """A cell with its problem, its valid hyper-parameters, and those runs of it that are complete."""
 
     def __init__(self, cell: Cell, data: DatasetFeatures, options: Options):
-        """Raises UserError when no batch size is valid, and for records of the same cell on other inputs."""
+        """Raises UserError when no batch size is valid, and for records of the same cell on other inputs.
+
+        So it does where a classifier is to be kept and prompts do not tell what its classes are called.
+        """
         self.cell, self.data, self.options = cell, data, options
         sizes = data.sizes(cell)
         self.points = [point for point in GRIDS[cell.hyperparams] if admits(sizes, point.batch_size)]
@@ -90,6 +93,7 @@ class CellSweep:
                 f"{cell}: {held} training samples are too few for any batch size of grid '{cell.hyperparams}'"
             )
         self.inputs = data.inputs(cell)
+        self.classnames = data.classnames if options.save_heads else []
         self.records = read_cell(cell, options.result_dir)
         self.waiting: dict[Hyperparameters, Trained] = {}
         for record in self.records.values():
@@ -210,7 +214,8 @@ class CellSweep:
             if there is not None and there == replace(record, shifted=there.shifted):
                 record = replace(record, shifted=there.shifted | record.shifted)
             if test is not None and self._keeps(point):
-                heads.keep(self.data.kept(record, outcome.state), self.options.result_dir)
+                tensors = heads.tensors_of(outcome.state, self.data.zeroshot(self.cell))
+                heads.keep(heads.Kept(self.data.recipe, self.classnames, record, tensors), self.options.result_dir)
             write_record(record, self.options.result_dir)
             there = record
         self.records[point] = there
