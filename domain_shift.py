@@ -28,7 +28,8 @@ def main() -> None:
     from engine.sweep import sweep
     from engine.sweep.arguments import load_features
 
-    options = sweep.Options(args.result_dir, args.executor, args.test == "all", config.device(args), args.max_memory)
+    how = args.executor, args.test == "all", config.device(args), args.max_memory, args.save_heads
+    options = sweep.Options(args.result_dir, *how)
     loaded = load_features(args, cells, options.device, shifted)
     for reason in sweep.reasons_not_to_stack(loaded, options):
         print(f"note: runs train one after another, because {reason}")

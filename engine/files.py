@@ -8,9 +8,12 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 UMASK = os.umask(0o022)
 """The process's file mode mask, which mkstemp ignores. The system tells it only while another one is set."""
@@ -91,6 +94,20 @@ def read_lines(path: Path) -> list[str]:
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` as UTF-8, atomically."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write `tensors` to `path` as safetensors, atomically."""
+    from safetensors import SafetensorError  # which import torch, and not all who write files need that
+    from safetensors.torch import save_file
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:  # that is how safetensors says that the disk is full
+            raise OSError(error) from error
+
+    write_atomically(path, write)
 
 
 def write_json(path: Path, value: Any) -> None:

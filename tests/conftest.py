@@ -104,7 +104,8 @@ def random_weights(tmp_path_factory):
     return save
 
 
-LONG = [f"tests/test_{name}.py" for name in ("sweeps", "features_script", "train_script", "commands", "own_images")]
+FIRST = ("sweeps", "features_script", "train_script", "predict_script", "commands", "own_images", "imagenet_esc")
+LONG = [f"tests/test_{name}.py" for name in FIRST]
 """Files that take long, and begin first: each is run by one process."""
 
 

@@ -40,9 +40,11 @@ class Fork:
         except BaseException:
             traceback.print_exc()
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+            try:
+                sys.stdout.flush()
+                sys.stderr.flush()
+            finally:
+                os._exit(code)  # whatever happened, or a second run of the tests would go on from here
 
     def ended(self):
         if self.pid:

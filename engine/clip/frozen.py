@@ -25,25 +25,26 @@ Cached = tuple[Tensor, ...]
 [B, L, width] and the end-of-text positions [B] int64."""
 
 
-class FrozenImages:
+class FrozenImages(nn.Module):
     """The image tower of an open_clip model in eval mode, up to its last k layers for each k of `layers`."""
 
     def __init__(self, model: nn.Module, layers: Iterable[int]):
         """Raises UserError for a number of layers that the tower does not have, or cannot be split at."""
+        super().__init__()
         visual = model.visual
         self.channels_last = isinstance(visual, ModifiedResNet)
         if self.channels_last:
             visual = _fold(copy.deepcopy(visual)).to(memory_format=torch.channels_last)
         # what other models (CoCa, which normalises unless told not to) have beside the stages is theirs to call
-        self.encode = None if type(model) in (CLIP, CustomTextCLIP) else partial(model.encode_image, normalize=False)
-        self.stages = image_stages(visual)
+        self.whole = None if type(model) in (CLIP, CustomTextCLIP) else model
+        self.stages = nn.ModuleList(image_stages(visual))
         self.ends = {k: len(self.stages) - image_layer_count(model, k) for k in layers}
 
-    def __call__(self, pixels: Tensor, layers: Iterable[int]) -> dict[int, Cached]:
+    def forward(self, pixels: Tensor, layers: Iterable[int]) -> dict[int, Cached]:
         """What is cached of normalised pixels [B, 3, S, S], for those k that are in `layers`."""
         outputs = {}
-        if self.encode is not None and 0 in layers:
-            outputs[0] = (self.encode(pixels),)
+        if self.whole is not None and 0 in layers:
+            outputs[0] = (self.whole.encode_image(pixels, normalize=False),)
         ends = {k: self.ends[k] for k in layers if k not in outputs}
         x = pixels.contiguous(memory_format=torch.channels_last) if self.channels_last else pixels
         for at in range(max(ends.values(), default=-1) + 1):

@@ -39,3 +39,15 @@ def folder(name: str, weights: str | None = None) -> str:
     """The name of an encoder as a folder: `ViT-B/16` -> `ViT-B-16`; local weights are marked `RN50@<file stem>`."""
     folders = [re.sub(r"[^\w.@-]+", "-", part) for part in (name, Path(weights).stem if weights else "") if part]
     return "@".join(folders)
+
+
+def of_folder(made: str) -> tuple[str, str | None]:
+    """The name that `folder` made this of, and the stem of the local weights, if any.
+
+    The name of an encoder that is neither OpenAI's nor the project's comes as it stands in the folder.
+    """
+    known = {folder(name): name for name in OPENAI + DEMO}
+    if made in known:
+        return known[made], None
+    name, _, weights = made.rpartition("@") if "@" in made else (made, "", None)
+    return known.get(name, name), weights

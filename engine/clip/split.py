@@ -207,7 +207,7 @@ class AttentionPool(nn.Module):
 
     def _heads(self, vectors: Tensor) -> Tensor:
         """[B, C] as [heads, B, C / heads]."""
-        return vectors.view(len(vectors), self.num_heads, -1).transpose(0, 1)
+        return vectors.unflatten(1, (self.num_heads, -1)).transpose(0, 1)
 
     def _heads_of(self, weight: Tensor) -> Tensor:
         """The weight [C, C] of a projection as [heads, C / heads, C]."""

@@ -13,8 +13,10 @@ import itertools
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from engine import datasets, optimizer, templates
@@ -24,6 +26,7 @@ from engine.datasets.few_shot import ALL, MAX_VAL_SHOT, MissingSplits, Shots
 from engine.errors import UserError
 from engine.results import layout
 from engine.results.layout import TABLES, Scope
+from engine.results.predictions import FORMATS
 from engine.results.runs import Cell
 
 SHOTS = [1, 2, 4, 8, 16]
@@ -355,6 +358,23 @@ ARGUMENTS = {
         metavar="DATASET,SHOTS,SEED",
         help="instead of a table, show all runs of one cell and which of them validation selects",
     ),
+    # using a classifier
+    "run": _argument(
+        "--run",
+        required=True,
+        metavar="RUN",
+        help="a run that train.py --save-heads trained: its record.json, or a folder with one in or below it",
+    ),
+    "images": _argument("images", nargs="*", metavar="IMAGE", help="files, or folders, whose images are found"),
+    "list": _argument("--list", metavar="FILE", help="a file that names more of them, one a line; - is stdin"),
+    "top_k": _argument(
+        "--top-k", type=positive, default=1, metavar="K", help="most probable classes of each image (1)"
+    ),
+    "format": _argument("--format", choices=FORMATS, default="csv", help="CSV, or JSON lines (csv)"),
+    "export": _argument("--export", metavar="FILE.onnx", help="write the classifier as an ONNX model"),
+    "weights_of_run": _argument(
+        "--clip-weights", metavar="FILE", help="the encoder's weights, if features.py was given a file with them"
+    ),
     # how to run
     "max_iter": _argument("--max-iter", type=positive, default=optimizer.MAX_ITER, help="training steps (12800)"),
     "test": _argument(
@@ -362,6 +382,12 @@ ARGUMENTS = {
         choices=["selected", "all"],
         default="selected",
         help="test the run that validation selects, or every run of the grid (selected)",
+    ),
+    "save_heads": _argument(
+        "--save-heads",
+        action="store_true",
+        help="keep the classifier of the run that validation selects beside its record, for predict.py. Needs the"
+        " encoder's weights; of a sweep that is complete, that run alone is trained again",
     ),
     "executor": _argument(
         "--executor",
@@ -478,7 +504,7 @@ FEATURES = (
 TRAIN = (
     "modality classifier_head classifier_init logit hyperparams dataset train_shot max_val_shot seed clip_encoder"
     " clip_weights image_layer_idx text_layer_idx text_augmentation image_augmentation image_views max_iter test"
-    " executor max_memory device indices_dir feature_dir result_dir"
+    " save_heads executor max_memory device indices_dir feature_dir result_dir"
 ).split()
 DOMAIN_SHIFT = [{"dataset": "source", "train_shot": "source_shot"}.get(name, name) for name in TRAIN] + ["shifted"]
 EVAL = (
@@ -489,6 +515,7 @@ EVAL_DOMAIN_SHIFT = (
     "mode modality classifier_init source source_shot source_seeds max_val_shot clip_encoder clip_weights"
     " text_augmentation image_augmentation image_views wise_ft class_subset shifted max_iter result_dir eval_dir"
 ).split()
+PREDICT = ("run images list top_k format wise_ft export weights_of_run test_batch_size num_workers device").split()
 IMAGENET_ESC = (
     "demo clip_weights max_iter executor max_memory device data_dir indices_dir feature_dir esc_result_dir avg_dir"
 ).split()
@@ -677,22 +704,32 @@ def command(script: str, arguments: list[str], args: argparse.Namespace, **chang
     return shlex.join(words)
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Run a script's `main` and exit: 0 or what it returns, 1 after a mistake of the user's, 130 after Ctrl-C."""
+def lines_of(path: str) -> list[str]:
+    """The lines of a file, or of stdin (-), that are not empty, as names of files: bytes that are no text included."""
+    content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    return [line for line in os.fsdecode(content).replace("\r\n", "\n").split("\n") if line]
+
+
+def run(
+    main: Callable[[], int | None], kept: str = "what is complete is kept; the same command goes on from there"
+) -> None:
+    """Run a script's `main` and exit: 0 or what it returns, 1 after a mistake of the user's, 130 after Ctrl-C.
+
+    `kept` is said after Ctrl-C. When nobody reads what is printed any more (`| head`), the script ends without a word.
+    """
     try:
         sys.exit(main() or 0)
     except MissingSplits as error:  # whatever the script, its command line says where they belong
         sys.exit(f"error: {error}:\n  {command('few_shot_split.py', SPLITS, _Parser.arguments, **error.wanted)}")
     except UserError as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:  # no permission, a full disk, a file where a folder should be
         if error.filename is None and error.errno is None:
             raise
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit(_interrupted())
-
-
-def _interrupted() -> int:
-    print("\ninterrupted: what is complete is kept; the same command goes on from there", file=sys.stderr)
-    return 130
+        print(f"\ninterrupted: {kept}", file=sys.stderr)
+        sys.exit(130)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 from engine import config, datasets
+from engine.clip import names
+from engine.config import default
 from engine.datasets.few_shot import order
 from engine.results.compare import Comparison
 from engine.results.layout import TABLES
@@ -42,7 +45,7 @@ def _commands(
     encoders: dict[str, str],
     shifted: bool = False,
 ) -> list[str]:
-    names = {folder: name for name, folder in encoders.items()}
+    typed = {folder: name for name, folder in encoders.items()}
     lacking: dict[Cell, dict[str, list[Cell]]] = {}
     for cell in cells:
         method = replace(cell, dataset="", shots=0, seed=0)
@@ -57,7 +60,7 @@ def _commands(
             if shifted:
                 together += [variant for dataset in together for variant in datasets.variants(dataset)]
             changes = {"dataset": together, "train_shot": list(shots), "seed": list(seeds)}
-            changes |= _as_arguments(method) | {"clip_encoder": [names[method.encoder]]}
+            changes |= _as_arguments(method) | {"clip_encoder": [typed[method.encoder]]}
             if tested := getattr(args, "shifted", None):  # which may be of several datasets
                 changes["shifted"] = [name for name in tested if datasets.parent(name) in together]
             lines.append(config.command(script, arguments, args, **changes))
@@ -104,3 +107,21 @@ def filling(made: Comparison, args: argparse.Namespace) -> list[str]:
         )
     train = training(args, missing, encoders, "domain_shift.py" if shift else "train.py")
     return [first, *extraction(args, missing, encoders, shifted=shift), *train]
+
+
+def keeping(args: argparse.Namespace, cells: dict[Cell, Path | None]) -> list[str]:
+    """Command lines that keep the classifiers of cells whose results lie in these folders, None where that is unknown.
+
+    Runs say the folder of their encoder alone; a file of weights is to be filled in by the user.
+    """
+    lines = []
+    for results in dict.fromkeys(cells.values()):
+        own = [cell for cell, folder in cells.items() if folder == results]
+        usual = results in (None, Path(default.RESULT_DIR).absolute())
+        changed = vars(args) | {"save_heads": True, "result_dir": default.RESULT_DIR if usual else str(results)}
+        for folder in dict.fromkeys(cell.encoder for cell in own):
+            name, weights = names.of_folder(folder)
+            changed["clip_weights"] = args.clip_weights or (weights and f"FILE-OF-{weights}")
+            of_encoder = [cell for cell in own if cell.encoder == folder]
+            lines += training(argparse.Namespace(**changed), of_encoder, {name: folder})
+    return lines

@@ -23,15 +23,13 @@ from typing import Any
 from engine.datasets import checks
 from engine.datasets.benchmark import PARTS, Benchmark
 from engine.datasets.checks import first
+from engine.datasets.image_files import is_image
 from engine.datasets.readers import JsonSplit
 from engine.errors import UserError
 from engine.files import read_lines, write_text
 
 SHARES = {"train": 0.5, "val": 0.2, "test": 0.3}
 """How the images of a class are divided where nothing says it, as CoOp does for datasets without a split."""
-ENDINGS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jp2", ".avif", ".ppm"}
-ENDINGS |= {".pgm", ".pbm", ".pnm", ".tga", ".ico"}
-"""What names of images end in, in small or capital letters."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +138,7 @@ def _walk(root: Path, folder: str, passed: list[str], above: tuple[str, ...] = (
             yield from _walk(root, path, passed, (*above, real))
         elif not entry.is_file():
             raise UserError(f"{entry.path}: a link to a file that is not there, or no file at all; remove it")
-        elif os.path.splitext(entry.name)[1].lower() in ENDINGS:
+        elif is_image(entry.name):
             yield path
         else:
             passed.append(os.path.splitext(entry.name)[1] or entry.name)

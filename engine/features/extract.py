@@ -109,8 +109,11 @@ def row_bytes(encoder: Encoder, source: Source) -> int:
 
 
 @contextmanager
-def _dead_workers() -> Iterator[None]:
-    """Raise UserError when a process that decodes images was killed; torch says so with a bare RuntimeError."""
+def dead_workers(remedy: str) -> Iterator[None]:
+    """Raise UserError when a process that decodes images was killed; torch says so with a bare RuntimeError.
+
+    `remedy` ends what it says.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -118,12 +121,11 @@ def _dead_workers() -> Iterator[None]:
             raise
         raise UserError(
             "a process that decodes images ended before its work was done, as happens when memory runs out"
-            f" ({str(error).splitlines()[0].strip(' .')}). What is complete is kept, and the same command goes on from"
-            " there, with fewer --num-workers if need be"
+            f" ({str(error).splitlines()[0].strip(' .')}). {remedy}"
         ) from error
 
 
-@_dead_workers()
+@dead_workers("What is complete is kept, and the same command goes on from there, with fewer --num-workers if need be")
 def extract(
     plans: list[Plan], encoder: Encoder, *, batch_size: int, workers: int, progress: Callable[[int], object]
 ) -> None:
@@ -144,7 +146,7 @@ def extract(
         num_workers=min(workers, -(-len(images) // batch_size)),
         collate_fn=_collate,
         pin_memory=torch.device(encoder.device).type == "cuda",
-        worker_init_fn=_be_quiet,
+        worker_init_fn=quiet_worker,
     )
     batches = iter(loader)
     corrupt: list[str] = []
@@ -222,7 +224,7 @@ def _chunks(plan: Plan, encoder: Encoder, batch_size: int) -> list[_Chunk]:
     return [chunk for chunk in chunks if not chunk.is_there()]
 
 
-def _be_quiet(worker: int) -> None:
+def quiet_worker(worker: int) -> None:
     """Let a worker not print what its threads raise: they hand over tensors, and complain when nobody takes them.
 
     What happens to an image comes back through the loader.

@@ -25,13 +25,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.datasets import checks
 from engine.digests import tensors_digest
 from engine.errors import UserError
-from engine.files import write_atomically
+from engine.files import write_tensors
 
 
 class MissingFeatures(UserError):
@@ -308,14 +307,7 @@ def save(path: Path, tensors: dict[str, Tensor], source: Source, **metadata: str
     metadata["source"] = json.dumps(asdict(source))
     _, digest = digests(metadata, tensors)
     metadata["source"] = json.dumps(asdict(source) | {DIGEST: digest})
-
-    def write(temporary: Path) -> None:
-        try:
-            save_file(tensors, temporary, metadata=metadata)
-        except SafetensorError as error:  # that is how safetensors says that the disk is full
-            raise OSError(error) from error
-
-    write_atomically(path, write)
+    write_tensors(path, tensors, metadata)
 
 
 @contextmanager

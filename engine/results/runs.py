@@ -140,10 +140,14 @@ def runs_digest(records: Iterable[Any], shifted: bool = False) -> str:
     return hashlib.sha256("\n".join(sorted(set(kept))).encode()).hexdigest()[:12] if kept else ""
 
 
+RECORD = "record.json"
+"""What a record is called, in the folder of its run."""
+
+
 def record_path(cell: Cell, hyperparameters: Hyperparameters, result_dir: str | Path) -> Path:
     """Where the record of a run lies."""
     lr, weight_decay, batch_size = hyperparameters
-    return cell.folder(result_dir) / f"lr_{lr:g}-wd_{weight_decay:g}-bs_{batch_size}" / "record.json"
+    return cell.folder(result_dir) / f"lr_{lr:g}-wd_{weight_decay:g}-bs_{batch_size}" / RECORD
 
 
 def write_record(record: Record, result_dir: str | Path) -> None:
@@ -154,22 +158,31 @@ def write_record(record: Record, result_dir: str | Path) -> None:
 def read_record(path: Path) -> Record:
     """Read a record. Raises UserError for a file that is not one."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        content["cell"] = Cell(**content["cell"])
-        content["hyperparameters"] = Hyperparameters(*content["hyperparameters"])
-        content["grid"] = [Hyperparameters(*point) for point in content["grid"]]
-        for classifier in ("trained", "wiseft", "zeroshot"):
-            content[classifier] = Accuracy(**content[classifier])
-        content["shifted"] = {name: Shifted(**tested) for name, tested in content.get("shifted", {}).items()}
-        return Record(**content)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return record_of(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, *NOT_A_RECORD) as error:
         raise UserError(f"{path} is not a run's record ({error}); remove it and train again") from error
+
+
+NOT_A_RECORD = (ValueError, TypeError, KeyError, AttributeError)
+"""What `record_of` raises for something else."""
+
+
+def record_of(content: dict[str, Any]) -> Record:
+    """The record whose `asdict` this is, as JSON keeps it."""
+    content = dict(content)
+    content["cell"] = Cell(**content["cell"])
+    content["hyperparameters"] = Hyperparameters(*content["hyperparameters"])
+    content["grid"] = [Hyperparameters(*point) for point in content["grid"]]
+    for classifier in ("trained", "wiseft", "zeroshot"):
+        content[classifier] = Accuracy(**content[classifier])
+    content["shifted"] = {name: Shifted(**tested) for name, tested in content.get("shifted", {}).items()}
+    return Record(**content)
 
 
 def read_cell(cell: Cell, result_dir: str | Path) -> dict[Hyperparameters, Record]:
     """The complete runs of a cell. Raises UserError for a record that cannot be read or belongs to another cell."""
     records = {}
-    for path in sorted(cell.folder(result_dir).glob("*/record.json")):
+    for path in sorted(cell.folder(result_dir).glob(f"*/{RECORD}")):
         record = read_record(path)
         if record.cell != cell:
             raise UserError(f"{path} says it is {record.cell}, and it lies in the folder of {cell}; remove it")

@@ -61,8 +61,11 @@ def _as_made(place: Place, cell: Cell) -> dict[str, str]:
 
 
 def trainable_layers(args: argparse.Namespace, name: str, device: str) -> Encoder | None:
-    """The encoder, split before the layers that stay trainable; None when there are none, and no weights are needed."""
-    if args.image_layer_idx == args.text_layer_idx == 0:
+    """The encoder, split before the layers that stay trainable; None when there are none, and no weights are needed.
+
+    A classifier that is kept says what its encoder's inputs look like.
+    """
+    if args.image_layer_idx == args.text_layer_idx == 0 and not args.save_heads:
         return None
     from engine.clip.load import load_encoder
 

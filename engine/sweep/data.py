@@ -29,6 +29,7 @@ from engine.features.store import (
 )
 from engine.features.views import training_views
 from engine.model import Adapter, Classifier, Embedding, LinearHead, random_weight, zeroshot_weight
+from engine.results.heads import Recipe
 from engine.results.runs import WAYS, Cell
 from engine.sweep.shifted import ShiftedSet, ShiftedTest, classnames, shifted_test
 from engine.templates import MINING
@@ -70,6 +71,7 @@ class DatasetFeatures:
     ):
         """`encoder`, on `device`, has the layers that the cells train; None when there are none.
 
+        With an encoder `recipe` says how the images' features are made, as it does for those who use a classifier.
         `shifted` are further test sets, of classes of the dataset, on which the runs that are tested are tested too.
         Raises MissingFeatures for what is not in the store, UserError when its parts do not belong together.
         """
@@ -99,6 +101,7 @@ class DatasetFeatures:
             self._check_list(bank, part)
             self._check_settings(bank)
         self.shifted = [self._shifted_test(own, encoder) for own in shifted]
+        self.recipe = encoder and self._recipe(encoder)
         self._texts, self._prompts = self._mined(place) if cell.text_augmentation == MINING else self._all_prompts()
         check_finite(
             self._texts.features, range(len(self._texts.labels)), f"{cell.dataset}, prompts, in {self._text_path}"
@@ -140,6 +143,11 @@ class DatasetFeatures:
         encoder, text = self._text_source.encoder_digest, self._prompts_of(cell).digest
         ways = zip(WAYS, (self._banks["train", "none"].source.settings, self._text_source.settings), strict=True)
         return {"encoder": encoder, "text": text, "split": split, **lists, **{name: how for name, how in ways if how}}
+
+    @property
+    def classnames(self) -> list[str]:
+        """The names of the classes by label, as prompts have them. Raises UserError where those do not tell."""
+        return classnames(self._text_path, self.cells[0].text_augmentation, self.cells[0].dataset)
 
     def test_batches(self, shifted: ShiftedTest | None = None) -> Iterable[tuple[Inputs, Tensor]]:
         """The whole test set, or one of `shifted`: images and their classes.
@@ -336,6 +344,12 @@ class DatasetFeatures:
         rows = torch.arange(len(labels), device=self.device)
         return Samples(tuple(tensor.to(self.device) for tensor in inputs), rows, labels.to(self.device))
 
+    def _recipe(self, encoder: Encoder) -> Recipe:
+        """How images were made into features, by their own account and by what the encoder takes."""
+        made = self._banks["train", "none"].source
+        ways = {"precision": made.precision, "decode": made.decode}
+        return Recipe(encoder.name, encoder.image_size, encoder.mean, encoder.std, **ways)
+
     def _check_layers(self, place: Path, found: Source, layers: int, encoder: Encoder | None) -> None:
         """Refuse features that do not go into the layers that are trained."""
         if found.layer != layers:
@@ -356,8 +370,7 @@ class DatasetFeatures:
         self._check_layers(shifted.bank.folder, shifted.bank.source, cell.image_layer, encoder)
         self._check_encoder(shifted.bank)
         self._check_settings(shifted.bank)
-        names = classnames(self._text_path, cell.text_augmentation, cell.dataset)
-        return shifted_test(shifted, cell.dataset, names, self.device)
+        return shifted_test(shifted, cell.dataset, self.classnames, self.device)
 
     def _check_encoder(self, bank: Bank) -> None:
         """Refuse a bank of another encoder than the prompts'."""

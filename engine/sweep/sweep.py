@@ -18,6 +18,7 @@ from engine.errors import UserError
 from engine.model import wise_ft
 from engine.model.zeroshot import ZeroShot
 from engine.optimizer import GRIDS, Hyperparameters
+from engine.results import heads
 from engine.results.runs import (
     Accuracy,
     Cell,
@@ -43,7 +44,7 @@ MEMORY_SHARE = 0.8
 class Options:
     """How to run a sweep. Nothing here changes a result; `test_all` tests every run, not only the selected one.
 
-    `max_memory` is in bytes; None is most of what is free.
+    `max_memory` is in bytes; None is most of what is free. `save_heads` keeps the selected run's classifier.
     """
 
     result_dir: str | Path
@@ -51,6 +52,7 @@ class Options:
     test_all: bool
     device: str
     max_memory: int | None = None
+    save_heads: bool = False
 
 
 class Trained(NamedTuple):
@@ -79,7 +81,10 @@ class CellSweep:
     """A cell with its problem, its valid hyper-parameters, and those runs of it that are complete."""
 
     def __init__(self, cell: Cell, data: DatasetFeatures, options: Options):
-        """Raises UserError when no batch size is valid, and for records of the same cell on other inputs."""
+        """Raises UserError when no batch size is valid, and for records of the same cell on other inputs.
+
+        So it does where a classifier is to be kept and prompts do not tell what its classes are called.
+        """
         self.cell, self.data, self.options = cell, data, options
         sizes = data.sizes(cell)
         self.points = [point for point in GRIDS[cell.hyperparams] if admits(sizes, point.batch_size)]
@@ -90,6 +95,7 @@ class CellSweep:
                 + _more_prompts(cell, sizes, data.classes)
             )
         self.inputs = data.inputs(cell)
+        self.classnames = data.classnames if options.save_heads else []
         self.records = read_cell(cell, options.result_dir)
         self.waiting: dict[Hyperparameters, Trained] = {}
         for record in self.records.values():
@@ -105,10 +111,11 @@ class CellSweep:
         return self.data.problem(self.cell)
 
     def to_train(self) -> list[Hyperparameters]:
-        """Runs that have no record; once all have one, those whose test accuracies are wanted but missing.
+        """Runs that have no record; once all have one, those whose test accuracies or classifier is wanted but missing.
 
         A selected run is without a test when a sweep was killed before it knew which run that would be, and without
-        that of a shifted set when nobody asked for it. It is trained again, which gives the same run.
+        that of a shifted set, or its classifier, when nobody asked for it. It is trained again, which gives the same
+        run.
         """
         absent = [point for point in self.points if point not in self.records]
         if absent:
@@ -117,9 +124,15 @@ class CellSweep:
         return [point for point in wanted if not self._is_complete(self.records[point])]
 
     def _is_complete(self, record: Record) -> bool:
-        """Whether a run that is to be tested is, on all test sets as they are now."""
+        """Whether a run that is to be tested is, on all test sets as they are now, and kept if it is to be."""
         found = {name: shifted.inputs for name, shifted in record.shifted.items()}
-        return record.tested and self.data.shifted_digests.items() <= found.items()
+        tested = record.tested and self.data.shifted_digests.items() <= found.items()
+        keeps = self._keeps(record.hyperparameters)
+        return tested and (not keeps or heads.is_kept(record, self.options.result_dir))
+
+    def _keeps(self, point: Hyperparameters) -> bool:
+        """Whether the classifier of a run is to be kept, as far as is known yet."""
+        return self.options.save_heads and point == self._selected()
 
     def add(self, outcomes: dict[Hyperparameters, Outcome]) -> dict[Hyperparameters, Trained]:
         """Take newly trained runs; gives those that are to be tested now, which `finish` then takes.
@@ -155,10 +168,14 @@ class CellSweep:
 
     def finish(self, point: Hyperparameters, test: Tested) -> None:
         """Record a run that was tested."""
-        self._record(point, self.waiting.pop(point), test)
+        self._record(point, self.waiting[point], test)  # while it is known, to tell whether it is the selected one
+        del self.waiting[point]
 
     def summary(self) -> str:
-        """A line about a complete cell: what validation selected, and how it did; a line more for each shifted set."""
+        """A line about a complete cell: what validation selected, and how it did; a line more for each shifted set.
+
+        The last line is where its classifier lies, if that is kept.
+        """
         best = self.records[self._selected()]
         lr, weight_decay, batch_size = best.hyperparameters
         diverged = sum(record.diverged for record in self.records.values())
@@ -174,6 +191,8 @@ class CellSweep:
             lines.append(
                 f"  {name:{width}}  test {on.trained:6.1%}  WiSE-FT {on.wiseft:6.1%}  zero-shot {on.zeroshot:6.1%}"
             )
+        if self.options.save_heads:
+            lines.append(f"  {heads.head_path(self.cell, best.hyperparameters, self.options.result_dir)}")
         return "\n".join(lines)
 
     def _record(self, point: Hyperparameters, trained: Trained, test: Tested | None) -> None:
@@ -202,6 +221,9 @@ class CellSweep:
         if there is None or (test is not None and not self._is_complete(there)):
             if there is not None and there == replace(record, shifted=there.shifted):
                 record = replace(record, shifted=there.shifted | record.shifted)
+            if test is not None and self._keeps(point):
+                tensors = heads.tensors_of(outcome.state, self.data.zeroshot(self.cell))
+                heads.keep(heads.Kept(self.data.recipe, self.classnames, record, tensors), self.options.result_dir)
             write_record(record, self.options.result_dir)
             there = record
         self.records[point] = there

@@ -46,3 +46,10 @@ def test_folders_are_one_level_and_tell_encoders_apart():
     assert names.folder("RN50", "/far/away/RN50.pt") == "RN50@RN50"
     assert names.folder("ViT-B/16", "my model (v1.2).safetensors") == "ViT-B-16@my-model-v1.2-"
     assert names.folder("RN50") != names.folder("RN50", "weights.pt")
+
+
+@pytest.mark.parametrize("name", [*names.OPENAI, *names.DEMO])
+def test_folders_tell_what_they_were_made_of(name):
+    assert names.of_folder(names.folder(name)) == (name, None)
+    assert names.of_folder(names.folder(name, "/far/away/mine.pt")) == (name, "mine")
+    assert names.of_folder("ViT-H-14@mine") == ("ViT-H-14", "mine")

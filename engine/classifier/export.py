@@ -1,0 +1,44 @@
+"""A trained classifier as an ONNX model: pixels in, probabilities out, with nothing of ours needed to run it.
+
+Its input `images` is uint8 [n, 3, size, size], RGB, of images whose short side was resized to size (bicubic) and whose
+centre was cropped; its output `probabilities` float32 [n, C]. n is any number. Pixels are normalised inside. Class
+names, as a JSON list, and what was done to images are among the model's metadata.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from engine.classifier import ImageClassifier
+from engine.errors import UserError
+from engine.files import write_atomically
+
+
+def export(classifier: ImageClassifier, path: Path) -> None:
+    """Write `classifier` to `path`, atomically, in float32 whatever the precision of its features.
+
+    Raises UserError where the packages that it takes are not installed.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"an ONNX model needs packages ({error}): pip install onnx onnxscript") from error
+    classifier = copy.copy(classifier)
+    classifier.recipe = replace(classifier.recipe, precision="fp32")
+    images = torch.zeros(2, *classifier.shape, dtype=torch.uint8, device=classifier.device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what torch will change some day
+        # DYNAMIC fails where a batch's size would be fixed; torch.onnx would fix it without a word
+        traced = torch.export.export(classifier, (images,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+        names = {"input_names": ["images"], "output_names": ["probabilities"]}
+        program = torch.onnx.export(traced, **names, dynamo=True, verbose=False)
+    program.model.metadata_props["classnames"] = json.dumps(classifier.classnames)
+    program.model.metadata_props["preprocessing"] = json.dumps(asdict(classifier.recipe))
+    write_atomically(path, lambda temporary: program.save(temporary, external_data=False))

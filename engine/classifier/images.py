@@ -1,0 +1,85 @@
+"""From image files to probabilities: decode in processes, classify batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from engine.features.extract import dead_workers, quiet_worker
+from engine.images import to_rgb
+from engine.results.heads import Recipe
+from engine.results.predictions import Predictions
+from engine.transforms import open_fast, open_rgb, render
+
+if TYPE_CHECKING:
+    from engine.classifier import ImageClassifier
+
+
+def pixels(image: str | Path | Image.Image, recipe: Recipe) -> Tensor:
+    """The centre crop of an image, as its features are made of: uint8 [3, size, size].
+
+    Raises OSError (and PIL's own errors, most of which are) for a file that cannot be decoded.
+    """
+    if isinstance(image, Image.Image):
+        image = to_rgb(image)
+    else:
+        image = open_rgb(Path(image)) if recipe.decode == "pil" else open_fast(Path(image))
+    return render(image, "none", recipe.size, "")
+
+
+def classify(
+    classifier: ImageClassifier, files: list[str], *, top_k: int, batch_size: int, workers: int
+) -> Iterator[tuple[str, Predictions | str]]:
+    """What is on each of `files`, in their order: its `top_k` most probable classes, or why it cannot be decoded.
+
+    Processes decode where there is more than one batch. Raises UserError when one of them was killed.
+    """
+    loader = DataLoader(
+        _Files(files, classifier.recipe),
+        batch_size=batch_size,
+        num_workers=min(workers, len(files) // batch_size),
+        collate_fn=_collate,
+        worker_init_fn=quiet_worker,
+    )
+    names = iter(files)
+    with dead_workers("Try again with fewer --num-workers"):
+        for images, faults in loader:
+            predictions = iter(_predictions(classifier, images, top_k) if len(images) else [])
+            for fault in faults:
+                yield next(names), next(predictions) if fault is None else fault
+
+
+@torch.inference_mode()
+def _predictions(classifier: ImageClassifier, images: Tensor, top_k: int) -> list[Predictions]:
+    best = classifier(images).topk(min(top_k, len(classifier.classnames)))
+    pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    return [[(classifier.classnames[k], p) for p, k in zip(*pair, strict=True)] for pair in pairs]
+
+
+def _collate(images: list[Tensor | str]) -> tuple[Tensor, list[str | None]]:
+    """The images of a batch that could be decoded, [b, 3, size, size], and for each file what is wrong with it."""
+    decoded = [image for image in images if isinstance(image, Tensor)]
+    faults = [None if isinstance(image, Tensor) else image for image in images]
+    return torch.stack(decoded) if decoded else torch.empty(0), faults
+
+
+class _Files(Dataset):
+    """The pixels of image files by index; for a file that cannot be decoded what is wrong with it."""
+
+    def __init__(self, files: list[str], recipe: Recipe):
+        self.files, self.recipe = files, recipe
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Tensor | str:
+        try:
+            return pixels(self.files[index], self.recipe)
+        except Exception as error:  # PIL's decoders raise OSError, SyntaxError, ValueError and more on bad bytes
+            return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,0 +1,79 @@
+"""Say what is on images, with a classifier that train.py --save-heads kept.
+
+    python predict.py --run experiments/dtd-shot_16-seed_1 photo.jpg folder/ --top-k 3
+    find photos -name '*.jpg' | python predict.py --run experiments/dtd-shot_16-seed_1 --list - > predictions.csv
+    python predict.py --run experiments/dtd-shot_16-seed_1 --export classifier.onnx
+
+--run is the record of a run, or a folder with one classifier in or below it. Predictions come in the order of the
+images, batch by batch: of each the --top-k most probable classes, as CSV a line each (image, class, probability), as
+JSON lines a line for the image. Images that cannot be read are named on stderr and left out, and the exit status is
+then 1. --export writes an ONNX model: uint8 [n, 3, size, size], resized and cropped, in, probabilities [n, C] out.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from engine import config
+from engine.datasets.image_files import find_images
+from engine.errors import UserError
+from engine.results.predictions import CSV_HEADER, lines
+
+
+def main() -> int:
+    args = config.parser(__doc__, *config.PREDICT).parse_args()
+    files = find_images([*args.images, *(config.lines_of(args.list) if args.list else [])])
+    if not files and not args.export:
+        raise UserError("no images: name files or folders, or give a list of them with --list (- is stdin)")
+    if files and args.export:
+        raise UserError("--export writes the classifier, and looks at no images: leave them out")
+    classifier = load(args)
+    if args.export:
+        from engine.classifier.export import export
+
+        export(classifier, Path(args.export))
+        print(args.export)
+        return 0
+    return predict(args, classifier, files)
+
+
+def load(args: argparse.Namespace):
+    """The classifier that --run means, on --device."""
+    from engine import classifier  # imports torch and open_clip, which takes seconds
+    from engine.config import remedies
+    from engine.results.heads import MissingClassifier
+
+    try:
+        return classifier.load(args.run, weights=args.clip_weights, wise_ft=args.wise_ft, device=config.device(args))
+    except MissingClassifier as error:
+        said = f"{error}; train.py keeps that of the run which validation selects, in the folder that it names:"
+        raise UserError("\n  ".join([said, *remedies.keeping(args, error.cells)])) from error
+
+
+def predict(args: argparse.Namespace, classifier, files: list[str]) -> int:
+    """Print what is on each of `files`; the exit status."""
+    from engine.classifier.images import classify
+
+    sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # names of files are bytes
+    how = {"top_k": args.top_k, "batch_size": args.test_batch_size}
+    how["workers"] = config.workers(args, classifier.device.type)
+    unreadable = 0
+    if args.format == "csv":
+        print(CSV_HEADER)
+    with tqdm(total=len(files), unit="image", disable=sys.stdout.isatty()) as bar:
+        for file, found in classify(classifier, files, **how):
+            if isinstance(found, str):
+                unreadable += 1
+                bar.write(f"{file} cannot be read: {found}", file=sys.stderr)
+            else:
+                print(lines(file, found, args.format), flush=True)
+            bar.update()
+    if unreadable:
+        print(f"{unreadable} of {len(files)} images cannot be read", file=sys.stderr)
+    return 1 if unreadable else 0
+
+
+if __name__ == "__main__":
+    config.run(main, kept="what was printed is right")

@@ -1,0 +1,532 @@
+"""train.py --save-heads, engine.classifier and predict.py: what was trained, used on images as a user does."""
+
+import csv
+import io
+import itertools
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnxruntime
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+from torchvision import transforms
+
+from engine.classifier import ImageClassifier, load
+from engine.classifier.export import export
+from engine.classifier.images import pixels
+from engine.errors import UserError
+from engine.optimizer import GRIDS, Hyperparameters
+from engine.results.heads import MissingClassifier
+from engine.results.runs import read_record
+from forks import Fork, run_fork
+from stores import install_pictures
+
+ROOT = Path(__file__).parents[1]
+MODELS = ROOT / "engine" / "demo" / "models"
+NAMES = [f"{colour} {shape}" for colour in ("red", "blue") for shape in ("star", "ring", "cross")]
+SWEEP = "--dataset demo --train-shot 2 --seed 1 --image-augmentation none".split()
+BRIEF = ["--max-iter", "101"]
+METHODS = {
+    "linear": [],
+    "adapter": "--classifier_head adapter --hyperparams adapter".split(),
+    "partial": "--image-layer-idx 1 --hyperparams partial --logit 4.0".split(),
+}
+KINDS = list(itertools.product(("demo-RN", "demo-ViT"), METHODS))
+FINE_TUNING = [Hyperparameters(0.001, 0.0, 8)]
+"""A grid for the trained layers of encoders that is short, and moves them far enough to be seen."""
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory):
+    """Six classes of noise; the classifiers of each method on each encoder, `.heads[encoder, method]`."""
+    root = tmp_path_factory.mktemp("kept")
+    rng = np.random.default_rng(0)
+    bases = rng.integers(0, 256, (len(NAMES), 4, 4, 3))
+
+    def noise(label):
+        coarse = np.clip(bases[label] + rng.integers(-60, 61, (4, 4, 3)), 0, 255).astype(np.uint8)
+        return Image.fromarray(coarse).resize((80, 70), Image.Resampling.BICUBIC)
+
+    install_pictures(root, NAMES, noise, {"train": 4, "val": 2, "test": 5}, 2, seeds=[1])
+    world = world_of(root)
+    for encoder in ("demo-RN", "demo-ViT"):
+        words = [*SWEEP, "--clip-encoder", encoder, *world.inputs, "--data_dir", root / "data"]
+        run_fork("features.py", *words, "--image-layer-idx", 0, 1, folder=root, check=0)
+    for encoder, method in KINDS:
+        said = train(world, "--clip-encoder", encoder, *METHODS[method], "--save-heads").out
+        world.heads[encoder, method] = Path(said.splitlines()[-1].strip())
+    return world
+
+
+def world_of(root):
+    places = {"--indices_dir": "indices", "--feature_dir": "features"}
+    inputs = [word for flag, name in places.items() for word in (flag, str(root / name))]
+    return SimpleNamespace(root=root, inputs=inputs, results=root / "experiments", heads={})
+
+
+def train(world, *words, check=0):
+    places = [*world.inputs, "--result_dir", world.results]
+    words = [*SWEEP, *BRIEF, *places, *words]
+    return Fork("train.py", words, world.root, lambda: GRIDS.update(partial=FINE_TUNING)).wait(check)
+
+
+@pytest.fixture
+def head(kept, tmp_path):
+    """A copy of a run's folder alone, which may be spoiled: its `classifier.safetensors`."""
+    path = kept.heads["demo-RN", "linear"]
+    return Path(shutil.copytree(path.parent, tmp_path / "run")) / path.name
+
+
+def predict(kept, *words, check=0, **kwargs):
+    return run_fork("predict.py", *words, folder=kept.root, check=check, **kwargs)
+
+
+def rows(done):
+    return list(csv.DictReader(io.StringIO(done.stdout)))
+
+
+def pictures(kept):
+    """Files of the test set, and their classes."""
+    listed = json.loads((kept.root / "data" / "demo" / "split_demo.json").read_text())["test"]
+    images = kept.root / "data" / "demo" / "images"
+    return [images / path for path, _, _ in listed], torch.tensor([label for _, label, _ in listed])
+
+
+# --- what is kept ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS, ids="-".join)
+def test_predictions_are_those_that_training_counted(kept, kind):
+    """On the images whose cached features were the test set: exactly the accuracies in the record."""
+    run = read_record(kept.heads[kind].with_name("record.json"))
+    files, labels = pictures(kept)
+    for wise_ft, counted in ((False, run.trained), (True, run.wiseft)):
+        classifier = load(kept.heads[kind], wise_ft=wise_ft)
+        right = classifier(files).argmax(dim=1) == labels
+        assert int(right.sum()) / len(right) == counted.test
+    assert classifier.classnames == NAMES
+
+
+@pytest.mark.parametrize("kind", KINDS, ids="-".join)
+def test_probabilities_are_those_of_open_clip_in_float64(kept, kind):
+    files, _ = pictures(kept)
+    found = load(kept.heads[kind])(files[::5])
+    assert torch.allclose(found.double(), by_hand(*kind, kept.heads[kind], files[::5]), atol=1e-5)
+
+
+def by_hand(encoder, method, path, files):
+    """What a classifier makes of images, from its tensors by open_clip's model and torchvision's transforms alone."""
+    open_clip.add_model_config(MODELS / f"{encoder}.json")
+    model = open_clip.create_model(encoder, pretrained=str(MODELS / f"{encoder}.safetensors"))
+    tensors, visual = load_file(path), model.visual
+    trained = {name.split("part.0.")[1]: t for name, t in tensors.items() if "part.0." in name}
+    if method == "partial" and encoder == "demo-RN":
+        visual.attnpool.load_state_dict(trained)
+    elif method == "partial":
+        block = {name[2:]: t for name, t in trained.items() if name.startswith("0.")}
+        visual.transformer.resblocks[-1].load_state_dict(block)
+        end = {name.removeprefix("1.tower."): t for name, t in trained.items() if name.startswith("1.")}
+        assert visual.load_state_dict(end, strict=False).unexpected_keys == []
+    size = 64
+    prepare = transforms.Compose(
+        [
+            transforms.Resize(size, transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(size),
+            transforms.ToTensor(),
+            transforms.Normalize(open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD),
+        ]
+    )
+    images = torch.stack([prepare(Image.open(file).convert("RGB")) for file in files]).double()
+    with torch.no_grad():
+        x = F.normalize(model.eval().double().encode_image(images))
+    if method == "adapter":
+        down, up = (tensors[f"embedding.adapter.{name}"].double() for name in ("down", "up"))
+        x = 0.2 * torch.relu(torch.relu(x @ down.T) @ up.T) + 0.8 * x
+    scale = np.exp(4.0 if method == "partial" else 4.60517)
+    return torch.softmax(scale * x @ tensors["head.weight"].double().T, dim=1)
+
+
+def test_features_made_in_another_way_are_made_so_again(kept, tmp_path):
+    """bfloat16, and torchvision's decoder: a classifier says so, and its predictions are the record's."""
+    world = world_of(tmp_path)
+    shutil.copytree(kept.root / "indices", tmp_path / "indices")
+    ways = ["--clip-encoder", "demo-ViT", *world.inputs, "--precision", "bf16", "--decode", "fast"]
+    run_fork("features.py", *SWEEP, *ways, "--data_dir", kept.root / "data", folder=tmp_path, check=0)
+    said = train(world, "--clip-encoder", "demo-ViT", "--save-heads").out
+    path = Path(said.splitlines()[-1].strip())
+    classifier = load(path)
+    assert (classifier.recipe.precision, classifier.recipe.decode) == ("bf16", "fast")
+    files, labels = pictures(kept)
+    right = classifier(files).argmax(dim=1) == labels
+    assert int(right.sum()) / len(right) == read_record(path.with_name("record.json")).trained.test
+
+
+def test_a_run_without_its_classifier_is_trained_again_alone(kept, tmp_path):
+    """Whether it was removed, is another run's, or nobody asked for it before; the run stays the same."""
+    path = kept.heads["demo-ViT", "partial"]
+    words = ["--clip-encoder", "demo-ViT", *METHODS["partial"]]
+    world = SimpleNamespace(root=tmp_path, inputs=kept.inputs, results=tmp_path / "experiments")
+    path = Path(shutil.copytree(kept.results, world.results)) / path.relative_to(kept.results)
+    record, tensors = read_record(path.with_name("record.json")), load_file(path)
+    path.unlink()
+    assert "1 runs, 0 to train" in train(world, *words).out
+    assert not path.exists()
+    for spoil in (lambda: None, lambda: path.write_bytes(path.read_bytes()[:1000])):
+        spoil()
+        assert "1 runs, 1 to train" in train(world, *words, "--save-heads").out
+        again = load_file(path)
+        assert again.keys() == tensors.keys()
+        assert all(torch.equal(again[name], tensors[name]) for name in tensors)
+        assert read_record(path.with_name("record.json")) == record
+
+
+def test_one_classifier_is_kept_of_a_cell(kept, tmp_path):
+    """Also where all runs are tested, and they come one after another."""
+    world = SimpleNamespace(root=tmp_path, inputs=kept.inputs, results=tmp_path / "experiments")
+    words = ["--clip-encoder", "demo-RN", "--test", "all", "--executor", "sequential", "--save-heads"]
+    assert "606/606" in train(world, *words).err.splitlines()[-1]  # no run was trained twice
+    (path,) = world.results.rglob("classifier.safetensors")
+    own = kept.heads["demo-RN", "linear"]
+    assert path.relative_to(world.results) == own.relative_to(kept.results)
+    again, tensors = load_file(path), load_file(own)
+    assert all(torch.allclose(again[name], tensors[name], atol=1e-5) for name in tensors)
+    assert "6 runs, 0 to train" in train(world, *words).out
+
+
+def test_a_file_says_all_that_it_takes_to_use_it(kept):
+    """To whoever reads it without this project."""
+    with safe_open(kept.heads["demo-RN", "partial"], framework="np") as file:
+        about = json.loads(file.metadata()["classifier"])
+    assert about["format"] == 1
+    assert about["recipe"]["encoder"] == "demo-RN"
+    assert about["recipe"]["size"] == 64
+    assert about["recipe"]["interpolation"] == "bicubic"
+    assert about["classnames"] == NAMES
+    assert about["wiseft_ratio"] == 0.5
+    assert about["run"]["cell"]["logit"] == 4.0
+    assert about["run"]["cell"]["image_layer"] == 1
+    assert len(about["run"]["inputs"]["encoder"]) == 64
+
+
+# --- Python and ONNX -------------------------------------------------------------------------------------------------
+
+
+def test_the_three_lines_of_the_readme(kept, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (block,) = (block for block in blocks if "engine.classifier" in block)
+    assert len(list(filter(None, block.splitlines()))) == 3
+    (place,) = re.findall(r'load\("(.*?)"\)', block)
+    files, _ = pictures(kept)
+    monkeypatch.chdir(files[0].parent)
+    found = {}
+    named = block.replace(place, str(kept.heads["demo-RN", "linear"].parent))
+    for photo, file in zip(re.findall(r'"(\w+\.jpg)"', block), files, strict=False):
+        named = named.replace(photo, file.name)
+    exec(named, found)
+    assert isinstance(found["classifier"], ImageClassifier)
+    assert torch.allclose(found["probabilities"].sum(dim=1), torch.ones(2))
+
+
+def test_images_come_as_files_pil_images_or_pixels(kept):
+    classifier = load(kept.heads["demo-ViT", "adapter"])
+    files, _ = pictures(kept)
+    expected = classifier(files[:3])
+    images = [Image.open(file) for file in files[:3]]
+    assert torch.equal(classifier(images), expected)
+    cropped = torch.stack([pixels(image, classifier.recipe) for image in images])
+    assert cropped.shape == (3, 3, 64, 64)
+    assert torch.equal(classifier(cropped), expected)
+    assert torch.equal(torch.nn.Sequential(classifier)(cropped), expected)
+    with pytest.raises(ValueError, match=r"uint8 \[n, 3, 64, 64\], not torch.float32"):
+        classifier(cropped.float())
+    with pytest.raises(ValueError, match=r"not torch.uint8 \[3, 3, 32, 64\]"):
+        classifier(cropped[:, :, ::2])
+
+
+@pytest.mark.parametrize(
+    ("kind", "wise_ft"),
+    [(("demo-ViT", "adapter"), False), (("demo-RN", "partial"), False), (("demo-RN", "linear"), True)],
+)
+def test_onnx_gives_the_same_probabilities(kept, kind, wise_ft, tmp_path):
+    classifier = load(kept.heads[kind], wise_ft=wise_ft)
+    files, _ = pictures(kept)
+    images = torch.stack([pixels(file, classifier.recipe) for file in files])
+    path = tmp_path / "head.onnx"
+    if wise_ft:
+        done = predict(kept, "--run", kept.heads[kind], "--wise_ft", "true", "--export", path)
+        assert done.stdout == f"{path}\n"
+        assert not done.stderr
+    else:
+        export(classifier, path)
+    assert [file.name for file in tmp_path.iterdir()] == ["head.onnx"]
+    session = onnxruntime.InferenceSession(path)
+    expected = classifier(images)
+    for count in (1, 2, 7, 30):
+        (found,) = session.run(["probabilities"], {"images": images[:count].numpy()})
+        assert np.allclose(found, expected[:count].numpy(), atol=1e-5)
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["classnames"]) == NAMES
+    assert json.loads(about["preprocessing"])["interpolation"] == "bicubic"
+
+
+def test_onnx_without_its_packages_says_what_to_install(kept, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    classifier = load(kept.heads["demo-RN", "linear"])
+    with pytest.raises(UserError, match="pip install onnx onnxscript"):
+        export(classifier, tmp_path / "head.onnx")
+
+
+# --- predict.py ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photos(kept, tmp_path):
+    """A folder with a picture twice below it, one of them under a name that is no ASCII, and what is no picture."""
+    files, _ = pictures(kept)
+    folder = tmp_path / "my photos"
+    (folder / "bäume").mkdir(parents=True)
+    (folder / ".hidden").mkdir()
+    for name in ("a.png", "bäume/木, 1.PNG", ".hidden/b.png", ".c.png"):
+        shutil.copy(files[0], folder / name)
+    (folder / "notes.txt").write_text("nothing")
+    with Image.open(files[1]) as image:
+        image.convert("RGB").save(folder / "cut.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:-300])
+    return folder
+
+
+def test_a_folder_a_list_and_stdin(kept, photos):
+    """In their order, as often as they are named; what cannot be read is said on stderr, and in the exit status."""
+    run = ["--run", kept.heads["demo-RN", "linear"].parent / "record.json"]
+    done = predict(kept, *run, photos, "README.md", photos / "a.png", "no.jpg", "--top-k", 2, check=1)
+    found = rows(done)
+    a, tree = str(photos / "a.png"), str(photos / "bäume" / "木, 1.PNG")
+    assert [row["image"] for row in found] == [a, a, tree, tree, a, a]
+    probabilities = [float(row["probability"]) for row in found]
+    assert probabilities[0] >= probabilities[1]
+    assert probabilities[:2] * 2 == pytest.approx(probabilities[2:], abs=1e-5)
+    expected = load(run[1])([a])[0]
+    assert found[0]["class"] == NAMES[int(expected.argmax())]
+    assert probabilities[0] == pytest.approx(float(expected.max()), abs=1e-5)
+    for line in (f"{photos / 'cut.jpg'} cannot be read: image file is truncated", "README.md cannot be read: "):
+        assert line in done.stderr
+    assert "no.jpg cannot be read: No such file or directory" in done.stderr
+    assert done.stderr.endswith("3 of 6 images cannot be read\n")
+
+    listed = photos / "list"
+    listed.write_bytes(f"{tree}\r\n\n{a}\n".encode())
+    by_list = predict(kept, *run, "--list", listed, "--format", "jsonl", "--test-batch-size", 1, "--num-workers", 2)
+
+    def stdin():
+        os.dup2(os.open(listed, os.O_RDONLY), 0)
+        sys.stdin = os.fdopen(0)
+
+    words = [*run, "--list", "-", "--format", "jsonl"]
+    by_stdin = Fork("predict.py", words, kept.root, stdin).wait(check=0)
+    lines = [json.loads(line) for line in by_stdin.out.splitlines()]
+    assert [line["image"] for line in lines] == [tree, a]
+    assert [line["image"] for line in map(json.loads, by_list.stdout.splitlines())] == [tree, a]
+    expected = {"class": found[0]["class"], "probability": pytest.approx(probabilities[0], abs=1e-5)}
+    assert lines[0]["predictions"] == [expected]
+
+
+def test_names_that_are_no_text_come_out_as_they_are(kept, photos):
+    name = os.fsencode(photos) + b"/\xff.png"
+    shutil.copy(os.fsencode(photos / "a.png"), name)
+    (photos / "list").write_bytes(name)
+    words = ["--run", kept.heads["demo-RN", "linear"], "--list", photos / "list"]
+    done = Fork("predict.py", words, kept.root)
+    assert os.waitstatus_to_exitcode(os.waitpid(done.pid, 0)[1]) == 0
+    assert done.files[0].read_bytes().splitlines()[1].startswith(name + b",")
+
+
+def many(kept, count):
+    """A list that names a picture this often."""
+    files, _ = pictures(kept)
+    path = kept.root / f"{count} pictures"
+    path.write_text(f"{files[0]}\n" * count)
+    return ["--run", kept.heads["demo-RN", "linear"], "--list", path]
+
+
+def test_who_stops_reading_is_not_told_anything(kept):
+    """As `| head` does."""
+    ours, its = os.pipe()
+
+    def to_pipe():
+        os.close(ours)
+        sys.stdout = os.fdopen(its, "w")
+
+    fork = Fork("predict.py", many(kept, 20_000), kept.root, to_pipe)
+    os.close(its)
+    assert os.read(ours, 23) == b"image,class,probability"
+    os.close(ours)
+    fork.wait(check=128 + signal.SIGPIPE)
+    assert "rror" not in fork.err
+
+
+def test_ctrl_c_leaves_what_was_printed(kept):
+    """Also with processes that decode."""
+    words = [*many(kept, 100_000), "--test-batch-size", "8", "--num-workers", "2"]
+    fork = Fork("predict.py", words, kept.root, lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    while not fork.ended() and (not fork.files[0].exists() or fork.files[0].stat().st_size < 1000):
+        time.sleep(0.01)
+    os.kill(fork.pid, signal.SIGINT)
+    fork.wait(check=130)
+    assert fork.err.endswith("interrupted: what was printed is right\n")
+    lines = fork.out.splitlines()
+    assert 10 <= len(lines) < 100_000
+    assert len(set(lines[1:])) == 1
+
+
+def test_a_worker_that_is_killed_is_said(kept):
+    """As happens when memory runs out."""
+
+    def prepare():
+        from engine.classifier import images
+
+        images.pixels = lambda image, recipe: os.kill(os.getpid(), signal.SIGKILL)
+
+    words = [*many(kept, 100), "--test-batch-size", "8", "--num-workers", "1"]
+    done = Fork("predict.py", words, kept.root, prepare).wait(check=1)
+    assert "a process that decodes images ended before its work was done" in done.err
+    assert "fewer --num-workers" in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "error: no images: name files or folders"),
+        (["tests"], "error: tests has no images: no file in or below it has an ending such as .jpg"),
+        (["--list", "no such list"], "No such file or directory: 'no such list'"),
+        (["--run", "nothere", "a.jpg"], "error: nothere: there is no such file or folder"),
+        (["--run", "engine/demo/models", "a.jpg"], "holds neither a classifier nor a run's record"),
+        (["--run", "README.md", "a.jpg"], "README.md is not a trained classifier"),
+        (["--run", MODELS / "demo-RN.safetensors", "a.jpg"], "demo-RN.safetensors is not a trained classifier"),
+        (["--clip-weights", "no.pt", "a.jpg"], "weights no.pt: there is no such file"),
+        (["--export", "head.onnx", "a.jpg"], "error: --export writes the classifier, and looks at no images"),
+        (["--top-k", "0", "a.jpg"], "--top-k: 0 is not 1 or more"),
+        (["--format", "xml", "a.jpg"], "--format"),
+        (["--device", "cuda:7", "a.jpg"], "--device cuda:7 cannot be used"),
+    ],
+)
+def test_wrong_arguments_say_what_is_right(kept, words, said):
+    done = predict(kept, "--run", kept.heads["demo-RN", "linear"], *words, check=None)
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert not done.stdout
+
+
+# --- classifiers that cannot be used ---------------------------------------------------------------------------------
+
+
+def test_several_classifiers_are_listed(kept):
+    done = predict(kept, "--run", kept.results, "a.jpg", check=1)
+    assert f"error: {kept.results} holds 6 classifiers; give the folder of one of them:" in done.stderr
+    assert all(f"  {head.parent}\n" in done.stderr for head in kept.heads.values())
+    cell = kept.heads["demo-ViT", "adapter"].parents[1]
+    assert load(cell).classifier.embedding.adapter.down.shape[0] > 0
+
+
+def test_a_run_without_a_classifier_says_what_keeps_it(kept, tmp_path):
+    """The command, pasted, makes it so."""
+    own = kept.heads["demo-ViT", "adapter"].relative_to(kept.results)
+    results = Path(shutil.copytree(kept.results, tmp_path / "experiments"))
+    (results / own).unlink()
+    for place in (results / own.parent, results / own.with_name("record.json"), results / own.parents[1]):
+        with pytest.raises(MissingClassifier, match="no classifier, as none was kept of demo 2-shot seed 1"):
+            load(place)
+    done = predict(kept, "--run", results / own.parent, "a.jpg", check=1)
+    (command,) = (shlex.split(line) for line in done.stderr.splitlines() if line.startswith("  python train.py"))
+    run_fork(*command[1:], *kept.inputs, folder=kept.root, check=0)
+    assert (results / own).is_file()
+    shutil.copy((results / own).with_name("record.json"), tmp_path / "record.json")  # from where none can say its place
+    done = predict(kept, "--run", tmp_path / "record.json", "a.jpg", check=1)
+    assert "--save-heads" in done.stderr
+    assert "--result_dir" not in done.stderr
+
+
+def respoil(path, change, **about):
+    """Change the tensors of a classifier by `change`, which gets them, and what its metadata say."""
+    tensors = load_file(path)
+    with safe_open(path, framework="pt") as file:
+        said = json.loads(file.metadata()["classifier"])
+    change(tensors)
+    save_file(tensors, path, {"classifier": json.dumps(said | about)})
+
+
+SPOILT = {
+    "fewer classes": (lambda t: t.update({"head.weight": t["head.weight"][:4].clone()}), "its output is [1, 4]"),
+    "another encoder's dimension": (lambda t: t.update({"head.weight": torch.zeros(6, 5)}), "cannot be multiplied"),
+    "a vector": (lambda t: t.update({"head.weight": torch.zeros(6)}), "does not fit demo-RN"),
+    "no head": (lambda t: t.pop("head.weight"), "head.weight"),
+    "no zero-shot head": (lambda t: t.pop("zeroshot"), "zeroshot"),
+    "what is no part of it": (lambda t: t.update({"extra": torch.zeros(1)}), "Unexpected key"),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_tensors_that_do_not_fit(head, how):
+    change, said = SPOILT[how]
+    respoil(head, change)
+    with pytest.raises(UserError, match=re.escape(said)) as error:
+        load(head.parent)
+    assert str(error.value).startswith(f"{head} does not fit demo-RN; remove it")
+
+
+def test_files_that_are_damaged_newer_or_another_runs(head):
+    whole, record = head.read_bytes(), head.with_name("record.json")
+    for content in (b"", b"not safetensors at all", whole[:200], whole[:-100]):
+        head.write_bytes(content)
+        with pytest.raises(UserError, match="is not a trained classifier, or it is damaged"):
+            load(head)
+    head.write_bytes(whole)
+    respoil(head, lambda tensors: None, format=2)
+    with pytest.raises(UserError, match="was written by a newer version of this project"):
+        load(head)
+    respoil(head, lambda tensors: None, format=1, classnames=NAMES[:3])
+    with pytest.raises(UserError, match="does not fit demo-RN"):
+        load(head)
+    head.write_bytes(whole)
+    tested = {"shifted": {"demo_v2": {"inputs": "digest", "trained": 0.5, "wiseft": 0.5, "zeroshot": 0.5}}}
+    record.write_text(json.dumps(json.loads(record.read_text()) | tested))  # by domain_shift.py: the same run
+    assert load(record).classnames == NAMES
+    record.write_text(record.read_text().replace('"step": ', '"step": 1'))
+    with pytest.raises(UserError, match=r"is of another run than .*record.json, which was trained again since"):
+        load(record)
+    record.unlink()
+    assert load(head.parent).classnames == NAMES  # the file says all that it takes
+
+
+def test_weights_of_another_encoder_are_refused(head, random_weights):
+    with pytest.raises(UserError, match=r"was trained on demo-RN \(\w{12}\), and these weights of demo-RN are others"):
+        load(head, weights=str(random_weights(0)))
+
+
+def test_local_weights_are_asked_for(kept, tmp_path, random_weights):
+    """A classifier trained on weights from a file, and the command that keeps that of a run without."""
+    world, weights = world_of(tmp_path), random_weights(0)
+    shutil.copytree(kept.root / "indices", tmp_path / "indices")
+    encoder = ["--clip-encoder", "demo-RN", "--clip-weights", weights]
+    run_fork("features.py", *SWEEP, *encoder, *world.inputs, "--data_dir", kept.root / "data", folder=tmp_path, check=0)
+    said = train(world, *encoder, "--save-heads").out
+    path = Path(said.splitlines()[-1].strip())
+    with pytest.raises(UserError, match="demo-RN@tiny, which is demo-RN with weights from a file; give that file with"):
+        load(path)
+    assert load(path, weights=str(weights)).classnames == NAMES
+    path.unlink()
+    done = predict(kept, "--run", path.parent, "a.jpg", check=1)
+    assert "--clip-encoder demo-RN --clip-weights FILE-OF-tiny" in done.stderr
