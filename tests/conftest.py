@@ -110,11 +110,12 @@ LONG = [f"tests/test_{name}.py" for name in FIRST]
 
 
 def pytest_collection_modifyitems(items):
-    """Long files first."""
+    """Long files first, then those with scripts in forks: a process in which autograd has run cannot be forked."""
 
     def rank(item):
         file = item.nodeid.split("::")[0]
-        return LONG.index(file) if file in LONG else len(LONG)
+        forks = any(getattr(value, "__module__", None) == "forks" for value in vars(item.module).values())
+        return LONG.index(file) if file in LONG else len(LONG) + (not forks)
 
     items.sort(key=rank)
 
