@@ -1,8 +1,11 @@
 """Images of one's own on the way from a folder to a table, as a user types it, and pictures of every kind."""
 
+import csv
 import functools
+import re
 import shlex
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,28 +18,30 @@ from engine.features.store import Bank, Place, read_texts
 from engine.results.runs import read_record
 from forks import run_fork
 
+ROOT = Path(__file__).parents[1]
 ENCODER = ["--clip-encoder", "demo-RN", "--image-augmentation", "none", "--device", "cpu"]
 FEATURES = ["--num-workers", "0"]
 STEPS = ["--max-iter", "101"]
 ALL = ["--dataset", "my photos", "--train-shot", "all", "--seed", "1", *ENCODER]
 
 
-def draw_photos(root, classes, images):
-    """Pictures of the demo's world, which its encoders know, in a folder for each class."""
+def draw_photos(root, classes, numbers):
+    """Pictures of the demo's world, which its encoders know, in a folder for each class; gives the classes' names."""
     for label, kind in enumerate(drawn.HELD_OUT[:classes]):
         folder = root / kind.name.replace(" ", "_")
         folder.mkdir(parents=True)
-        for number in range(images):
+        for number in numbers:
             rng = drawn.generator(1, f"own/{label}/{number}", 0)
             picture = drawn.draw(drawn.random_scene(kind, rng), drawn.STYLES["demo"], rng)
             picture.save(folder / f"{number}.JPG", "JPEG", quality=95)
+    return [kind.name for kind in drawn.HELD_OUT[:classes]]
 
 
 @pytest.fixture(scope="module")
 def drawn_photos(tmp_path_factory):
     """Five classes of ten pictures."""
     root = tmp_path_factory.mktemp("drawn") / "photos"
-    draw_photos(root, classes=5, images=10)
+    draw_photos(root, classes=5, numbers=range(10))
     return root
 
 
@@ -78,6 +83,26 @@ def command_in(done):
     python, *words = shlex.split(done.stderr.splitlines()[-1])
     assert python == "python"
     return words
+
+
+def test_the_readmes_three_commands(tmp_path):
+    """From 5 classes of 20 pictures to what is on new ones, but for the encoder as README.md has it."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```\n(python features\.py --dataset path/to/photos .*?)```", readme, re.DOTALL)
+    names = draw_photos(tmp_path / "path" / "to" / "photos", classes=5, numbers=range(20))
+    draw_photos(tmp_path / "more", classes=5, numbers=[20])
+    shutil.copy(tmp_path / "more" / names[0].replace(" ", "_") / "20.JPG", tmp_path / "new.jpg")
+    for command in block.strip().replace("ViT-B/16", "demo-RN").splitlines():
+        python, script, *words = shlex.split(command)
+        assert python == "python"
+        done = run_fork(script, *words, folder=tmp_path, cwd=tmp_path, check=0)
+    best = {}  # the most probable class of an image comes first
+    for line in csv.DictReader(done.stdout.splitlines()):
+        best.setdefault(line["image"], line["class"])
+    shown = {f"more/{name.replace(' ', '_')}/20.JPG": name for name in sorted(names)}
+    assert list(best) == ["new.jpg", *shown]
+    assert best["new.jpg"] == best[f"more/{names[0].replace(' ', '_')}/20.JPG"]
+    assert sum(best[path] == name for path, name in shown.items()) >= 4
 
 
 def test_from_a_folder_to_a_table(photos):
