@@ -25,8 +25,7 @@ class Benchmark:
 
     `classnames[label]` is the raw name: underscores are kept, prompts replace them. A test-only dataset has empty
     `train` and `val`. For a shifted variant of another dataset, `parent_labels[k]` is the label in that dataset of
-    label k here; for all others it is None. `notes` are
-    what a person should know of how it was read.
+    label k here; for all others it is None. `notes` are what a person should know of how it was read.
     """
 
     name: str
