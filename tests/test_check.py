@@ -319,7 +319,7 @@ def test_datasets_are_fetched_into_their_places(hosts):
         lists = [FORMATS[name].split_file] if name in sources.SPLIT_FILES else []
         assert sorted(os.listdir(hosts.folder(name))) == sorted([*archive.keeps, *lists])
     asked, work = len(hosts.site.asked), hosts.folder("dtd") / ".download"
-    (work / "unpacked" / "dtd").mkdir(parents=True)  # as a process leaves it that is killed when it is done but for this
+    (work / "unpacked" / "dtd").mkdir(parents=True)  # left by a kill at the very end
     (work / "dtd-r1.0.1.tar.gz").write_bytes(PACKED["dtd"])
     hosts.start(*PACKED).wait(check=0)
     assert len(hosts.site.asked) == asked, "what is there is not fetched again"

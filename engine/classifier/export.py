@@ -24,7 +24,8 @@ from engine.files import write_atomically
 def export(classifier: ImageClassifier, path: Path) -> None:
     """Write `classifier` to `path`, atomically, in float32 whatever the precision of its features.
 
-    Weights that are too large for one file, as torch judges it (1.5 GiB), lie beside it, in `<name>.data`. Raises UserError where the packages that it takes are not installed.
+    Weights that are too large for one file, as torch judges it (1.5 GiB), lie beside it, in `<name>.data`. Raises
+    UserError where the packages that it takes are not installed.
     """
     try:
         import onnx  # noqa: F401
@@ -46,7 +47,7 @@ def export(classifier: ImageClassifier, path: Path) -> None:
 
 
 def _save(program: torch.onnx.ONNXProgram, path: Path, temporary: Path) -> None:
-    """Write `temporary`, which becomes `path`, and the file of weights that a large model knows by the latter's name."""
+    """Write `temporary`, which becomes `path`, and the file of weights that a large model knows by that name."""
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp") as folder:
         model = Path(folder) / path.name
         program.save(model, external_data=False)
