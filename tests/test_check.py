@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import io
 import json
@@ -182,7 +183,10 @@ def test_stale_features_and_runs(installed, random_weights):
     split["test"] = split["test"][::-1]
     split_file.write_text(json.dumps(split))
     (store / "test-layer_0" / "none" / ".x.tmp").write_bytes(b"left over")
+    classifier = next(runs.rglob("record.json")).with_name("classifier.safetensors")
+    classifier.write_bytes(b"half of one")
     said = look(installed, check=1)
+    assert f"WRONG {classifier} is not a trained classifier, or it is damaged" in said
     assert f"WRONG {store}: test features of another list than the one that is installed" in said
     assert "note 1 temporary files" in said
     split_file.write_text(split_file.read_text().replace(KINDS[0].name, "something else"))
@@ -314,9 +318,23 @@ def test_datasets_are_fetched_into_their_places(hosts):
         archive = sources.ARCHIVES[name]
         lists = [FORMATS[name].split_file] if name in sources.SPLIT_FILES else []
         assert sorted(os.listdir(hosts.folder(name))) == sorted([*archive.keeps, *lists])
-    asked = len(hosts.site.asked)
+    asked, work = len(hosts.site.asked), hosts.folder("dtd") / ".download"
+    (work / "unpacked" / "dtd").mkdir(parents=True)  # left by a kill at the very end
+    (work / "dtd-r1.0.1.tar.gz").write_bytes(PACKED["dtd"])
     hosts.start(*PACKED).wait(check=0)
     assert len(hosts.site.asked) == asked, "what is there is not fetched again"
+    assert not work.exists()
+
+
+def test_two_at_once(hosts):
+    """The second one does not remove what the first one unpacks."""
+    work = hosts.folder("dtd") / ".download"
+    (work / "unpacked").mkdir(parents=True)
+    with (work / "dtd-r1.0.1.tar.gz.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another process is downloading this file" in hosts.start("dtd").wait(check=1).err
+    assert (work / "unpacked").exists()
+    hosts.start("dtd").wait(check=0)
 
 
 def test_a_wrong_digest_and_a_host_that_is_gone_stop_no_other(hosts):
@@ -358,7 +376,10 @@ def test_what_no_program_can_fetch(hosts):
     assert (hosts.folder("stanford_cars") / "split_zhou_StanfordCars.json").exists()
     assert "copies are on" in done.err
     assert "Register at [image-net.org]" in done.err
-    assert "python -m engine.demo.install" in hosts.start("demo").wait(check=1).err
+    said = hosts.start("demo", "far/away").wait(check=1)
+    assert f"this draws it:\n  python -m engine.demo.install {hosts.root / 'data'}\n" in said.err
+    assert said.err.endswith("away: far/away: there is no such folder, or list of images\n\n")
+    assert "how to get demo\n" in said.out, "and not images of one's own"
 
 
 def test_interrupted_it_goes_on(hosts):

@@ -78,6 +78,7 @@ def test_templates_of_ones_own(own, tmp_path):
     assert templates.templates(name, "dtd") == ["a photo of a {}.", "ein Bild: {}, schön"]
     assert templates.given(name) == str(tmp_path / "my own-templates.txt")
     assert templates.given("vanilla") == "vanilla"
+    assert templates.given("another") == "FILE-OF-another", "which this process was not given"
     (tmp_path / "my own-templates.txt").unlink()
     with pytest.raises(UserError, match="there is no such file of templates"):
         templates.templates(name, "dtd")

@@ -104,7 +104,7 @@ def _command(names: Iterable[str], data_dir: str | Path) -> str:
 def _remedies(missing: list[str], data_dir: str | Path) -> list[str]:
     """How to get datasets that are missing."""
     fetched = [name for name in missing if name in ARCHIVES]
-    others = [name for name in missing if name not in ARCHIVES]
+    others = [name for name in missing if name not in ARCHIVES and not datasets.is_own(name)]
     remedies = [f"not installed: {_command(fetched, data_dir)} gets these"] if fetched else []
     return remedies + ([f"not installed: DATASETS.md says how to get {', '.join(others)}"] if others else [])
 

@@ -21,7 +21,8 @@ from engine.errors import UserError
 from engine.features import audio
 from engine.features.store import Bank, Place, Source, prompts_digest, texts_source
 from engine.optimizer import Hyperparameters
-from engine.results.runs import Cell, Record, read_record, selected
+from engine.results import heads
+from engine.results.runs import RECORD, Cell, Record, read_record, selected
 
 
 @dataclass
@@ -127,10 +128,12 @@ def _prompts(benchmark: Benchmark, augmentation: str) -> str | None:
 
 @dataclass
 class Runs:
-    """The runs on disk: complete records by cell, and the files that are no records."""
+    """The runs on disk: complete records by cell, and the files that are no records; and what is wrong with classifiers
+    that were kept."""
 
     cells: dict[Cell, dict[Hyperparameters, Record]] = field(default_factory=dict)
     damaged: list[Path] = field(default_factory=list)
+    faults: list[Finding] = field(default_factory=list)
 
     @property
     def count(self) -> int:
@@ -138,14 +141,19 @@ class Runs:
 
 
 def runs(result_dir: str | Path) -> Runs:
-    """Read all records."""
+    """Read all records, and what the classifiers beside them say of themselves."""
     found = Runs()
-    for path in sorted(Path(result_dir).rglob("record.json")):
+    for path in sorted(Path(result_dir).rglob(RECORD)):
         try:
             record = read_record(path)
             found.cells.setdefault(record.cell, {})[record.hyperparameters] = record
         except (UserError, TypeError):  # what has lists in place of numbers and names is no key
             found.damaged.append(path)
+    for path in sorted(Path(result_dir).rglob(heads.FILE)):
+        try:
+            heads.read(path, tensors=False)
+        except UserError as error:
+            found.faults.append(Finding(WRONG, str(error)))
     return found
 
 
@@ -172,7 +180,7 @@ def report_runs(found: Runs, stored: dict[tuple[str, str], Stored], indices_dir:
     if found.damaged:
         named = first(found.damaged, len(found.damaged))
         findings.append(Finding(WRONG, f"not a run's record; remove and train again: {named}"))
-    return findings
+    return findings + found.faults
 
 
 def _are_changed(cell: Cell, records: Iterable[Record], place: Stored, indices_dir: str | Path) -> bool:

@@ -12,6 +12,7 @@ import json
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -23,7 +24,8 @@ from engine.files import write_atomically
 def export(classifier: ImageClassifier, path: Path) -> None:
     """Write `classifier` to `path`, atomically, in float32 whatever the precision of its features.
 
-    Raises UserError where the packages that it takes are not installed.
+    Weights that are too large for one file, as torch judges it (1.5 GiB), lie beside it, in `<name>.data`. Raises
+    UserError where the packages that it takes are not installed.
     """
     try:
         import onnx  # noqa: F401
@@ -41,4 +43,14 @@ def export(classifier: ImageClassifier, path: Path) -> None:
         program = torch.onnx.export(traced, **names, dynamo=True, verbose=False)
     program.model.metadata_props["classnames"] = json.dumps(classifier.classnames)
     program.model.metadata_props["preprocessing"] = json.dumps(asdict(classifier.recipe))
-    write_atomically(path, lambda temporary: program.save(temporary, external_data=False))
+    write_atomically(path, lambda temporary: _save(program, path, temporary))
+
+
+def _save(program: torch.onnx.ONNXProgram, path: Path, temporary: Path) -> None:
+    """Write `temporary`, which becomes `path`, and the file of weights that a large model knows by that name."""
+    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp") as folder:
+        model = Path(folder) / path.name
+        program.save(model, external_data=False)
+        for weights in Path(folder).glob("*.data"):
+            weights.replace(path.with_name(weights.name))
+        model.replace(temporary)

@@ -44,10 +44,14 @@ def folder(name: str, weights: str | None = None) -> str:
 def of_folder(made: str) -> tuple[str, str | None]:
     """The name that `folder` made this of, and the stem of the local weights, if any.
 
-    The name of an encoder that is neither OpenAI's nor the project's comes as it stands in the folder.
+    A name that is neither OpenAI's nor the project's, nor one of open_clip's tags, comes as it stands in the folder.
     """
     known = {folder(name): name for name in OPENAI + DEMO}
     if made in known:
         return known[made], None
     name, _, weights = made.rpartition("@") if "@" in made else (made, "", None)
+    if name not in known:
+        from open_clip import list_pretrained  # which takes seconds
+
+        known = {folder(tagged): tagged for tagged in map(":".join, list_pretrained())}
     return known.get(name, name), weights

@@ -112,7 +112,8 @@ def filling(made: Comparison, args: argparse.Namespace) -> list[str]:
 def keeping(args: argparse.Namespace, cells: dict[Cell, Path | None]) -> list[str]:
     """Command lines that keep the classifiers of cells whose results lie in these folders, None where that is unknown.
 
-    Runs say the folder of their encoder alone; a file of weights is to be filled in by the user.
+    Runs say names alone of files of weights and of templates, and of images of one's own: paths are for the user to
+    fill in.
     """
     lines = []
     for results in dict.fromkeys(cells.values()):

@@ -103,8 +103,13 @@ def is_own(name: str) -> bool:
 
 
 def given(name: str) -> str:
-    """What to type for the dataset `name`: the path that images of one's own were given by, or the name."""
-    layout = FORMATS.get(name)  # results on disk have names of paths that this process was not given
+    """What to type for the dataset `name`: the path that images of one's own were given by, or the name.
+
+    Results on disk have names of paths that this process was not given: for these it is a place to fill in.
+    """
+    if name not in FORMATS:
+        return name if os.path.isdir(name) else f"PATH-OF-{name}"
+    layout = FORMATS[name]
     return layout.given if isinstance(layout, Own) else name
 
 

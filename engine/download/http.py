@@ -46,7 +46,7 @@ def fetch(url: str, path: Path, progress: Progress, *, room: float = 0.0) -> Non
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    with _locked(part) as file:
+    with locked(part) as file:
         arrived = 0
         while (reason := _go_on(url, file, part, progress, room)) is not None:
             size = file.seek(0, os.SEEK_END)
@@ -76,8 +76,8 @@ def check_md5(path: Path, md5: str, url: str, progress: Progress) -> None:
 
 
 @contextmanager
-def _locked(part: Path) -> Iterator[BinaryIO]:
-    """The file of what has arrived, for one process at a time. It goes if nothing has."""
+def locked(part: Path) -> Iterator[BinaryIO]:
+    """The file of what has arrived, or another, for one process at a time. It goes if nothing is in it."""
     with part.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

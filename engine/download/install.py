@@ -47,33 +47,43 @@ def download(name: str, data_dir: Path | str, progress: Progress) -> list[str]:
             datasets.load(name, data_dir)
         except UserError as error:
             kept = " (what is there is never replaced: move it away to have it fetched anew)" * (name in ARCHIVES)
-            steps.append(f"{error}{kept}.\n{by_hand(name)}")
+            steps.append(f"{error}{kept}\n{by_hand(name)}".strip())
     return steps
 
 
 def by_hand(name: str) -> str:
-    """How a person gets the dataset `name`: its section of DATASETS.md."""
+    """How a person gets the dataset `name`: its section of DATASETS.md; nothing for images of one's own."""
     found = re.search(
         rf"^### {name}\n+(.*?)(?=^##|\Z)", INSTRUCTIONS.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )
-    return f"By hand, as DATASETS.md says:\n\n{found[1].strip()}" if found else "DATASETS.md says where to get it"
+    return f"By hand, as DATASETS.md says:\n\n{found[1].strip()}" if found else ""
 
 
 def _install_archive(archive: Archive, root: Path, progress: Progress) -> None:
-    """Put what an archive holds into `root`, unless it is there. The archive goes once all is."""
-    absent = [name for name in archive.keeps if not (root / name).exists()]
-    if not absent:
-        return
+    """Put what an archive holds into `root`, unless it is there. The archive goes once all is.
+
+    One process at a time: it would remove what another has just unpacked.
+    """
     work = root / WORK
-    path, unpacked = work / archive.name, work / "unpacked"
-    http.fetch(archive.url, path, progress, room=archives.UNPACKED)
-    if archive.md5:
-        http.check_md5(path, archive.md5, archive.url, progress)
-    folder = PurePosixPath(archive.inside)
-    archives.unpack(path, unpacked, [folder / name for name in absent], archive.inner, progress)
-    for name in absent:
-        (unpacked / folder / name).rename(root / name)
-    shutil.rmtree(work)
+    path, unpacked, folder = work / archive.name, work / "unpacked", PurePosixPath(archive.inside)
+    if _absent(archive, root):
+        work.mkdir(parents=True, exist_ok=True)
+        with http.locked(work / f"{archive.name}.lock"):
+            absent = _absent(archive, root)
+            http.fetch(archive.url, path, progress, room=archives.UNPACKED)
+            if archive.md5:
+                http.check_md5(path, archive.md5, archive.url, progress)
+            archives.unpack(path, unpacked, [folder / name for name in absent], archive.inner, progress)
+            for name in absent:
+                (unpacked / folder / name).rename(root / name)
+    for done_with in work.glob(f"{archive.name}*"):  # which a process that was killed here left
+        done_with.unlink(missing_ok=True)
+    shutil.rmtree(unpacked, ignore_errors=True)
+
+
+def _absent(archive: Archive, root: Path) -> list[str]:
+    """What an archive holds that is not in `root`."""
+    return [name for name in archive.keeps if not (root / name).exists()]
 
 
 def _install_split(split: SplitFile, path: Path, progress: Progress) -> None:

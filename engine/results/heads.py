@@ -79,7 +79,8 @@ class MissingClassifier(UserError):
     """
 
     def __init__(self, place: Path, cells: dict[Cell, Path | None]):
-        super().__init__(f"{place} has no classifier, as none was kept of {first(cells, len(cells))}")
+        named = list(dict.fromkeys(map(str, cells)))  # cells of several methods are called alike
+        super().__init__(f"{place} has no classifier, as none was kept of {first(named, len(named))}")
         self.cells = cells
 
 
@@ -111,7 +112,7 @@ def is_kept(record: Record, result_dir: str | Path) -> bool:
     """Whether the classifier of this very run is there, whole, and can be read."""
     path = head_path(record.cell, record.hyperparameters, result_dir)
     try:
-        return path.is_file() and _same(read(path).run, record)
+        return path.is_file() and _same(read(path, tensors=False).run, record)
     except UserError:
         return False
 
@@ -140,8 +141,8 @@ def find(place: Path) -> Path:
     raise MissingClassifier(place, dict(_cell_and_results(path) for path in records))
 
 
-def read(path: Path) -> Kept:
-    """Read a classifier.
+def read(path: Path, *, tensors: bool = True) -> Kept:
+    """Read a classifier; without `tensors` only what its file says of itself, and whether that has its full length.
 
     Raises UserError for a file that is not one, or a newer version's, and for one of another run than the record
     beside it.
@@ -151,7 +152,7 @@ def read(path: Path) -> Kept:
             about = json.loads((file.metadata() or {})[ABOUT])
             if about.pop("format") > FORMAT:
                 raise UserError(f"{path} was written by a newer version of this project, which this one cannot read")
-            kept = _kept(about, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            kept = _kept(about, {name: file.get_tensor(name) for name in (file.keys() if tensors else ())})
     except (SafetensorError, OSError, *NOT_A_RECORD) as error:
         raise UserError(
             f"{path} is not a trained classifier, or it is damaged ({type(error).__name__}: {error}); where train.py"

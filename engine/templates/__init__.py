@@ -71,8 +71,8 @@ def own(path: str) -> str:
 
 
 def given(augmentation: str) -> str:
-    """What to type for templates: the path they were given by, or the name."""
-    return _OWN.get(augmentation, augmentation)
+    """What to type for templates: the path they were given by, or the name; a place to fill in, if nobody gave one."""
+    return augmentation if augmentation in AUGMENTATIONS else _OWN.get(augmentation, f"FILE-OF-{augmentation}")
 
 
 def templates(augmentation: str, dataset: str) -> list[str]:

@@ -48,7 +48,7 @@ def test_folders_are_one_level_and_tell_encoders_apart():
     assert names.folder("RN50") != names.folder("RN50", "weights.pt")
 
 
-@pytest.mark.parametrize("name", [*names.OPENAI, *names.DEMO])
+@pytest.mark.parametrize("name", [*names.OPENAI, *names.DEMO, "ViT-B-16:datacomp_xl_s13b_b90k"])
 def test_folders_tell_what_they_were_made_of(name):
     assert names.of_folder(names.folder(name)) == (name, None)
     assert names.of_folder(names.folder(name, "/far/away/mine.pt")) == (name, "mine")

@@ -367,7 +367,7 @@ def test_a_path_gives_the_name(tmp_path, monkeypatch):
     assert (datasets.given("list"), datasets.given("dtd"), datasets.given("unknown")) == (
         "x/list.CSV",
         "dtd",
-        "unknown",
+        "PATH-OF-unknown",
     )
     with pytest.raises(UserError, match=r"/list.CSV and y/list would both be called list"):
         datasets.own("y/list")
