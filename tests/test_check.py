@@ -125,6 +125,13 @@ def test_all_is_fine(installed):
     assert look(installed).count("WRONG") == 0
 
 
+def test_images_of_ones_own_are_looked_at_and_left_alone(installed):
+    shutil.copytree(installed / "data" / "demo" / "images", installed / "photos")
+    before = sorted(installed.rglob("*"))
+    assert "ok photos: 36 images, all there" in look(installed, "--dataset", installed / "photos")
+    assert sorted(installed.rglob("*")) == before
+
+
 def test_what_is_wrong_with_a_dataset(installed):
     shutil.copytree(installed / "data" / "demo" / "images", installed / "data" / "oxford_pets" / "images")
     for path in sorted((installed / "data" / "demo" / "images" / "train").iterdir())[:7]:
