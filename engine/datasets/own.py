@@ -16,6 +16,7 @@ import json
 import os
 import posixpath
 import random
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -80,7 +81,7 @@ class Own:
             split = coop.read(name, folder, check_images=False)
             notes += _compare(images, names, split, split_file)
         else:
-            split = _new_split(images, names, name, folder)
+            split = _new_split(_draw(images, path), names, name, folder)
             notes += [*split.notes, *([_write_split(split, split_file)] if write else [])]
         return replace(split, notes=tuple(notes))
 
@@ -223,19 +224,26 @@ def _renamed(labels: list[str], folder: Path) -> dict[str, str]:
     text, table = folder / "classnames.txt", folder / "classnames.json"
     if text.exists() and table.exists():
         raise UserError(f"{text} and {table} both rename classes; remove one")
-    names = _names_in_lines(text, labels) if text.exists() else _names_in_json(table) if table.exists() else {}
+    forms = {label: _composed(label) for label in labels}
+    known = list(forms.values())
+    names = _names_in_lines(text, known) if text.exists() else _names_in_json(table) if table.exists() else {}
     source = text if text.exists() else table
-    if unknown := [label for label in names if label not in labels]:
+    if unknown := [label for label in names if label not in known]:
         raise UserError(
             f"{source}: no class is called {first(unknown, len(unknown))}; there are {first(labels, len(labels))}"
         )
-    return {label: names.get(label, label) for label in labels}
+    return {label: names.get(form, label) for label, form in forms.items()}
+
+
+def _composed(text: str) -> str:
+    """The same letters, as most keyboards write them: folders from a Mac may have an accent as a letter of its own."""
+    return unicodedata.normalize("NFC", text)
 
 
 def _names_in_lines(path: Path, labels: list[str]) -> dict[str, str]:
     """Lines `<folder> <class name>`: the folder is the longest that a line begins with, as both may have spaces."""
     names: dict[str, str] = {}
-    for number, words in enumerate(read_lines(path), start=1):
+    for number, words in enumerate(map(_composed, read_lines(path)), start=1):
         own = [label for label in labels if words.startswith(label) and words[len(label) :][:1].isspace()]
         label = max(own, key=len, default=words.split(maxsplit=1)[0] if words else "")
         name = " ".join(words[len(label) :].split())
@@ -256,7 +264,7 @@ def _names_in_json(path: Path) -> dict[str, str]:
         raise UserError(f"{path}: not JSON ({error})") from error
     if not isinstance(names, dict) or not all(isinstance(name, str) and name.strip() for name in names.values()):
         raise UserError(f"{path}: not an object of class names by folder, {{folder: class name}}")
-    return {label: " ".join(name.split()) for label, name in names.items()}
+    return {_composed(label): " ".join(name.split()) for label, name in names.items()}
 
 
 def _check_classes(names: dict[str, str], source: Path) -> list[str]:
@@ -268,7 +276,7 @@ def _check_classes(names: dict[str, str], source: Path) -> list[str]:
         raise UserError(f"{source} has one class, {next(iter(names))}; a classifier needs two or more")
     same: dict[str, list[str]] = {}
     for label, name in names.items():
-        same.setdefault(" ".join(name.replace("_", " ").split()).casefold(), []).append(label)
+        same.setdefault(" ".join(_composed(name).replace("_", " ").split()).casefold(), []).append(label)
     twins = [" and ".join(labels) for labels in same.values() if len(labels) > 1]
     if twins:
         raise UserError(
@@ -317,10 +325,9 @@ def _compare(images: list[Found], names: dict[str, str], split: Benchmark, split
     return [f"{split_file} is older: {what}. To take them, {anew}"] if added else []
 
 
-def _new_split(images: list[Found], names: dict[str, str], name: str, folder: Path) -> Benchmark:
-    """The images in parts, drawn where they are not given, after a look at what an image must be."""
-    parts = _draw(images, folder)
-    files, notes = _look_at(folder, [image.impath for image in images])
+def _new_split(parts: dict[str, list[Found]], names: dict[str, str], name: str, folder: Path) -> Benchmark:
+    """The images by part as a dataset, after a look at what an image must be."""
+    files, notes = _look_at(folder, sorted(image.impath for own in parts.values() for image in own))
     labels = {label: number for number, label in enumerate(names)}
     items = {part: [Item(i.impath, labels[i.label], names[i.label]) for i in own] for part, own in parts.items()}
     return Benchmark(name, folder, **items, classnames=list(names.values()), files=files, notes=tuple(notes))

@@ -264,7 +264,7 @@ def test_a_list_with_a_split(csv):
         (["image,label", "images/0.jpg,a", "images/x.jpg,a", "y/0.jpg,b"], "2 of 3 images are not there: images/x.jpg"),
         (["image,label", "images/0.jpg,a\0"], "birds.csv"),
         (["image,label", *[f"images/{i}.jpg,a" for i in range(9)]], "has one class, a; a classifier needs two or more"),
-        (["image,label", *[f"images/{i}.jpg,{'ab'[i > 8]}" for i in range(10)]], "too few images of b (1)"),
+        (["image,label", *[f"images/{i}.jpg,{'ab'[i > 8]}" for i in range(10)]], "birds.csv: too few images of b (1)"),
         (
             ["image,label,split", *[f"images/{i}.jpg,{'ab'[i % 2]},{'train' if i else 'test'}" for i in range(3)]],
             "too few images of a (1 train, 0 val), b (1 train, 0 val). A class needs 2 at least, one for each of train",
@@ -301,6 +301,16 @@ def test_classes_are_renamed(photos, put_images):
     (photos / "split.json").unlink()
     (photos / "classnames.json").write_text('{"cat": "Katze"}')
     assert read(photos).classnames == ["big cat", "big x", "big_dog", "Katze"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("classnames.txt", "café coffee"), ("classnames.json", '{"café": "coffee"}')]
+)
+def test_accents_are_the_same_however_they_are_stored(photos, name, text):
+    """A Mac's folder has an accent as a letter of its own, a text file has it composed."""
+    (photos / "cat").rename(photos / "cafe\u0301")
+    (photos / name).write_text(text)
+    assert read(photos).classnames == ["big_dog", "coffee"]
 
 
 @pytest.mark.parametrize(
@@ -372,6 +382,7 @@ def _part(photos, *parts):
             "photos: too few images of cat (2). A class needs 3 at least, one for each of",
         ),
         (lambda photos: shutil.copytree(photos / "cat", photos / "Big Dog"), "underscores: Big Dog and big_dog"),
+        (lambda photos: [shutil.copytree(photos / "cat", photos / n) for n in ("é", "e\u0301")], "underscores: e"),
         (lambda photos: _part(photos, "train", "val"), "photos has train and val alone; it should have train, test"),
         (lambda photos: _part(photos, "Train", "test"), "photos: Train would be classes; rename them in small letters"),
         (lambda photos: [_part(photos, "train", "test"), (photos / "x").mkdir()], "folders beside them: x; move"),
