@@ -126,6 +126,15 @@ def test_all_is_fine(installed):
     assert look(installed).count("WRONG") == 0
 
 
+def test_images_of_ones_own_are_looked_at_and_left_alone(installed):
+    for number, picture in enumerate(sorted(installed.glob("data/demo/images/test/*.png"))[:6]):
+        (installed / "photos" / f"class {number % 2}").mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, installed / "photos" / f"class {number % 2}")
+    before = sorted((installed / "photos").rglob("*"))
+    assert "ok photos: 6 images, all there" in look(installed, "--dataset", installed / "photos")
+    assert sorted((installed / "photos").rglob("*")) == before
+
+
 def test_what_is_wrong_with_a_dataset(installed):
     shutil.copytree(installed / "data" / "demo" / "images", installed / "data" / "oxford_pets" / "images")
     for path in sorted((installed / "data" / "demo" / "images" / "train").iterdir())[:7]:

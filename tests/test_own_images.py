@@ -156,7 +156,27 @@ def test_other_images_under_the_same_name_are_refused(extracted):
     assert "Splits of older lists of yours go with the folder my-photos of --indices_dir" in refused.stderr
     shutil.rmtree(extracted.root / "indices")
     refused = extracted.run("features.py", *ALL, check=1)
-    assert "that is, from another list of images, or with other class names;\nremove that folder" in refused.stderr
+    assert "that is, from other images, another list of them, or with other class names;\nremove" in refused.stderr
+
+
+def test_other_images_or_templates_under_a_name_are_not_trained_on(extracted):
+    """Features lie under the names of folders and files, and these may be called alike."""
+    train = ["train.py", *ALL[2:], *STEPS]
+    other = extracted.root / "other"
+    draw_photos(other / "my photos", classes=5, numbers=range(20, 30))
+    for picture in other.rglob("*.JPG"):
+        picture.rename(picture.with_stem(str(int(picture.stem) - 20)))
+    refused = extracted.run(*train, "--dataset", "other/my photos", check=1)
+    assert "my-photos in features were made of other images than other/my photos has now" in refused.stderr
+    assert not list(other.rglob("*.json"))
+    refused = extracted.run("features.py", "--dataset", "other/my photos", *ALL[2:], check=1)
+    assert "that is, from other images, another list of them, or with other class names" in refused.stderr
+    for text in ("the {}", "a photo of a {}.\nthe {}"):
+        (other / "two.txt").write_text(text)
+        refused = extracted.run(*train, *ALL[:2], "--templates", "other/two.txt", check=1)
+        assert "were made with other templates than other/two.txt has now" in refused.stderr
+    extracted.folder.rename(other / "gone")
+    extracted.run(*train, "--dataset", "./my photos", "--templates", "two.txt", check=0)
 
 
 def test_templates_of_ones_own(extracted):

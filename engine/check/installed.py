@@ -48,7 +48,7 @@ def judge(name: str, data_dir: str | Path, indices_dir: str | Path) -> Judged:
         if not root.exists():
             return Judged(name, False, None, f"{name} is not installed: {root} is not there")
         unfinished = root / WORK if (root / WORK).exists() else None
-        benchmark = datasets.load(name, data_dir)
+        benchmark = datasets.load(name, data_dir, write=False)
         fault = _fault(benchmark, root, indices_dir)
     except Exception as error:  # whatever a damaged list or a folder that cannot be read leads to
         fault = str(error) or type(error).__name__

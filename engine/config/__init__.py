@@ -422,7 +422,11 @@ ARGUMENTS = {
         help="what inputs of trainable layers are stored in: fp16 takes half the room. Final features are small, and"
         " stay fp32 (fp32)",
     ),
-    "dry_run": _argument("--dry-run", action="store_true", help="say what is missing and how large it is, and stop"),
+    "dry_run": _argument(
+        "--dry-run",
+        action="store_true",
+        help="say what is missing and how large it is, and stop; images of your own are divided all the same",
+    ),
     "verify": _argument(
         "--verify",
         action="store_true",

@@ -25,7 +25,8 @@ class Benchmark:
 
     `classnames[label]` is the raw name: underscores are kept, prompts replace them. A test-only dataset has empty
     `train` and `val`. For a shifted variant of another dataset, `parent_labels[k]` is the label in that dataset of
-    label k here; for all others it is None. `notes` are what a person should know of how it was read.
+    label k here; for all others it is None. `files` is a digest of the image files themselves, empty where it is not
+    known; `notes` are what a person should know of how it was read.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Benchmark:
     test: list[Item]
     classnames: list[str]
     parent_labels: list[int] | None = None
+    files: str = ""
     notes: tuple[str, ...] = ()
 
     def part(self, name: str) -> list[Item]:
@@ -54,7 +56,8 @@ class Benchmark:
     def digest(self, part: str) -> str:
         """SHA-256 of a part's rows: what binds cached features to the very list they were made from.
 
-        The rows are hashed as a compact JSON list of `[impath, label, classname]`, the order of CoOp's split files.
+        The rows are hashed as a compact JSON list of `[impath, label, classname]`, the order of CoOp's split files,
+        with `files` behind it.
         """
         rows = [(item.impath, item.label, item.classname) for item in self.part(part)]
-        return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
+        return hashlib.sha256((json.dumps(rows, separators=(",", ":")) + self.files).encode()).hexdigest()

@@ -4,29 +4,35 @@ The first reading draws what is not given, and writes a split file in CoOp's for
 
     <folder>/split.json          <list>.split.json for <list>.csv
 
-From then on that file is what counts, whatever is added: what was made from its lists stays true.
+From then on that file is what counts, whatever is added: what was made from its lists stays true. It has a digest of
+the image files too, as other folders have the same names: `shop 1/photos/good/0001.jpg`, `shop 2/photos/good/0001.jpg`.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import posixpath
 import random
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from engine.datasets import checks
-from engine.datasets.benchmark import PARTS, Benchmark
+from engine.datasets.benchmark import PARTS, Benchmark, Item
 from engine.datasets.checks import first
 from engine.datasets.image_files import is_image
 from engine.datasets.readers import JsonSplit
 from engine.errors import UserError
 from engine.files import read_lines, write_text
+
+HEAD = 1 << 16
+"""How many bytes of a file tell it from others of its size: to read all of many photographs takes minutes."""
 
 SHARES = {"train": 0.5, "val": 0.2, "test": 0.3}
 """How the images of a class are divided where nothing says it, as CoOp does for datasets without a split."""
@@ -52,8 +58,8 @@ class Own:
         """The same path, absolute, so that it lies nowhere under DATA_DIR."""
         return os.path.abspath(self.given)
 
-    def read(self, name: str, root: Path, check_images: bool) -> Benchmark:
-        """Read the images, with the split file beside them, which is made if there is none.
+    def read(self, name: str, root: Path, check_images: bool, write: bool = True) -> Benchmark:
+        """Read the images, with the split file beside them, which is drawn if there is none, and written if `write`.
 
         `root` is `folder`; messages have it as it was given. What a person should know of the reading is in the `notes`
         of the benchmark. Raises UserError for images, classes or lists that make no dataset, and for a split file that
@@ -71,10 +77,12 @@ class Own:
         images, notes = _from_list(path) if is_list else _from_folders(path)
         names = _renamed(list(dict.fromkeys(image.label for image in images)), folder)
         notes += _check_classes(names, path)
-        if not is_there:
-            notes.append(_write_split(images, names, folder, split_file))
-        split = coop.read(name, folder, check_images=False)
-        notes += _compare(images, names, split, split_file)
+        if is_there:
+            split = coop.read(name, folder, check_images=False)
+            notes += _compare(images, names, split, split_file)
+        else:
+            split = _new_split(_draw(images, path), names, name, folder)
+            notes += [*split.notes, *([_write_split(split, split_file)] if write else [])]
         return replace(split, notes=tuple(notes))
 
 
@@ -86,6 +94,9 @@ def _from_folders(root: Path) -> tuple[list[Found], list[str]]:
     folders = [entry.name for entry in _visible(root) if entry.is_dir()]
     others = [name for name in folders if name not in PARTS]
     passed: list[str] = []
+    odd = [name for name in others if name.lower() in PARTS]
+    if odd and {"train", "test"} <= {name.lower() for name in folders}:
+        raise UserError(f"{root}: {' and '.join(odd)} would be classes; rename them in small letters, as parts are")
     if {"train", "test"} <= set(folders):
         if others:
             raise UserError(
@@ -213,19 +224,26 @@ def _renamed(labels: list[str], folder: Path) -> dict[str, str]:
     text, table = folder / "classnames.txt", folder / "classnames.json"
     if text.exists() and table.exists():
         raise UserError(f"{text} and {table} both rename classes; remove one")
-    names = _names_in_lines(text, labels) if text.exists() else _names_in_json(table) if table.exists() else {}
+    forms = {label: _composed(label) for label in labels}
+    known = list(forms.values())
+    names = _names_in_lines(text, known) if text.exists() else _names_in_json(table) if table.exists() else {}
     source = text if text.exists() else table
-    if unknown := [label for label in names if label not in labels]:
+    if unknown := [label for label in names if label not in known]:
         raise UserError(
             f"{source}: no class is called {first(unknown, len(unknown))}; there are {first(labels, len(labels))}"
         )
-    return {label: names.get(label, label) for label in labels}
+    return {label: names.get(form, label) for label, form in forms.items()}
+
+
+def _composed(text: str) -> str:
+    """The same letters, as most keyboards write them: folders from a Mac may have an accent as a letter of its own."""
+    return unicodedata.normalize("NFC", text)
 
 
 def _names_in_lines(path: Path, labels: list[str]) -> dict[str, str]:
     """Lines `<folder> <class name>`: the folder is the longest that a line begins with, as both may have spaces."""
     names: dict[str, str] = {}
-    for number, words in enumerate(read_lines(path), start=1):
+    for number, words in enumerate(map(_composed, read_lines(path)), start=1):
         own = [label for label in labels if words.startswith(label) and words[len(label) :][:1].isspace()]
         label = max(own, key=len, default=words.split(maxsplit=1)[0] if words else "")
         name = " ".join(words[len(label) :].split())
@@ -246,7 +264,7 @@ def _names_in_json(path: Path) -> dict[str, str]:
         raise UserError(f"{path}: not JSON ({error})") from error
     if not isinstance(names, dict) or not all(isinstance(name, str) and name.strip() for name in names.values()):
         raise UserError(f"{path}: not an object of class names by folder, {{folder: class name}}")
-    return {label: " ".join(name.split()) for label, name in names.items()}
+    return {_composed(label): " ".join(name.split()) for label, name in names.items()}
 
 
 def _check_classes(names: dict[str, str], source: Path) -> list[str]:
@@ -258,7 +276,7 @@ def _check_classes(names: dict[str, str], source: Path) -> list[str]:
         raise UserError(f"{source} has one class, {next(iter(names))}; a classifier needs two or more")
     same: dict[str, list[str]] = {}
     for label, name in names.items():
-        same.setdefault(" ".join(name.replace("_", " ").split()).casefold(), []).append(label)
+        same.setdefault(" ".join(_composed(name).replace("_", " ").split()).casefold(), []).append(label)
     twins = [" and ".join(labels) for labels in same.values() if len(labels) > 1]
     if twins:
         raise UserError(
@@ -279,7 +297,10 @@ def _compare(images: list[Found], names: dict[str, str], split: Benchmark, split
         f"delete {split_file}, and what indices, features and experiments have of {split.name}: it is then drawn anew"
     )
     found = {image.impath: image for image in images}
-    known = {item.impath: (item.classname, part) for part in PARTS for item in split.part(part)}
+    listed = [(item.impath, (item.classname, part)) for part in PARTS for item in split.part(part)]
+    known = dict(listed)
+    if twice := [impath for impath, count in Counter(impath for impath, _ in listed).items() if count > 1]:
+        raise UserError(f"{split_file} has images more than once: {first(twice, len(twice))}; leave one line of each")
     if missing := [impath for impath in known if impath not in found]:
         raise UserError(
             f"{split_file}: {len(missing)} of its images are not there: {first(missing, len(missing))}. Put them back,"
@@ -304,25 +325,30 @@ def _compare(images: list[Found], names: dict[str, str], split: Benchmark, split
     return [f"{split_file} is older: {what}. To take them, {anew}"] if added else []
 
 
-def _write_split(images: list[Found], names: dict[str, str], folder: Path, split_file: Path) -> str:
-    """Draw what is not given, check what an image must be, write the split file; a note of what it has."""
-    parts = _draw(images, split_file.parent)
-    _check_headers(folder, [image.impath for image in images])
+def _new_split(parts: dict[str, list[Found]], names: dict[str, str], name: str, folder: Path) -> Benchmark:
+    """The images by part as a dataset, after a look at what an image must be."""
+    files, notes = _look_at(folder, sorted(image.impath for own in parts.values() for image in own))
     labels = {label: number for number, label in enumerate(names)}
+    items = {part: [Item(i.impath, labels[i.label], names[i.label]) for i in own] for part, own in parts.items()}
+    return Benchmark(name, folder, **items, classnames=list(names.values()), files=files, notes=tuple(notes))
+
+
+def _write_split(split: Benchmark, split_file: Path) -> str:
+    """Write the split file; a note of what it has."""
     lists = {
-        part: [json.dumps([i.impath, labels[i.label], names[i.label]], ensure_ascii=False) for i in parts[part]]
+        part: [json.dumps([i.impath, i.label, i.classname], ensure_ascii=False) for i in split.part(part)]
         for part in PARTS
     }
     text = ",\n".join(f'"{part}": [\n' + ",\n".join(rows) + "\n]" for part, rows in lists.items())
     try:
-        write_text(split_file, f"{{\n{text}\n}}\n")
+        write_text(split_file, f'{{\n{text},\n"files": "{split.files}"\n}}\n')
     except UserError as error:
         raise UserError(
             f"{error}. The split is written beside the images, once; where that cannot be, a folder elsewhere with"
-            f" links to all that is in {folder} will do as well"
+            f" links to all that is in {split.image_dir} will do as well"
         ) from error
     counts = ", ".join(f"{len(lists[part])} {part}" for part in PARTS)
-    return f"{split_file} written: {len(names)} classes, {counts}"
+    return f"{split_file} written: {len(split.classnames)} classes, {counts}"
 
 
 def _draw(images: list[Found], source: Path) -> dict[str, list[Found]]:
@@ -366,17 +392,35 @@ def _divide(images: list[Found], parts: Sequence[str], seed: str) -> dict[str, l
     return {part: sorted(own, key=lambda image: image.impath) for part, own in {**divided, "train": left}.items()}
 
 
-def _check_headers(folder: Path, impaths: Iterable[str]) -> None:
-    """Raise UserError for files that are no images, or too large, before a split is made that has them."""
+def _look_at(folder: Path, impaths: list[str]) -> tuple[str, list[str]]:
+    """A digest of image files, by their names, sizes and beginnings, and a note on those that are there twice.
+
+    Raises UserError for files that are no images, or too large, before a split is made that has them.
+    """
     from engine.images import opened  # a split that is there needs no decoder
 
-    faults = []
+    faults, digests = [], {}
     for impath in impaths:
         try:
             with opened(folder / impath):
-                pass
+                digests[impath] = _file_digest(folder / impath)
         except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and more on bad bytes
             faults.append(f"  {folder / impath}: {error}")
     if faults:
         lines = "\n".join([*faults[: checks.SHOWN], *["  ..."] * (len(faults) > checks.SHOWN)])
         raise UserError(f"files that are no images, or too large: {len(faults)}. Replace or remove them:\n{lines}")
+    same: dict[str, list[str]] = {}
+    for impath, digest in digests.items():
+        same.setdefault(digest, []).append(impath)
+    copies = [" and ".join(own[:2]) for own in same.values() if len(own) > 1]
+    notes = [
+        f"{folder}: images that are there more than once, as copies or links: {first(copies, len(copies))}; what is"
+        " trained on may be tested on"
+    ] * bool(copies)
+    return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest(), notes
+
+
+def _file_digest(path: Path) -> str:
+    """SHA-256 of a file's size and beginning."""
+    with path.open("rb") as file:
+        return hashlib.sha256(b"%d %b" % (os.fstat(file.fileno()).st_size, file.read(HEAD))).hexdigest()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,10 @@ IGNORED = {"README.txt"}
 
 @dataclass(frozen=True)
 class JsonSplit:
-    """CoOp's format: an object with `train`, `val` and `test`, each a list of `[impath, label, class name]`."""
+    """CoOp's format: an object with `train`, `val` and `test`, each a list of `[impath, label, class name]`.
+
+    Of images of one's own it has a digest of their `files` besides.
+    """
 
     folder: str
     images: str
@@ -37,7 +40,9 @@ class JsonSplit:
         classnames = _classnames(rows, path)
         # the names are shared between the items: a million copies of a class name are 80 MB
         parts = {part: [Item(impath, label, classnames[label]) for impath, label, _ in rows[part]] for part in PARTS}
-        return _assemble(name, root / self.images, parts, classnames, check_images)
+        return replace(
+            _assemble(name, root / self.images, parts, classnames, check_images), files=str(rows.get("files", ""))
+        )
 
 
 @dataclass(frozen=True)

@@ -128,16 +128,19 @@ def has_all_classes(name: str) -> bool:
     return getattr(_format(name), "one_in", 1) == 1
 
 
-def load(name: str, data_dir: Path | str, *, check_images: bool = True) -> Benchmark:
+def load(name: str, data_dir: Path | str, *, check_images: bool = True, write: bool = True) -> Benchmark:
     """Read the dataset `name` installed under `data_dir`.
 
-    With `check_images=False` the images of a split file are not looked for: enough to train on cached features.
+    With `check_images=False` the images of a split file are not looked for: enough to train on cached features. With
+    `write=False` nothing is written beside images of one's own.
     Raises UserError when `name` is unknown, when something is not installed (with the command that draws it, for a
     demo dataset), or when a list is malformed.
     """
     layout = _format(name)
     try:
         root = checks.require(Path(data_dir) / layout.folder, "folder", name)
+        if isinstance(layout, Own):
+            return layout.read(name, root, check_images, write)
         return layout.read(name, root, check_images)
     except checks.NotInstalled as error:
         if isinstance(layout, Own):

@@ -144,7 +144,7 @@ class Bank:
             other_list = self.source.list_digest != source.list_digest
             raise UserError(
                 f"{self.folder} was made from something else:\n{differences(self.source, source)}\n"
-                + "that is, from another list of images, or with other class names;\n" * other_list
+                + "that is, from other images, another list of them, or with other class names;\n" * other_list
                 + "remove that folder to make it anew, or give another --feature_dir"
             )
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import TYPE_CHECKING
 
-from engine import config
+from engine import config, datasets, templates
 from engine.clip import names
+from engine.datasets.benchmark import PARTS
 from engine.errors import UserError
-from engine.features.store import MissingFeatures, Place
+from engine.features.store import MissingFeatures, Place, prompts_digest
 from engine.results.runs import Cell
 from engine.sweep.data import DatasetFeatures
 from engine.sweep.shifted import MissingShifted, open_sets
@@ -45,6 +47,7 @@ def load_features(
                 missing.append(f"{error}\nmake them with\n  {make}")
             try:
                 loaded.append(DatasetFeatures(own, args.feature_dir, args.indices_dir, device, layers, tests))
+                _check_paths(loaded[-1], own[0], args.feature_dir)
             except MissingFeatures as error:
                 hint = "" if args.clip_weights else names.hint(encoder)
                 make = config.command("features.py", config.FEATURES, args, dataset=[dataset], **same)
@@ -52,6 +55,29 @@ def load_features(
     if missing:
         raise UserError("\n".join(missing))
     return loaded
+
+
+def _check_paths(data: DatasetFeatures, cell: Cell, feature_dir: str) -> None:
+    """Refuse features of other images or templates than lie at paths of one's own, which give no more than a name.
+
+    What is no longer there is not looked at: features are enough to train.
+    """
+    made = data.inputs(cell)
+    where = f"the features of {cell.dataset} in {feature_dir} were made"
+    apart = "rename one of the two, or make features anew with another --feature_dir, --indices_dir and --result_dir"
+    images, file = datasets.given(cell.dataset), templates.given(cell.text_augmentation)
+    if datasets.is_own(cell.dataset) and os.path.exists(images):
+        now = datasets.load(cell.dataset, "", check_images=False, write=False)
+        if other := [part for part in PARTS if now.digest(part) != made[part]]:
+            raise UserError(f"{where} of other images than {images} has now in {', '.join(other)}; {apart}")
+    if cell.text_augmentation not in templates.AUGMENTATIONS and os.path.exists(file):
+        today = templates.templates(cell.text_augmentation, cell.dataset)
+        try:
+            is_same = prompts_digest(*templates.prompts(today, data.classnames)) == made["text"]
+        except UserError:  # prompts without names in the place where the first template has them
+            is_same = False
+        if not is_same:
+            raise UserError(f"{where} with other templates than {file} has now; {apart}")
 
 
 def _as_made(place: Place, cell: Cell) -> dict[str, str]:

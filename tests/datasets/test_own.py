@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
@@ -21,6 +22,21 @@ from engine.errors import UserError
 def _no_names_stay(monkeypatch):
     """What a test takes in is gone after it."""
     monkeypatch.setattr(registry, "FORMATS", dict(registry.FORMATS))
+
+
+@pytest.fixture
+def put_images():
+    """`put_images(folder, impaths)`: tiny JPEGs, each of which is a file of its own kind."""
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8), "green").save(picture, "JPEG")
+
+    def put(folder, impaths):
+        for impath in impaths:
+            path = folder / impath
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(picture.getvalue() + str(path).encode())
+
+    return put
 
 
 @pytest.fixture
@@ -72,6 +88,49 @@ def test_the_split_is_written_once_and_then_read(photos):
     (photos / "split.json").write_text(json.dumps(split))
     again = read(photos)
     assert ([len(again.part(part)) for part in PARTS], again.notes) == ([10, 5, 5], ())
+
+
+def test_nothing_is_written_unless_it_shall_be(photos):
+    """And what is drawn then is what the file would have."""
+    drawn = read(photos, write=False)
+    assert (drawn.notes, list(photos.glob("*.json"))) == ((), [])
+    first = read(photos)
+    written = read(photos)
+    for part in PARTS:
+        assert drawn.part(part) == written.part(part)
+        assert drawn.digest(part) == first.digest(part) == written.digest(part)
+
+
+def test_other_files_of_the_same_names_are_other_lists(photos, put_images):
+    """What was made of one folder is not taken for another of its name; what becomes of files later is no matter."""
+    before = read(photos)
+    shutil.copytree(photos, photos.parent / "moved" / "photos")
+    (photos / "cat" / "3.jpg").write_bytes((photos / "cat" / "3.jpg").read_bytes() + b"sound again")
+    assert read(photos).digest("train") == before.digest("train")
+    (photos / "split.json").unlink()
+    other = read(photos)
+    assert [paths(other, part) for part in PARTS] == [paths(before, part) for part in PARTS]
+    assert all(other.digest(part) != before.digest(part) for part in PARTS)
+    registry.FORMATS.pop("photos")
+    assert read(photos.parent / "moved" / "photos").digest("train") == before.digest("train")
+
+
+def test_copies_and_links_are_noted(photos):
+    """They may be trained on and tested on."""
+    shutil.copy(photos / "cat" / "1.jpg", photos / "cat" / "copy.jpg")
+    (photos / "cat" / "again").symlink_to(photos / "big_dog")
+    (note, _) = read(photos).notes
+    assert "more than once, as copies or links: big_dog/0.jpg and cat/again/0.jpg, big_dog/1.jpg and" in note
+    assert "and 6 more; what is trained on may be tested on" in note
+
+
+def test_a_line_of_the_split_that_was_copied_is_refused(photos):
+    """It is meant to be moved, and an image in two parts would be tested on after it was trained on."""
+    read(photos)
+    split = json.loads((photos / "split.json").read_text(encoding="utf-8"))
+    split["test"].append(split["train"][0])
+    (photos / "split.json").write_text(json.dumps(split))
+    assert f"split.json has images more than once: {split['train'][0][0]}; leave one line of each" in error(photos)
 
 
 def test_a_class_is_drawn_from_its_own_images_alone(photos, put_images):
@@ -205,7 +264,7 @@ def test_a_list_with_a_split(csv):
         (["image,label", "images/0.jpg,a", "images/x.jpg,a", "y/0.jpg,b"], "2 of 3 images are not there: images/x.jpg"),
         (["image,label", "images/0.jpg,a\0"], "birds.csv"),
         (["image,label", *[f"images/{i}.jpg,a" for i in range(9)]], "has one class, a; a classifier needs two or more"),
-        (["image,label", *[f"images/{i}.jpg,{'ab'[i > 8]}" for i in range(10)]], "too few images of b (1)"),
+        (["image,label", *[f"images/{i}.jpg,{'ab'[i > 8]}" for i in range(10)]], "birds.csv: too few images of b (1)"),
         (
             ["image,label,split", *[f"images/{i}.jpg,{'ab'[i % 2]},{'train' if i else 'test'}" for i in range(3)]],
             "too few images of a (1 train, 0 val), b (1 train, 0 val). A class needs 2 at least, one for each of train",
@@ -242,6 +301,16 @@ def test_classes_are_renamed(photos, put_images):
     (photos / "split.json").unlink()
     (photos / "classnames.json").write_text('{"cat": "Katze"}')
     assert read(photos).classnames == ["big cat", "big x", "big_dog", "Katze"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("classnames.txt", "café coffee"), ("classnames.json", '{"café": "coffee"}')]
+)
+def test_accents_are_the_same_however_they_are_stored(photos, name, text):
+    """A Mac's folder has an accent as a letter of its own, a text file has it composed."""
+    (photos / "cat").rename(photos / "cafe\u0301")
+    (photos / name).write_text(text)
+    assert read(photos).classnames == ["big_dog", "coffee"]
 
 
 @pytest.mark.parametrize(
@@ -313,7 +382,9 @@ def _part(photos, *parts):
             "photos: too few images of cat (2). A class needs 3 at least, one for each of",
         ),
         (lambda photos: shutil.copytree(photos / "cat", photos / "Big Dog"), "underscores: Big Dog and big_dog"),
+        (lambda photos: [shutil.copytree(photos / "cat", photos / n) for n in ("é", "e\u0301")], "underscores: e"),
         (lambda photos: _part(photos, "train", "val"), "photos has train and val alone; it should have train, test"),
+        (lambda photos: _part(photos, "Train", "test"), "photos: Train would be classes; rename them in small letters"),
         (lambda photos: [_part(photos, "train", "test"), (photos / "x").mkdir()], "folders beside them: x; move"),
         (lambda photos: [_part(photos, "train", "test"), shutil.rmtree(photos / "train/cat")], "cat (0 train, 0 val)"),
         (_flat_test, "photos/test has no folders: it should have one for each class"),
