@@ -34,6 +34,8 @@ def test_chance_is_what_guessing_reaches_and_no_fixed_number():
     assert ZeroShot(100, 1000, 100).warning("demo") is None
     assert "too few images" in ZeroShot(1, 8, 8).warning("demo")
     assert "too few images" not in ZeroShot(4, 32, 8).warning("demo")
+    assert "too few images" in ZeroShot(5, 6, 2).warning("demo")
+    assert ZeroShot(4, 4, 2).warning("all right") is None
     assert ZeroShot(4, 4, 1).warning("one class") is None
 
 

@@ -35,8 +35,11 @@ class ZeroShot:
 
     @property
     def is_at_chance(self) -> bool:
-        """Whether it is not significantly better than guessing. A single class leaves nothing to guess."""
-        return self.classes > 1 and self.p_value > SIGNIFICANCE
+        """Whether it is not significantly better than guessing.
+
+        A single class leaves nothing to guess. All right is not, though four guesses of two classes may be.
+        """
+        return self.classes > 1 and self.correct < self.images and self.p_value > SIGNIFICANCE
 
     def __str__(self) -> str:
         return (
@@ -48,10 +51,10 @@ class ZeroShot:
         """What may be wrong with `what`, a dataset under an encoder, where accuracy is at chance; None where not."""
         if not self.is_at_chance:
             return None
-        few = "; or too few images to tell" if self.images <= self.classes else ""
+        few = self.images <= self.classes or self.accuracy > self.chance
         return (
-            f"warning: {what}: {self} is no better than chance (p = {self.p_value:.2f}). Likely causes: class names in"
+            f"warning: {what}: {self} may be chance alone (p = {self.p_value:.2f}). Likely causes: class names in"
             " another order than the labels (the dataset's split file or classnames.txt); prompts that do not fit the"
             " images (--text-augmentation); an encoder whose texts and images share no space, or whose weights are not"
-            f" its own (--clip-encoder, --clip-weights){few}"
+            f" its own (--clip-encoder, --clip-weights){'; or too few images to tell' * few}"
         )
