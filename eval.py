@@ -16,7 +16,7 @@ from pathlib import Path
 from engine import config
 from engine.clip import names
 from engine.config import remedies
-from engine.datasets.checks import first
+from engine.datasets.checks import counted, first
 from engine.errors import UserError
 from engine.results import tables
 from engine.results.explain import explain
@@ -56,7 +56,7 @@ def main() -> None:
 
 def missing_runs(args: argparse.Namespace, missing: list[Cell]) -> str:
     """What is missing, and the commands that make it."""
-    lines = [f"{len(missing)} cells have no complete, tested grid under {args.result_dir}:"]
+    lines = [f"{counted(len(missing), 'cell')} without a complete, tested grid under {args.result_dir}:"]
     lines += [f"  {cell}" for cell in missing[:20]] + ["  ..."] * (len(missing) > 20)
     encoders = {name: names.folder(name, args.clip_weights) for name in args.clip_encoder}
     commands = remedies.training(args, missing, encoders)

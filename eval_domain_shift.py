@@ -15,7 +15,7 @@ from pathlib import Path
 from engine import config
 from engine.clip import names
 from engine.config import remedies
-from engine.datasets.checks import first
+from engine.datasets.checks import counted, first
 from engine.errors import UserError
 from engine.results import domain_shift, tables
 from engine.results.runs import Cell
@@ -63,8 +63,8 @@ def tabulate(args: argparse.Namespace, cells: list[Cell], shifted: list[str], wh
 
 def missing_runs(args: argparse.Namespace, missing: list[Cell], shifted: list[str]) -> str:
     """What is missing, and the command that makes it."""
-    count = f"{len(missing)} cells have" if len(missing) > 1 else "1 cell has"
-    lines = [f"{count} no complete grid under {args.result_dir} that was tested on {', '.join(shifted)}:"]
+    count = counted(len(missing), "cell")
+    lines = [f"{count} without a complete grid under {args.result_dir} that was tested on {', '.join(shifted)}:"]
     lines += [f"  {cell}" for cell in missing[:20]] + ["  ..."] * (len(missing) > 20)
     lines.append("make them with")
     encoders = {name: names.folder(name, args.clip_weights) for name in args.clip_encoder}

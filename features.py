@@ -25,6 +25,7 @@ from tqdm import tqdm
 from engine import config, datasets, files
 from engine.clip import names
 from engine.datasets import few_shot
+from engine.datasets.checks import counted
 from engine.errors import UserError
 from engine.features.views import training_views
 
@@ -153,9 +154,9 @@ def verify_store(args: argparse.Namespace) -> int:
             if file.fault and args.repair:
                 file.path.unlink(missing_ok=True)
     what = "removed, and features.py makes them anew" if args.repair else "which --repair removes"
-    print(f"{len(paths)} files, {bad} of them bad" + f", {what}" * (bad > 0))
+    print(f"{counted(len(paths), 'file')}, {bad} of them bad" + f", {what}" * (bad > 0))
     if undigested:
-        print(f"{undigested} files are from before there were digests: their numbers are not known to be as written")
+        print(f"{counted(undigested, 'file')} from before there were digests: whether they are as written is not known")
     return 1 if bad else 0
 
 

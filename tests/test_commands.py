@@ -118,7 +118,7 @@ def test_sweeps_ask_for_what_the_scripts_take(tmp_path, line):
 def test_training_and_its_tables(world):
     inputs = [*world.indices, *world.feature, *world.results["result"]]
     done = run(world, "train.py", *ENCODER, *STEPS, *inputs)
-    assert "demo-RN imagenet: 1 cells, 12 runs, 12 to train" in done.stdout
+    assert "demo-RN imagenet: 1 cell, 12 runs, 12 to train" in done.stdout
     small = ["--datasets", "imagenet", "--train-shot", "16", "--seed", "1", *ENCODER, *STEPS]
     run(world, "eval.py", *small, *world.results["result"], *world.results["eval"])
     (name,) = [path.stem for path in Path(world.results["eval"][1]).glob("all_*.csv")]

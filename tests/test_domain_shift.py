@@ -149,7 +149,7 @@ def test_every_head(world, method):
 def test_sets_are_added_one_by_one_and_none_is_lost(world):
     shift(world, "--shifted", "imagenet_a")
     assert list(selected_run(world).shifted) == ["imagenet_a", "imagenet_a/all_classes"]
-    assert "no complete grid" in tabulate(world, check=1).stderr
+    assert "without a complete grid" in tabulate(world, check=1).stderr
     assert "python domain_shift.py --dataset imagenet" in tabulate(world, check=1).stderr
     tabulate(world, "--shifted", "imagenet_a")
     shift(world, "--shifted", "imagenetv2")
@@ -282,7 +282,7 @@ def test_a_set_with_all_classes_must_have_all():
 def test_seeds_that_are_named_must_be_there(world):
     shift(world)
     done = tabulate(world, seed=())
-    assert "note: 2 cells have no complete grid" in done.stdout
+    assert "note: 2 cells without a complete grid" in done.stdout
     assert "over seeds (1)" in done.stdout
     done = tabulate(world, seed=("--seed", "1", "2"), check=1)
     assert "imagenet 2-shot seed 2" in done.stderr

@@ -426,7 +426,7 @@ def test_verify_takes_what_is_there(world):
     source = json.loads(metadata["source"])
     del source["content"]
     save_file(tensors, path, metadata={"source": json.dumps(source)})
-    assert "1 files are from before there were digests" in world.start("--verify").wait(check=0).out
+    assert "1 file from before there were digests" in world.start("--verify").wait(check=0).out
 
 
 # --- what it says ----------------------------------------------------------------------------------------------------

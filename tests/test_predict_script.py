@@ -183,11 +183,11 @@ def test_a_run_without_its_classifier_is_trained_again_alone(kept, tmp_path):
     path = Path(shutil.copytree(kept.results, world.results)) / path.relative_to(kept.results)
     record, tensors = read_record(path.with_name("record.json")), load_file(path)
     path.unlink()
-    assert "1 runs, 0 to train" in train(world, *words).out
+    assert "1 run, 0 to train" in train(world, *words).out
     assert not path.exists()
     for spoil in (lambda: None, lambda: path.write_bytes(path.read_bytes()[:1000])):
         spoil()
-        assert "1 runs, 1 to train" in train(world, *words, "--save-heads").out
+        assert "1 run, 1 to train" in train(world, *words, "--save-heads").out
         again = load_file(path)
         assert again.keys() == tensors.keys()
         assert all(torch.equal(again[name], tensors[name]) for name in tensors)

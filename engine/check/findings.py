@@ -5,13 +5,14 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 OK, NOTE, WRONG = "ok", "note", "WRONG"
 """As it should be; worth knowing, such as what is missing and was not asked for; broken, or asked for and missing."""
 COLOURS = {OK: "32", NOTE: "33", WRONG: "31"}
-SHOWN = 6
-"""How many notes, and how many wrong things, a section shows."""
-LONGEST = 600
+SHOWN = 16
+"""How many lines of notes, and how many of wrong things, a section shows; it shows one of each, however long."""
+LONGEST = 400
 """How many characters of a finding are shown: the error behind it may list files without end."""
 
 
@@ -29,13 +30,17 @@ def shown(title: str, findings: Iterable[Finding], width: int = 100, colour: boo
     findings = list(findings)
     for state in (OK, NOTE, WRONG):
         own = [finding for finding in findings if finding.state == state]
-        kept = own if state == OK else own[:SHOWN]
-        for finding in kept:
+        paragraphs: list[list[str]] = []
+        for finding in own:
             mark = f"\033[{COLOURS[state]}m{state:5}\033[0m" if colour else f"{state:5}"
             text = " ".join(finding.text.split())
             text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
             first, *rest = textwrap.wrap(text, width - 8, break_long_words=False, break_on_hyphens=False) or [""]
-            lines += [f"  {mark} {first}", *(f"        {line}" for line in rest)]
-        if len(own) > len(kept):
-            lines.append(f"        ... and {len(own) - len(kept)} more")
+            paragraphs.append([f"  {mark} {first}", *(f"        {line}" for line in rest)])
+        kept = len(own)
+        while state != OK and kept > 1 and sum(map(len, paragraphs[:kept])) > SHOWN:
+            kept -= 1
+        lines += chain.from_iterable(paragraphs[:kept])
+        if len(own) > kept:
+            lines.append(f"        ... and {len(own) - kept} more")
     return "\n".join(lines)

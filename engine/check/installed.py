@@ -19,7 +19,7 @@ from engine.check.findings import NOTE, OK, WRONG, Finding
 from engine.config import default
 from engine.datasets import esc50, few_shot
 from engine.datasets.benchmark import PARTS, Benchmark
-from engine.datasets.checks import first
+from engine.datasets.checks import counted, first
 from engine.datasets.registry import FORMATS
 from engine.download.install import WORK
 from engine.download.sources import ARCHIVES, SPLIT_FILES
@@ -128,13 +128,13 @@ def splits(names: Iterable[str], indices_dir: str | Path) -> list[Finding]:
         other = [path for path in found if published.get(path, digest := split_digest(path)) != digest]
     except OSError as error:
         return [Finding(WRONG, str(error))]
-    findings = [Finding(OK, f"{len(found)} few-shot splits in {folder}")] if len(found) > len(other) else []
+    findings = [Finding(OK, f"{counted(len(found), 'few-shot split')} in {folder}")] if len(found) > len(other) else []
     if other:
         findings.append(
             Finding(
                 WRONG,
-                f"{len(other)} few-shot splits are not the published ones: {first(other, len(other))}. Delete them;"
-                " few_shot_split.py makes them anew",
+                f"{counted(len(other), 'few-shot split')} other than published: {first(other, len(other))}."
+                " Delete them; few_shot_split.py makes them anew",
             )
         )
     if absent := sorted(str(path) for path in published if path not in found):

@@ -15,7 +15,7 @@ from engine import files, templates
 from engine.check.findings import NOTE, OK, WRONG, Finding
 from engine.check.installed import split_digest
 from engine.datasets.benchmark import PARTS, Benchmark
-from engine.datasets.checks import first
+from engine.datasets.checks import counted, first
 from engine.datasets.few_shot import split_path
 from engine.errors import UserError
 from engine.features import audio
@@ -168,7 +168,7 @@ def report_runs(found: Runs, stored: dict[tuple[str, str], Stored], indices_dir:
             changed.append(cell)
     if found.cells:
         incomplete = sum(selected(records) is None for records in found.cells.values())
-        text = f"{found.count:,} runs of {len(found.cells):,} cells (dataset, shots, seed, method)"
+        text = f"{counted(found.count, 'run')} of {counted(len(found.cells), 'cell')} (dataset, shots, seed, method)"
         findings.append(Finding(OK, text + f", {incomplete:,} of them incomplete" * bool(incomplete)))
     for cells, what in (
         (gone, "whose features are no longer there: tables are made of them, but none is trained further"),
@@ -176,7 +176,7 @@ def report_runs(found: Runs, stored: dict[tuple[str, str], Stored], indices_dir:
     ):
         if cells:
             named = list(dict.fromkeys(map(str, cells)))  # cells of several methods are called alike
-            findings.append(Finding(NOTE, f"runs of {len(cells):,} cells {what} ({first(named, len(named))})"))
+            findings.append(Finding(NOTE, f"runs of {counted(len(cells), 'cell')} {what} ({first(named, len(named))})"))
     if found.damaged:
         named = first(found.damaged, len(found.damaged))
         findings.append(Finding(WRONG, f"not a run's record; remove and train again: {named}"))
@@ -223,7 +223,7 @@ def left_over(paths: list[Path]) -> list[Finding]:
     """Temporary files, which a killed process left behind or one that is at work has just made."""
     if not paths:
         return []
-    text = f"{len(paths)} temporary files, to be removed when nothing runs: {first(paths, len(paths))}"
+    text = f"{counted(len(paths), 'temporary file')}, to be removed when nothing runs: {first(paths, len(paths))}"
     return [Finding(NOTE, text)]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from engine import config, datasets
 from engine.clip import names
 from engine.config import default
+from engine.datasets.checks import counted
 from engine.datasets.few_shot import order
 from engine.results.compare import Comparison
 from engine.results.layout import TABLES
@@ -97,7 +98,7 @@ def filling(made: Comparison, args: argparse.Namespace) -> list[str]:
             config.command("imagenet_esc.py", ["demo", "max_iter", "esc_result_dir"], args, demo=demo),
         ]
     shift = kind == "shift"
-    cells = "1 cell" if len(missing) == 1 else f"{len(missing)} cells"
+    cells = counted(len(missing), "cell")
     first = (
         f"{cells} (a dataset, shots and seed of a method) without a complete, tested grid; these commands fill them:"
     )

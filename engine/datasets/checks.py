@@ -20,6 +20,11 @@ def first(offenders: Iterable[Any], count: int) -> str:
     return shown if count <= SHOWN else f"{shown} and {count - SHOWN} more"
 
 
+def counted(number: int, thing: str) -> str:
+    """How many there are of a thing: `1 cell`, `1,200 cells`."""
+    return f"{number:,} {thing}" + "s" * (number != 1)
+
+
 class NotInstalled(UserError):
     """A dataset, or a part of it, is not where it was looked for."""
 

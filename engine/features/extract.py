@@ -110,18 +110,19 @@ def row_bytes(encoder: Encoder, source: Source) -> int:
 
 @contextmanager
 def dead_workers(remedy: str) -> Iterator[None]:
-    """Raise UserError when a process that decodes images was killed; torch says so with a bare RuntimeError.
+    """Raise UserError when a process that decodes images was killed.
 
-    `remedy` ends what it says.
+    Torch says so with a bare RuntimeError, or fails to fetch what that process had decoded. `remedy` ends what is said.
     """
     try:
         yield
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker (pid"):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker (pid"):
             raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__).strip(" .")
         raise UserError(
-            "a process that decodes images ended before its work was done, as happens when memory runs out"
-            f" ({str(error).splitlines()[0].strip(' .')}). {remedy}"
+            f"a process that decodes images ended before its work was done, as happens when memory runs out ({reason})."
+            f" {remedy}"
         ) from error
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from engine import memory
+from engine.datasets.checks import counted
 from engine.errors import UserError
 from engine.model import wise_ft
 from engine.model.zeroshot import ZeroShot
@@ -260,7 +261,8 @@ def outstanding(grids: list[CellSweep], options: Options) -> tuple[str, int]:
     """What `grids` of one dataset still lack, as a line and as a number of steps."""
     cell = grids[0].cell
     runs, missing = sum(len(grid.points) for grid in grids), sum(len(grid.to_train()) for grid in grids)
-    title = f"{cell.encoder} {cell.dataset}: {len(grids)} cells, {runs} runs, {missing} to train on {options.device}"
+    size = f"{counted(len(grids), 'cell')}, {counted(runs, 'run')}"
+    title = f"{cell.encoder} {cell.dataset}: {size}, {missing:,} to train on {options.device}"
     return title, missing * cell.max_iter
 
 
