@@ -28,6 +28,7 @@ from engine.datasets import few_shot
 from engine.datasets.checks import counted
 from engine.errors import UserError
 from engine.features.views import training_views
+from engine.optimizer import GRIDS
 
 
 def main() -> int | None:
@@ -109,6 +110,9 @@ def make(args: argparse.Namespace, encoder, plan, workers: int) -> list[str]:
             if cut := texts.truncated:
                 said = f"{len(cut)} prompts are too long for {encoder.name} and lose their end, such as '{cut[0]}'"
                 bar.write(f"warning: {said}")
+            if (count := len(texts.prompts)) < (least := min(grid.fewest_prompts for grid in GRIDS.values())):
+                said = f"{counted(count, 'prompt')} where cross-modal training takes {least} or more"
+                bar.write(f"note: {said}: name others with --templates FILE, or --text-augmentation template_mining")
             extract_texts(texts, encoder, bar.update)
     with tqdm(total=plan.passes, desc=f"{plan.title} images", unit="image", disable=not plan.passes) as bar:
         try:

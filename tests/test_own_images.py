@@ -201,7 +201,9 @@ def test_templates_of_ones_own(extracted):
 def test_two_classes_need_more_templates(photos):
     for folder in sorted(photos.folder.iterdir())[2:]:
         shutil.rmtree(folder)
-    photos.run("features.py", *ALL, *FEATURES, "--text-augmentation", "hand_crafted", "template_mining", check=0)
+    augmentations = ["hand_crafted", "template_mining"]
+    made = photos.run("features.py", *ALL, *FEATURES, "--text-augmentation", *augmentations, check=0)
+    assert made.stdout.count("note: 2 prompts where cross-modal training takes 5 or more") == 1
     refused = photos.run("train.py", *ALL, *STEPS, check=1)
     assert "of 2 classes, prompts in 3 templates or more are needed" in refused.stderr
     assert "--text-augmentation template_mining" in refused.stderr

@@ -37,6 +37,11 @@ class Grid:
     def __iter__(self):
         return itertools.starmap(Hyperparameters, itertools.product(self.lr, self.weight_decay, self.batch_size))
 
+    @property
+    def fewest_prompts(self) -> int:
+        """How many prompts a cross-modal run takes at least: more than their half of the smallest batch."""
+        return min(self.batch_size) // 2 + 1
+
 
 GRIDS = {
     "linear": Grid(lr=(1e-3, 1e-4), weight_decay=(0.0, 0.01, 0.0001), batch_size=(8, 32)),

@@ -341,7 +341,7 @@ def _pairs(
 
 def _more_prompts(cell: Cell, sizes: list[int], classes: int) -> str:
     """How many templates give a cross-modal cell prompts enough for the smallest batch; nothing if it has them."""
-    least = min(point.batch_size for point in GRIDS[cell.hyperparams]) // 2 + 1
+    least = GRIDS[cell.hyperparams].fewest_prompts
     if cell.modality != "cross_modal" or sizes[1] >= least:
         return ""
     return (
