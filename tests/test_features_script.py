@@ -381,7 +381,8 @@ def test_a_killed_worker(world):
 
     run = world.start("--num-workers", "2", prepare=kill_a_worker).wait(check=1)
     assert re.search(r"\nerror: a process that decodes images ended before its work was done.*--num-workers", run.err)
-    assert len(Bank(world.place.bank("val", 0, "none"))) == 3
+    # workers are ahead of the encoder: how far that was when one was killed, the clock says
+    assert len(Bank(world.place.bank("val", 0, "none"))) in (0, 3)
     assert goes_on(world)
 
 
