@@ -25,7 +25,7 @@ from typing import Any
 
 from engine.datasets import checks
 from engine.datasets.benchmark import PARTS, Benchmark, Item
-from engine.datasets.checks import first
+from engine.datasets.checks import counted, first
 from engine.datasets.image_files import is_image
 from engine.datasets.readers import JsonSplit
 from engine.errors import UserError
@@ -303,8 +303,8 @@ def _compare(images: list[Found], names: dict[str, str], split: Benchmark, split
         raise UserError(f"{split_file} has images more than once: {first(twice, len(twice))}; leave one line of each")
     if missing := [impath for impath in known if impath not in found]:
         raise UserError(
-            f"{split_file}: {len(missing)} of its images are not there: {first(missing, len(missing))}. Put them back,"
-            f" or {anew}"
+            f"{split_file} lists {counted(len(missing), 'image')} that the folder lacks:"
+            f" {first(missing, len(missing))}. Put back what is gone, or {anew}"
         )
     drawn = not any(image.part == "val" for image in images)
     other = [
@@ -315,14 +315,14 @@ def _compare(images: list[Found], names: dict[str, str], split: Benchmark, split
     ]
     if other:
         raise UserError(
-            f"{split_file} says another class name or part of {len(other)} images than there is now:"
+            f"{split_file} says another class name or part of {counted(len(other), 'image')} than there is now:"
             f" {first(other, len(other))}; {anew}"
         )
     added = [image for image in images if image.impath not in known]
     new = dict.fromkeys(names[image.label] for image in added if names[image.label] not in split.classnames)
     classes = f" (of new classes too: {first(new, len(new))})" if new else ""
-    what = f"{len(added)} images{classes} are not in it, and left out: {first((i.impath for i in added), len(added))}"
-    return [f"{split_file} is older: {what}. To take them, {anew}"] if added else []
+    what = f"leaves out {counted(len(added), 'image')}{classes}: {first((i.impath for i in added), len(added))}"
+    return [f"{split_file} is older, and {what}. For a split that has all, {anew}"] if added else []
 
 
 def _new_split(parts: dict[str, list[Found]], names: dict[str, str], name: str, folder: Path) -> Benchmark:

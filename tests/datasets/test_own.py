@@ -156,7 +156,7 @@ def test_images_that_come_later_are_noticed_and_left_out(photos, put_images):
     after = read(photos)
     assert [paths(after, part) for part in PARTS] == [paths(before, part) for part in PARTS]
     (note,) = after.notes
-    assert "3 images (of new classes too: ant) are not in it, and left out: " in note
+    assert "leaves out 3 images (of new classes too: ant): " in note
     assert f"delete {photos}/split.json, and what indices, features and experiments have of photos" in note
     put_images(photos, ["ant/2.jpg"])
     (photos / "split.json").unlink()
@@ -166,7 +166,8 @@ def test_images_that_come_later_are_noticed_and_left_out(photos, put_images):
 def test_images_that_went_are_named(photos):
     gone = paths(read(photos), "test")[0]
     (photos / gone).unlink()
-    assert f"photos/split.json: 1 of its images are not there: {gone}. Put them back, or delete" in error(photos)
+    said = error(photos)
+    assert f"photos/split.json lists 1 image that the folder lacks: {gone}. Put back what is gone, or delete" in said
     assert read(photos, check_images=False).test  # enough to draw few-shot splits
 
 
@@ -242,7 +243,7 @@ def test_a_list_with_a_split(csv):
     assert set(paths(found, "val")) == {f"images/{i}.jpg" for i in range(10, 14)}
     assert found.classnames == ["n 0", "n 1"]
     csv(["image,label,split", *[row.rsplit(",", 2)[0] for row in rows[:-1]], "images/19.jpg,n 1,train"])
-    assert "another class name or part of 1 images than there is now: images/19.jpg" in error(path)
+    assert "another class name or part of 1 image than there is now: images/19.jpg" in error(path)
 
 
 @pytest.mark.parametrize(
