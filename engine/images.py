@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
 """How many pixels an image may have (179 million): PIL's own limit, at which decoding takes 1.4 GiB, of 32 bits 2.2."""
@@ -27,11 +27,20 @@ def opened(path: Path) -> Iterator[Image.Image]:
         yield image
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, upright: bool = False) -> Image.Image:
     """The first picture of an image in RGB, as PIL converts it; of 16 bits of grey, the upper 8 are taken.
 
-    PIL would show all greys above 255 as white. Raises ValueError for numbers of which white is not known.
+    PIL would show all greys above 255 as white. Raises ValueError for numbers of which white is not known. With
+    `upright` it is turned as its EXIF data say: cameras that are held upright write what they see on its side.
     """
+    rgb = _in_8_bits(image)
+    if upright:
+        with suppress(Exception):  # whatever damaged EXIF data lead to: the picture is as good without them
+            rgb = ImageOps.exif_transpose(rgb)
+    return rgb
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, of which white is not known; save it with 8 bits")
     if not image.mode.startswith("I"):

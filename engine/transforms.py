@@ -23,32 +23,35 @@ Decoded = Image.Image | Tensor
 """An RGB image: PIL's, or uint8 [3, H, W]."""
 
 
-def open_rgb(path: Path) -> Image.Image:
+def open_rgb(path: Path, upright: bool = False) -> Image.Image:
     """Decode an image file to RGB. Raises OSError (and PIL's own errors, most of which are) for a corrupt file.
 
-    Of one with several pictures the first is taken, and of 16-bit greys the upper 8 bits. Raises OSError and ValueError
-    for images that cannot be decoded so: too large, or with other numbers for pixels.
+    Of one with several pictures the first is taken, and of 16-bit greys the upper 8 bits. With `upright` it is turned
+    as its EXIF data say. Raises OSError and ValueError for images that cannot be decoded so: too large, or with other
+    numbers for pixels.
     """
     with opened(path) as image:
-        return to_rgb(image)
+        return to_rgb(image, upright)
 
 
-def open_fast(path: Path) -> Tensor:
-    """Decode an image file with torchvision, or what that cannot read with PIL: RGB, uint8 [3, H, W].
+def open_fast(path: Path, upright: bool = False) -> Tensor:
+    """Decode an image file with torchvision, or what that cannot read (or turn) with PIL: RGB, uint8 [3, H, W].
 
     Raises what `open_rgb` raises.
     """
     from torchvision.io import ImageReadMode, decode_image  # which torchvision means to give up some day
 
-    with opened(path):  # torchvision decodes an image of any size
-        pass
+    with opened(path) as header:  # torchvision decodes an image of any size
+        turns = header.format in ("JPEG", "MPO", "PNG")
     try:
-        image = decode_image(str(path), ImageReadMode.RGB)
+        image = None
+        if turns or not upright:
+            image = decode_image(str(path), ImageReadMode.RGB, apply_exif_orientation=upright)
     except RuntimeError:  # a format that torchvision does not know, a corrupt file, or none
         image = None
     if image is None or image.dtype != torch.uint8 or image.dim() > 3:
         del image  # 16 bits, which may be large
-        return F.pil_to_tensor(open_rgb(path))
+        return F.pil_to_tensor(open_rgb(path, upright))
     return image
 
 

@@ -372,10 +372,10 @@ def test_a_killed_worker(world):
     open_rgb, victim = extract.open_rgb, world.benchmark.path(world.benchmark.test[13])
 
     def kill_a_worker():
-        def kill(path):
+        def kill(path, *how):
             if path == victim and multiprocessing.parent_process():
                 os.kill(os.getpid(), signal.SIGKILL)
-            return open_rgb(path)
+            return open_rgb(path, *how)
 
         extract.open_rgb = kill
 

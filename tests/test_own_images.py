@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+import torch
+from PIL import ExifTags, Image
 
 from engine.demo import world as drawn
 from engine.features.store import Bank, Place, read_texts
@@ -237,6 +238,32 @@ def test_pictures_of_every_kind(photos):
     cut.write_bytes(whole)
     photos.run("features.py", *ALL, *FEATURES, check=0)
     assert [len(Bank(photos.place.bank(part, 0, "none"))) for part in ("train", "val", "test")] == [25, 10, 15]
+
+
+def test_photographs_that_lie_on_their_side(photos):
+    """Stored turned, with EXIF data that say so: their features and predictions are those of upright ones."""
+    for path in sorted(photos.folder.glob("*/*.JPG")):
+        on_its_side = photos.root / "on its side" / path.relative_to(photos.folder).with_suffix(".png")
+        on_its_side.parent.mkdir(parents=True, exist_ok=True)
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6  # to be turned by 90 degrees, clockwise
+        with Image.open(path) as image:
+            image.save(path.with_suffix(".png"))
+            image.transpose(Image.Transpose.ROTATE_90).save(on_its_side, exif=exif)
+        path.unlink()
+    both, sideways = ["my photos", "on its side"], ["--dataset", "on its side", *ALL[2:]]
+    photos.run("features.py", "--dataset", *both, *ALL[2:], *FEATURES, check=0)
+    for part in ("train", "val", "test"):
+        places = [Place.of(photos.root / "features", "demo-RN", name.replace(" ", "-")) for name in both]
+        upright, turned = (Bank(place.bank(part, 0, "none")) for place in places)
+        assert torch.equal(upright.read()[0], turned.read()[0])
+    photos.run("train.py", *sideways, *STEPS, "--save-heads", check=0)
+    said = photos.run("predict.py", "--run", "experiments", *both, "--top-k", "1", check=0).stdout
+    rows = list(csv.DictReader(said.splitlines()))
+    half = len(rows) // 2
+    assert half == 50
+    answers = [(row["class"], row["probability"]) for row in rows]
+    assert answers[:half] == answers[half:]
 
 
 @pytest.mark.parametrize(

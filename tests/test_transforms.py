@@ -108,6 +108,26 @@ def test_a_file_that_is_no_image_raises(tmp_path):
                 decode(tmp_path / name)
 
 
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("decode", BOTH)
+def test_photographs_are_turned_where_that_is_asked_for(decode, ending, tmp_path):
+    """As their EXIF data say, which PIL reads; what is damaged of these says nothing."""
+    path, lossless = tmp_path / f"image.{ending}", {"quality": 100, "subsampling": 0, "lossless": True}
+    upright = Image.fromarray(np.repeat(np.arange(80, dtype=np.uint8).reshape(8, 10, 1) * 3, 3, axis=2))
+    turns = {3: [Image.ROTATE_180], 6: [Image.ROTATE_90], 7: [Image.TRANSVERSE], 8: [Image.ROTATE_270], 1: []}
+    for orientation, (*turn,) in turns.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        stored = upright.transpose(*turn) if turn else upright
+        stored.save(path, exif=exif, **lossless)
+        for asked, expected in ((True, upright), (False, stored)):
+            found = F.pil_to_tensor(image) if isinstance(image := decode(path, asked), Image.Image) else image
+            assert found.shape == F.pil_to_tensor(expected).shape
+            assert (found.int() - F.pil_to_tensor(expected).int()).abs().max() <= 3
+    stored.save(path, exif=b"Exif\0\0 and nothing that makes sense", **lossless)
+    assert F.get_image_size(decode(path, True)) == [10, 8]
+
+
 @pytest.mark.parametrize("decode", BOTH)
 def test_16_bits_of_grey_keep_their_shades(decode, tmp_path):
     """In all of the modes that PIL has for them; PIL's own conversion is white from 256 on."""

@@ -27,9 +27,9 @@ def pixels(image: str | Path | Image.Image, recipe: Recipe) -> Tensor:
     Raises OSError (and PIL's own errors, most of which are) for a file that cannot be decoded.
     """
     if isinstance(image, Image.Image):
-        image = to_rgb(image)
+        image = to_rgb(image, recipe.upright)
     else:
-        image = open_rgb(Path(image)) if recipe.decode == "pil" else open_fast(Path(image))
+        image = (open_rgb if recipe.decode == "pil" else open_fast)(Path(image), recipe.upright)
     return render(image, "none", recipe.size, "")
 
 

@@ -26,7 +26,8 @@ class Benchmark:
     `classnames[label]` is the raw name: underscores are kept, prompts replace them. A test-only dataset has empty
     `train` and `val`. For a shifted variant of another dataset, `parent_labels[k]` is the label in that dataset of
     label k here; for all others it is None. `files` is a digest of the image files themselves, empty where it is not
-    known; `notes` are what a person should know of how it was read.
+    known; `notes` are what a person should know of how it was read. `upright` are images to be turned as their EXIF
+    data say, which the published datasets' are not.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Benchmark:
     parent_labels: list[int] | None = None
     files: str = ""
     notes: tuple[str, ...] = ()
+    upright: bool = False
 
     def part(self, name: str) -> list[Item]:
         """The list called `name`. Raises ValueError when `name` is not one of train, val and test."""

@@ -73,7 +73,7 @@ class Own:
         split_file = folder / (f"{path.stem}.split.json" if is_list else "split.json")
         coop, is_there = JsonSplit("", ".", split_file.name), split_file.exists()
         if is_there and not check_images:
-            return coop.read(name, folder, check_images=False)
+            return replace(coop.read(name, folder, check_images=False), upright=True)
         images, notes = _from_list(path) if is_list else _from_folders(path)
         names = _renamed(list(dict.fromkeys(image.label for image in images)), folder)
         notes += _check_classes(names, path)
@@ -83,7 +83,7 @@ class Own:
         else:
             split = _new_split(_draw(images, path), names, name, folder)
             notes += [*split.notes, *([_write_split(split, split_file)] if write else [])]
-        return replace(split, notes=tuple(notes))
+        return replace(split, notes=tuple(notes), upright=True)
 
 
 # --- what there is ---------------------------------------------------------------------------------------------------

@@ -95,6 +95,7 @@ def plan(
             layer=layers,
             decode=decode,
             dtype=store_dtype if layers else "fp32",
+            upright=benchmark.upright,
         )
         bank = Bank(place.bank(part, layers, view))
         bank.expect(source)
@@ -245,9 +246,9 @@ class _Images(Dataset):
     def __getitem__(self, index: int) -> Tensor | str:
         plan, position = self.images[index]
         path = plan.benchmark.path(plan.benchmark.part(plan.part)[position])
-        decode = next(iter(plan.banks.values())).source.decode
+        source = next(iter(plan.banks.values())).source
         try:
-            image = open_rgb(path) if decode == "pil" else open_fast(path)
+            image = (open_rgb if source.decode == "pil" else open_fast)(path, source.upright)
             return render(image, plan.view, self.size, f"{plan.benchmark.name}/{plan.part}/{position}/{plan.view}")
         except Exception as error:  # PIL's decoders raise OSError, SyntaxError, ValueError and more on bad bytes
             return f"{path}: {error}"

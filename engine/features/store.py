@@ -45,7 +45,7 @@ class Source:
     SHA-256 of its weights; `list_digest` binds rows to the list of images (or prompts) that positions count in, and
     `length` is the length of that list. `layer` is how many of the last layers of the encoder are yet to come.
     `precision` is what the encoder computed in, `decode` what decoded and resized images (pil, fast), `dtype` what
-    rows are stored in.
+    rows are stored in; `upright` are images that were turned as their EXIF data say.
     """
 
     encoder: str
@@ -56,6 +56,7 @@ class Source:
     layer: int = 0
     decode: str = "pil"
     dtype: str = "fp32"
+    upright: bool = False
 
     @property
     def unusual(self) -> dict[str, str]:

@@ -49,7 +49,8 @@ class Recipe:
 
     `encoder` is the name that `--clip-encoder` takes; the digest of its weights is the run's input of that name.
     The short side of an image is resized to `size`, its centre cropped to size x size, and its pixels, 0 to 1, made
-    zero-`mean` with `std`. `precision` and `decode` are those of features.py.
+    zero-`mean` with `std`. `precision` and `decode` are those of features.py; `upright` if it is turned first, as its
+    EXIF data say.
     """
 
     encoder: str
@@ -59,6 +60,7 @@ class Recipe:
     interpolation: str = "bicubic"
     precision: str = "fp32"
     decode: str = "pil"
+    upright: bool = False
 
 
 @dataclass(frozen=True, eq=False)

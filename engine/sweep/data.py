@@ -347,7 +347,7 @@ class DatasetFeatures:
     def _recipe(self, encoder: Encoder) -> Recipe:
         """How images were made into features, by their own account and by what the encoder takes."""
         made = self._banks["train", "none"].source
-        ways = {"precision": made.precision, "decode": made.decode}
+        ways = {"precision": made.precision, "decode": made.decode, "upright": made.upright}
         return Recipe(encoder.name, encoder.image_size, encoder.mean, encoder.std, **ways)
 
     def _check_layers(self, place: Path, found: Source, layers: int, encoder: Encoder | None) -> None:

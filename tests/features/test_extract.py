@@ -192,7 +192,7 @@ def of_layers(world, folder):
 def test_one_pass_fills_the_banks_of_all_layers(world, random_weights, layered, monkeypatch):
     """As many images are decoded and encoded as for one; the bytes are those of a run for each."""
     decoded = []
-    monkeypatch.setattr(module, "open_rgb", lambda path: decoded.append(path) or open_rgb(path))
+    monkeypatch.setattr(module, "open_rgb", lambda path, *how: decoded.append(path) or open_rgb(path, *how))
     assert world.run("together", using=layered) == len(decoded) == 30
     together = of_layers(world, "together")
     for layers, features in together.items():
