@@ -107,15 +107,21 @@ def random_weights(tmp_path_factory):
 FIRST = ("sweeps", "features_script", "train_script", "predict_script", "commands", "own_images", "imagenet_esc")
 LONG = [f"tests/test_{name}.py" for name in FIRST]
 """Files that take long, and begin first: each is run by one process."""
+LONG_WITH_AUTOGRAD = "tests/training/test_executors.py"
 
 
 def pytest_collection_modifyitems(items):
-    """Long files first, then those with scripts in forks: a process in which autograd has run cannot be forked."""
+    """Long files first, then those with scripts in forks: a process in which autograd has run cannot be forked.
+
+    Of the rest what takes long comes first again, or one process would be at it when the others have ended.
+    """
 
     def rank(item):
         file = item.nodeid.split("::")[0]
         forks = any(getattr(value, "__module__", None) == "forks" for value in vars(item.module).values())
-        return LONG.index(file) if file in LONG else len(LONG) + (not forks)
+        if file in LONG:
+            return LONG.index(file)
+        return len(LONG) + (0 if forks else 1 if file == LONG_WITH_AUTOGRAD else 2)
 
     items.sort(key=rank)
 
