@@ -9,6 +9,7 @@ and there. `engine.features.views` names the views that an image is rendered in.
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -42,17 +43,20 @@ def open_fast(path: Path, upright: bool = False) -> Tensor:
     from torchvision.io import ImageReadMode, decode_image  # which torchvision means to give up some day
 
     with opened(path) as header:  # torchvision decodes an image of any size
-        turns = header.format in ("JPEG", "MPO", "PNG")
-    try:
-        image = None
-        if turns or not upright:
+        is_turned = not upright or header.format in ("JPEG", "MPO", "PNG")
+    image = None
+    if is_turned:
+        with suppress(RuntimeError):  # a format that torchvision does not know, a corrupt file, or none
             image = decode_image(str(path), ImageReadMode.RGB, apply_exif_orientation=upright)
-    except RuntimeError:  # a format that torchvision does not know, a corrupt file, or none
-        image = None
     if image is None or image.dtype != torch.uint8 or image.dim() > 3:
         del image  # 16 bits, which may be large
         return F.pil_to_tensor(open_rgb(path, upright))
     return image
+
+
+def decoded(path: Path, decode: str, upright: bool) -> Decoded:
+    """An image file as `--decode` says, pil or fast. Raises what `open_rgb` raises."""
+    return (open_rgb if decode == "pil" else open_fast)(path, upright)
 
 
 def render(image: Decoded, view: str, size: int, seed: str) -> Tensor:

@@ -15,7 +15,7 @@ from engine.features.extract import dead_workers, quiet_worker
 from engine.images import to_rgb
 from engine.results.heads import Recipe
 from engine.results.predictions import Predictions
-from engine.transforms import open_fast, open_rgb, render
+from engine.transforms import decoded, render
 
 if TYPE_CHECKING:
     from engine.classifier import ImageClassifier
@@ -29,7 +29,7 @@ def pixels(image: str | Path | Image.Image, recipe: Recipe) -> Tensor:
     if isinstance(image, Image.Image):
         image = to_rgb(image, recipe.upright)
     else:
-        image = (open_rgb if recipe.decode == "pil" else open_fast)(Path(image), recipe.upright)
+        image = decoded(Path(image), recipe.decode, recipe.upright)
     return render(image, "none", recipe.size, "")
 
 

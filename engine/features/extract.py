@@ -23,7 +23,7 @@ from engine.clip.load import Encoder
 from engine.datasets import Benchmark
 from engine.errors import UserError
 from engine.features.store import DTYPES, Bank, Place, Source, check_finite, shard_path, write_shard
-from engine.transforms import normalise, open_fast, open_rgb, render
+from engine.transforms import decoded, normalise, render
 
 SHARD_IMAGES = 1024
 """About how many images a shard holds at most: what a kill can lose."""
@@ -248,7 +248,7 @@ class _Images(Dataset):
         path = plan.benchmark.path(plan.benchmark.part(plan.part)[position])
         source = next(iter(plan.banks.values())).source
         try:
-            image = (open_rgb if source.decode == "pil" else open_fast)(path, source.upright)
+            image = decoded(path, source.decode, source.upright)
             return render(image, plan.view, self.size, f"{plan.benchmark.name}/{plan.part}/{position}/{plan.view}")
         except Exception as error:  # PIL's decoders raise OSError, SyntaxError, ValueError and more on bad bytes
             return f"{path}: {error}"

@@ -6,9 +6,9 @@ import torch
 from engine.clip.load import load_encoder
 from engine.errors import UserError
 from engine.features import extract as module
-from engine.features.extract import CorruptImages, extract, plan
+from engine.features.extract import CorruptImages, dead_workers, extract, plan
 from engine.features.store import Bank, Place
-from engine.transforms import normalise, open_rgb, render
+from engine.transforms import decoded, normalise, open_rgb, render
 
 TRAIN = list(range(30))
 
@@ -191,9 +191,9 @@ def of_layers(world, folder):
 
 def test_one_pass_fills_the_banks_of_all_layers(world, random_weights, layered, monkeypatch):
     """As many images are decoded and encoded as for one; the bytes are those of a run for each."""
-    decoded = []
-    monkeypatch.setattr(module, "open_rgb", lambda path, *how: decoded.append(path) or open_rgb(path, *how))
-    assert world.run("together", using=layered) == len(decoded) == 30
+    paths = []
+    monkeypatch.setattr(module, "decoded", lambda path, *how: paths.append(path) or decoded(path, *how))
+    assert world.run("together", using=layered) == len(paths) == 30
     together = of_layers(world, "together")
     for layers, features in together.items():
         world.run("alone", using=load_encoder("demo-RN", str(random_weights(0)), image_layers=[layers]))
@@ -266,3 +266,12 @@ def test_numbers_that_are_not_finite_are_not_stored(world, encoder, monkeypatch)
     with pytest.raises(UserError, match=r"features that are not finite numbers, at positions 0, 1"):
         world.run("bank")
     assert not contents(world.root / "bank")
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_process_that_is_gone_when_its_images_are_fetched_is_said(error):
+    """Which of the two a killed process shows as, or as torch's own, is a matter of moments."""
+    with pytest.raises(UserError, match=r"a process that decodes images ended.*Fewer"), dead_workers("Fewer"):
+        raise error
+    with pytest.raises(RuntimeError, match="of another kind"), dead_workers("Fewer"):
+        raise RuntimeError("of another kind")
