@@ -10,17 +10,14 @@ nothing. When runs are missing they are listed with the commands that make them,
 With --explain dtd,16,1 it shows instead all runs of that cell (dataset, shots, seed), and which is selected and why.
 """
 
-import argparse
 from pathlib import Path
 
 from engine import config
-from engine.clip import names
 from engine.config import remedies
-from engine.datasets.checks import counted, first
+from engine.datasets.checks import first
 from engine.errors import UserError
 from engine.results import tables
 from engine.results.explain import explain
-from engine.results.runs import Cell
 
 
 def main() -> None:
@@ -36,7 +33,8 @@ def main() -> None:
         cells = config.cells(args)
         runs, missing = tables.selected_runs(cells, args.result_dir)
         if missing:
-            raise UserError(missing_runs(args, missing))
+            without = f"a complete, tested grid under {args.result_dir}"
+            raise UserError(remedies.missing_runs(args, missing, without))
         tables.check_inputs(runs)
         label = tables.method_label(cells[0], args.mode, args.wise_ft)
         table = tables.method_table(runs, label, args.wise_ft)
@@ -52,15 +50,6 @@ def main() -> None:
             .to_string()
         )
         print(path)
-
-
-def missing_runs(args: argparse.Namespace, missing: list[Cell]) -> str:
-    """What is missing, and the commands that make it."""
-    lines = [f"{counted(len(missing), 'cell')} without a complete, tested grid under {args.result_dir}:"]
-    lines += [f"  {cell}" for cell in missing[:20]] + ["  ..."] * (len(missing) > 20)
-    encoders = {name: names.folder(name, args.clip_weights) for name in args.clip_encoder}
-    commands = remedies.training(args, missing, encoders)
-    return "\n".join([*lines, "make them with", *(f"  {command}" for command in commands)])
 
 
 if __name__ == "__main__":

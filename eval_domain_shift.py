@@ -13,9 +13,8 @@ import argparse
 from pathlib import Path
 
 from engine import config
-from engine.clip import names
 from engine.config import remedies
-from engine.datasets.checks import counted, first
+from engine.datasets.checks import first
 from engine.errors import UserError
 from engine.results import domain_shift, tables
 from engine.results.runs import Cell
@@ -37,8 +36,10 @@ def main() -> None:
 def tabulate(args: argparse.Namespace, cells: list[Cell], shifted: list[str], whole: bool) -> None:
     """The table of the runs of `cells`, which are of one dataset; with `whole`, of all of them or none."""
     runs, missing = domain_shift.shifted_runs(cells, args.result_dir, shifted)
-    if missing and (whole or not runs):
-        raise UserError(missing_runs(args, missing, shifted))
+    without = f"a complete grid under {args.result_dir} that was tested on {', '.join(shifted)}"
+    lacking = remedies.missing_runs(args, missing, without, "domain_shift.py") if missing else None
+    if lacking and (whole or not runs):
+        raise UserError(lacking)
     runs = domain_shift.by_test_set(runs, shifted, args.class_subset)
     tables.check_inputs(runs)
     method = cells[0], args.mode, args.wise_ft, args.class_subset
@@ -57,19 +58,8 @@ def tabulate(args: argparse.Namespace, cells: list[Cell], shifted: list[str], wh
     by_set.insert(0, "zero-shot", [f"{z:.2f}" for z in table.groupby("dataset", sort=False)["zeroshot"].mean()])
     print(by_set.to_string())
     print(path)
-    if missing:
-        print(f"note: {missing_runs(args, missing, shifted)}")
-
-
-def missing_runs(args: argparse.Namespace, missing: list[Cell], shifted: list[str]) -> str:
-    """What is missing, and the command that makes it."""
-    count = counted(len(missing), "cell")
-    lines = [f"{count} without a complete grid under {args.result_dir} that was tested on {', '.join(shifted)}:"]
-    lines += [f"  {cell}" for cell in missing[:20]] + ["  ..."] * (len(missing) > 20)
-    lines.append("make them with")
-    encoders = {name: names.folder(name, args.clip_weights) for name in args.clip_encoder}
-    commands = remedies.training(args, missing, encoders, "domain_shift.py")
-    return "\n".join([*lines, *(f"  {command}" for command in commands)])
+    if lacking:
+        print(f"note: {lacking}")
 
 
 if __name__ == "__main__":

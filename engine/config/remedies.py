@@ -28,6 +28,15 @@ def training(
     return _commands(script, arguments, args, cells, encoders)
 
 
+def missing_runs(args: argparse.Namespace, missing: list[Cell], without: str, script: str = "train.py") -> str:
+    """What cells are `without`, and the commands that make it, for all of the encoders that were asked for."""
+    lines = [f"{counted(len(missing), 'cell')} without {without}:"]
+    lines += [f"  {cell}" for cell in missing[:20]] + ["  ..."] * (len(missing) > 20)
+    encoders = {name: names.folder(name, args.clip_weights) for name in args.clip_encoder}
+    commands = training(args, missing, encoders, script)
+    return "\n".join([*lines, "make them with", *(f"  {command}" for command in commands)])
+
+
 def extraction(
     args: argparse.Namespace, cells: Iterable[Cell], encoders: dict[str, str], *, shifted: bool = False
 ) -> list[str]:
