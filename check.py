@@ -50,6 +50,7 @@ def say(sections) -> int:
 def download(args: argparse.Namespace) -> int:
     """Fetch datasets, each whatever becomes of the others, then look at them; the exit status."""
     from engine.download import download
+    from engine.download.bar import Bar
 
     steps: dict[str, list[str]] = {}
     for name in dict.fromkeys(args.download):
@@ -62,26 +63,6 @@ def download(args: argparse.Namespace) -> int:
         for step in own:
             print(step if step.startswith(f"{name}:") else f"{name}: {step}", end="\n\n", file=sys.stderr)
     return say([check.of_datasets(asked(args), check.judge(asked(args)))])
-
-
-class Bar:
-    """A progress bar for one thing after another."""
-
-    def __init__(self):
-        self.what, self.bar = None, None
-
-    def show(self, what: str, done: int, total: int | None) -> None:
-        from tqdm import tqdm
-
-        if what != self.what:
-            self.close()
-            self.what, self.bar = what, tqdm(desc=what, unit="B", unit_scale=True, unit_divisor=1024, initial=done)
-        self.bar.total = total
-        self.bar.update(done - self.bar.n)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
 
 
 if __name__ == "__main__":

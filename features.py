@@ -17,18 +17,13 @@ which 21 of these classify its validation images best, zero-shot.
 
 import argparse
 import itertools
-import sys
 from pathlib import Path
-
-from tqdm import tqdm
 
 from engine import config, datasets, files
 from engine.clip import names
 from engine.datasets import few_shot
-from engine.datasets.checks import counted
 from engine.errors import UserError
 from engine.features.views import training_views
-from engine.optimizer import GRIDS
 
 
 def main() -> int | None:
@@ -42,7 +37,9 @@ def main() -> int | None:
     benchmarks = [datasets.load(dataset, args.data_dir) for dataset in args.dataset]
     splits = [splits_of(args, benchmark) for benchmark in benchmarks]
     # the slow imports (open_clip) come after the arguments are known to make sense
+    from engine.features.extract import CorruptImages
     from engine.features.planning import Request, plan_dataset, require_room
+    from engine.features.terminal import make
 
     request = Request(args.text_augmentation, views, args.decode, args.store_dtype)
     plans, encoder = [], None
@@ -65,10 +62,9 @@ def main() -> int | None:
             del encoder
             encoder = load(args, name, device)
         for plan in of_encoder:
-            corrupt += make(args, encoder, plan, config.workers(args, device))
+            workers = config.workers(args, device)
+            corrupt += make(plan, encoder, batch_size=args.test_batch_size, workers=workers)
     if corrupt:
-        from engine.features.extract import CorruptImages
-
         raise CorruptImages(corrupt)
     return None
 
@@ -99,46 +95,10 @@ def place_of(args: argparse.Namespace, encoder: str, dataset: str):
     return Place.of(args.feature_dir, names.folder(encoder, args.clip_weights), dataset)
 
 
-def make(args: argparse.Namespace, encoder, plan, workers: int) -> list[str]:
-    """Make what a plan says is missing; a line for each corrupt image."""
-    from engine.features.extract import CorruptImages, extract
-    from engine.features.mining import mine_splits
-    from engine.features.texts import extract_texts
-
-    with tqdm(total=plan.prompts, desc=f"{plan.title} prompts", unit="prompt", disable=not plan.prompts) as bar:
-        for texts in plan.texts:
-            if cut := texts.truncated:
-                said = f"{len(cut)} prompts are too long for {encoder.name} and lose their end, such as '{cut[0]}'"
-                bar.write(f"warning: {said}")
-            if (count := len(texts.prompts)) < (least := min(grid.fewest_prompts for grid in GRIDS.values())):
-                said = f"{counted(count, 'prompt')} where cross-modal training takes {least} or more"
-                bar.write(f"note: {said}: name others with --templates FILE, or --text-augmentation template_mining")
-            extract_texts(texts, encoder, bar.update)
-    with tqdm(total=plan.passes, desc=f"{plan.title} images", unit="image", disable=not plan.passes) as bar:
-        try:
-            extract(plan.images, encoder, batch_size=args.test_batch_size, workers=workers, progress=bar.update)
-        except CorruptImages as error:
-            return error.lines
-    with tqdm(total=plan.to_mine, desc=f"{plan.title} mining", unit="split", disable=not plan.to_mine) as bar:
-        if plan.mined:
-            mine_splits(encoder, plan.place, plan.mined, batch_size=args.test_batch_size, progress=bar.update)
-    say_zeroshot(plan)
-    return []
-
-
-def say_zeroshot(plan) -> None:
-    """The zero-shot accuracy of what a plan made, on its validation images: days before training would show it."""
-    from engine.features.zeroshot import measure
-
-    for augmentation, found in measure(plan):
-        print(f"{plan.title} {augmentation}: {found}", flush=True)
-        if warning := found.warning(f"{plan.title} {augmentation}"):
-            print(warning, file=sys.stderr)
-
-
 def verify_store(args: argparse.Namespace) -> int:
-    """Check what is in the store of the asked-for datasets and encoders, name what is bad; the exit status."""
-    from engine.features.verify import check, stored_files
+    """Check what is in the store of the asked-for datasets and encoders; the exit status."""
+    from engine.features.terminal import verify
+    from engine.features.verify import stored_files
 
     if args.dry_run:
         raise UserError("--dry-run goes with neither --verify nor --repair")
@@ -146,22 +106,7 @@ def verify_store(args: argparse.Namespace) -> int:
     if not paths:
         encoders = ", ".join(names.folder(encoder, args.clip_weights) for encoder in args.clip_encoder)
         raise UserError(f"{args.feature_dir} has no features of {encoders} for {', '.join(args.dataset)}")
-    bad = undigested = 0
-    with tqdm(total=sum(path.stat().st_size for path in paths), unit="B", unit_scale=True) as bar:
-        for file in check(paths, bar.update):
-            undigested += not file.has_digest
-            if file.twice:
-                bar.write(f"note: {file.path} has {file.twice} rows that other shards have too, which harms nothing")
-            if file.fault:
-                bad += 1
-                bar.write(f"{file.path} {file.fault}")
-            if file.fault and args.repair:
-                file.path.unlink(missing_ok=True)
-    what = "removed, and features.py makes them anew" if args.repair else "which --repair removes"
-    print(f"{counted(len(paths), 'file')}, {bad} of them bad" + f", {what}" * (bad > 0))
-    if undigested:
-        print(f"{counted(undigested, 'file')} from before there were digests: whether they are as written is not known")
-    return 1 if bad else 0
+    return 1 if verify(paths, args.repair) else 0
 
 
 if __name__ == "__main__":

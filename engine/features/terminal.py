@@ -1,0 +1,79 @@
+"""Making and checking features with progress on the terminal: what features.py does once it knows what is asked for."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from engine.clip.load import Encoder
+from engine.datasets.checks import counted
+from engine.features.extract import CorruptImages, extract
+from engine.features.mining import mine_splits
+from engine.features.planning import DatasetPlan
+from engine.features.texts import TextPlan, extract_texts
+from engine.features.verify import check
+from engine.features.zeroshot import measure
+from engine.optimizer import GRIDS
+
+
+def make(plan: DatasetPlan, encoder: Encoder, *, batch_size: int, workers: int) -> list[str]:
+    """Make what a plan says is missing, and say how it does; a line for each corrupt image."""
+    with tqdm(total=plan.prompts, desc=f"{plan.title} prompts", unit="prompt", disable=not plan.prompts) as bar:
+        for texts in plan.texts:
+            for remark in _remarks(texts, encoder.name):
+                bar.write(remark)
+            extract_texts(texts, encoder, bar.update)
+    with tqdm(total=plan.passes, desc=f"{plan.title} images", unit="image", disable=not plan.passes) as bar:
+        try:
+            extract(plan.images, encoder, batch_size=batch_size, workers=workers, progress=bar.update)
+        except CorruptImages as error:
+            return error.lines
+    with tqdm(total=plan.to_mine, desc=f"{plan.title} mining", unit="split", disable=not plan.to_mine) as bar:
+        if plan.mined:
+            mine_splits(encoder, plan.place, plan.mined, batch_size=batch_size, progress=bar.update)
+    _say_zeroshot(plan)
+    return []
+
+
+def _remarks(texts: TextPlan, encoder: str) -> list[str]:
+    """What a person should know of prompts before their features are trained on."""
+    remarks = []
+    if cut := texts.truncated:
+        remarks.append(f"warning: {len(cut)} prompts are too long for {encoder} and lose their end, such as '{cut[0]}'")
+    count, least = len(texts.prompts), min(grid.fewest_prompts for grid in GRIDS.values())
+    if count < least:
+        remarks.append(
+            f"note: {counted(count, 'prompt')} where cross-modal training takes {least} or more: name others with"
+            " --templates FILE, or --text-augmentation template_mining"
+        )
+    return remarks
+
+
+def _say_zeroshot(plan: DatasetPlan) -> None:
+    """The zero-shot accuracy of what a plan made, on its validation images: days before training would show it."""
+    for augmentation, found in measure(plan):
+        print(f"{plan.title} {augmentation}: {found}", flush=True)
+        if warning := found.warning(f"{plan.title} {augmentation}"):
+            print(warning, file=sys.stderr)
+
+
+def verify(paths: list[Path], repair: bool) -> int:
+    """Check files of features, name those that are bad, and remove them with `repair`; how many are bad."""
+    bad = undigested = 0
+    with tqdm(total=sum(path.stat().st_size for path in paths), unit="B", unit_scale=True) as bar:
+        for file in check(paths, bar.update):
+            undigested += not file.has_digest
+            if file.twice:
+                bar.write(f"note: {file.path} has {file.twice} rows that other shards have too, which harms nothing")
+            if file.fault:
+                bad += 1
+                bar.write(f"{file.path} {file.fault}")
+            if file.fault and repair:
+                file.path.unlink(missing_ok=True)
+    what = "removed, and features.py makes them anew" if repair else "which --repair removes"
+    print(f"{counted(len(paths), 'file')}, {bad} of them bad" + f", {what}" * (bad > 0))
+    if undigested:
+        print(f"{counted(undigested, 'file')} from before there were digests: whether they are as written is not known")
+    return bad
