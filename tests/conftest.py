@@ -119,9 +119,7 @@ def pytest_collection_modifyitems(items):
     def rank(item):
         file = item.nodeid.split("::")[0]
         forks = any(getattr(value, "__module__", None) == "forks" for value in vars(item.module).values())
-        if file in LONG:
-            return LONG.index(file)
-        return len(LONG) + (0 if forks else 1 if file == LONG_WITH_AUTOGRAD else 2)
+        return LONG.index(file) if file in LONG else len(LONG), not forks, file != LONG_WITH_AUTOGRAD
 
     items.sort(key=rank)
 

@@ -217,14 +217,14 @@ def test_stale_features_and_runs(installed, random_weights):
     third.write_text(third.read_text().replace('"encoder": "', '"encoder": ["a list"], "more": "'))
     said = look(installed, check=1)
     assert "cannot be read" in said
-    assert f"not a run's record; remove and train again: {first}" in said
+    assert f"not a run's record; remove and train again: {first}, {second}" in said
     shutil.rmtree(installed / "feature")
     assert "note runs of 1 cell whose features are no longer there" in look(installed, check=1)
 
 
 def test_many_findings_still_fit_a_screen():
     many = shown("title", [Finding("note", f"number {k} {'long ' * 200}") for k in range(9)])
-    assert "... and 6 more" in many
+    assert "... and 7 more" in many
     assert many.count("\n") < LINES
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 
 OK, NOTE, WRONG = "ok", "note", "WRONG"
 """As it should be; worth knowing, such as what is missing and was not asked for; broken, or asked for and missing."""
 COLOURS = {OK: "32", NOTE: "33", WRONG: "31"}
 SHOWN = 16
 """How many lines of notes, and how many of wrong things, a section shows; it shows one of each, however long."""
-LONGEST = 400
+LONGEST = 600
 """How many characters of a finding are shown: the error behind it may list files without end."""
 
 
@@ -37,9 +37,8 @@ def shown(title: str, findings: Iterable[Finding], width: int = 100, colour: boo
             text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
             first, *rest = textwrap.wrap(text, width - 8, break_long_words=False, break_on_hyphens=False) or [""]
             paragraphs.append([f"  {mark} {first}", *(f"        {line}" for line in rest)])
-        kept = len(own)
-        while state != OK and kept > 1 and sum(map(len, paragraphs[:kept])) > SHOWN:
-            kept -= 1
+        fitting = sum(lines_so_far <= SHOWN for lines_so_far in accumulate(map(len, paragraphs)))
+        kept = len(own) if state == OK else max(1, fitting)
         lines += chain.from_iterable(paragraphs[:kept])
         if len(own) > kept:
             lines.append(f"        ... and {len(own) - kept} more")
