@@ -23,7 +23,7 @@ from PIL import Image
 
 from engine import datasets
 from engine.check.findings import Finding, shown
-from engine.clip import load
+from engine.clip import weights as clip_weights
 from engine.datasets import few_shot
 from engine.datasets.registry import FORMATS
 from engine.demo import world as demo
@@ -48,7 +48,7 @@ def start(root, *words, prepare=lambda: None):
     """check.py in a fork, where this machine's caches of weights have no part."""
 
     def prepare_all():
-        load.OPENAI_CACHE = root / "clip"
+        clip_weights.OPENAI_CACHE = root / "clip"
         cached = huggingface_hub.try_to_load_from_cache
         huggingface_hub.try_to_load_from_cache = lambda *where: cached(*where, cache_dir=root / "hub")
         prepare()

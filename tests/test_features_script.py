@@ -22,7 +22,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from engine.clip import load
+from engine.clip import load, names
+from engine.clip import weights as clip_weights
 from engine.datasets import few_shot
 from engine.features import extract
 from engine.features.store import Bank, Place, read_texts
@@ -150,10 +151,10 @@ def test_test_only_datasets_and_several_at_once(world):
 
 
 def test_several_encoders_at_once(world):
-    if not (load.DEMO_MODELS / "demo-ViT.safetensors").is_file():
+    if not (clip_weights.DEMO_MODELS / "demo-ViT.safetensors").is_file():
         pytest.skip("demo-ViT has no weights yet")
     world.start("--clip-encoder", "demo-RN", "demo-ViT", weights=None).wait(check=0)
-    banks = [Bank(Place.of(world.root / "features", name, "demo").bank("test", 0, "none")) for name in load.names.DEMO]
+    banks = [Bank(Place.of(world.root / "features", name, "demo").bank("test", 0, "none")) for name in names.DEMO]
     assert not torch.equal(banks[0].read()[0], banks[1].read()[0])
     assert [bank.source.encoder for bank in banks] == ["demo-RN", "demo-ViT"]
 

@@ -91,12 +91,13 @@ def encoders(asked: list[str] | None, weights: str | None, stored: set[str]) -> 
     loaded too, to know whether they made them. Nothing is downloaded.
     """
     from engine.clip import load
+    from engine.clip import weights as weights_of
 
     there, absent, wrong, digests = [], [], [], {}
     for name in asked or [*names.DEMO, *names.OPENAI]:
         folder = names.folder(name, weights)
         try:
-            place = load.locate(name, weights)
+            place = weights_of.locate(name, weights)
             if place.file is None and asked:
                 raise UserError(f"{name}: its weights are not on this machine. {place.remedy}")
             if place.file is None:

@@ -3,7 +3,7 @@
     benchmark = datasets.load("dtd", Path("data"))
     benchmark.train[0]  # Item(impath="banded/banded_0133.jpg", label=0, classname="banded")
 
-`registry` has the table of datasets, `readers` their three formats, `own` reads images of one's own, `few_shot` has the
+`registry` has the table of datasets, `readers` their three formats, `custom` reads images at a path, `few_shot` has the
 few-shot splits.
 """
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from engine.datasets import checks
 from engine.datasets.benchmark import Benchmark
-from engine.datasets.own import Own
+from engine.datasets.custom import Own
 from engine.datasets.readers import ClassFolders, JsonSplit, VariantLists
 from engine.errors import UserError
 

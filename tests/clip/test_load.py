@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine.clip import load, names
+from engine.clip import names
+from engine.clip import weights as clip_weights
 from engine.clip.load import load_encoder
 from engine.errors import UserError
 
@@ -22,9 +23,9 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def offline(monkeypatch, tmp_path):
     """No cache of this machine, and no network, has a part in these tests."""
-    monkeypatch.setattr(load, "OPENAI_CACHE", tmp_path / "clip")
+    monkeypatch.setattr(clip_weights, "OPENAI_CACHE", tmp_path / "clip")
     hub = tmp_path / "hub"
-    monkeypatch.setattr(load, "HF_HUB_CACHE", str(hub))
+    monkeypatch.setattr(clip_weights, "HF_HUB_CACHE", str(hub))
     cached = huggingface_hub.try_to_load_from_cache
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *where: cached(*where, cache_dir=hub))
 
@@ -150,7 +151,7 @@ def test_the_digest_is_of_the_weights(small, tmp_path):
 
 @pytest.mark.parametrize("name", names.DEMO)
 def test_demo_encoders_load_by_name(name):
-    weights = load.DEMO_MODELS / f"{name}.safetensors"
+    weights = clip_weights.DEMO_MODELS / f"{name}.safetensors"
     if not weights.is_file():
         pytest.skip(f"{weights} is not there")
     encoder = load_encoder(name)

@@ -1,0 +1,80 @@
+"""The names of classes: those of their folders, or what classnames.txt or classnames.json has for them."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from pathlib import Path
+
+from engine.datasets.checks import first
+from engine.errors import UserError
+from engine.files import read_lines
+
+
+def renamed(labels: list[str], folder: Path) -> dict[str, str]:
+    """The class name of each label: what `classnames.txt` or `classnames.json` in `folder` says, or the label."""
+    text, table = folder / "classnames.txt", folder / "classnames.json"
+    if text.exists() and table.exists():
+        raise UserError(f"{text} and {table} both rename classes; remove one")
+    forms = {label: composed(label) for label in labels}
+    known = list(forms.values())
+    names = _names_in_lines(text, known) if text.exists() else _names_in_json(table) if table.exists() else {}
+    source = text if text.exists() else table
+    if unknown := [label for label in names if label not in known]:
+        raise UserError(
+            f"{source}: no class is called {first(unknown, len(unknown))}; there are {first(labels, len(labels))}"
+        )
+    return {label: names.get(form, label) for label, form in forms.items()}
+
+
+def composed(text: str) -> str:
+    """The same letters, as most keyboards write them: folders from a Mac may have an accent as a letter of its own."""
+    return unicodedata.normalize("NFC", text)
+
+
+def _names_in_lines(path: Path, labels: list[str]) -> dict[str, str]:
+    """Lines `<folder> <class name>`: the folder is the longest that a line begins with, as both may have spaces."""
+    names: dict[str, str] = {}
+    for number, words in enumerate(map(composed, read_lines(path)), start=1):
+        own = [label for label in labels if words.startswith(label) and words[len(label) :][:1].isspace()]
+        label = max(own, key=len, default=words.split(maxsplit=1)[0] if words else "")
+        name = " ".join(words[len(label) :].split())
+        if words and not name:
+            raise UserError(f"{path}, line {number}: not `<folder> <class name>`: {words!r}")
+        if label in names:
+            raise UserError(f"{path}, line {number}: {label} has a name already")
+        if words:
+            names[label] = name
+    return names
+
+
+def _names_in_json(path: Path) -> dict[str, str]:
+    """An object of class names by folder."""
+    try:
+        names = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from error
+    if not isinstance(names, dict) or not all(isinstance(name, str) and name.strip() for name in names.values()):
+        raise UserError(f"{path}: not an object of class names by folder, {{folder: class name}}")
+    return {composed(label): " ".join(name.split()) for label, name in names.items()}
+
+
+def check_classes(names: dict[str, str], source: Path) -> list[str]:
+    """Raise UserError for one class, or for classes that prompts, or a person, cannot tell apart.
+
+    Gives a note where names are numbers, which say nothing in a prompt.
+    """
+    if len(names) < 2:
+        raise UserError(f"{source} has one class, {next(iter(names))}; a classifier needs two or more")
+    same: dict[str, list[str]] = {}
+    for label, name in names.items():
+        same.setdefault(" ".join(composed(name).replace("_", " ").split()).casefold(), []).append(label)
+    twins = [" and ".join(labels) for labels in same.values() if len(labels) > 1]
+    if twins:
+        raise UserError(
+            f"{source}: classes of the same name, but for capitals and underscores: {first(twins, len(twins))}. Put the"
+            " images of one class in one folder, or name them apart in classnames.txt"
+        )
+    if not all(name.isdigit() for name in names.values()):
+        return []
+    return [f"{source}: classes are called {first(names.values(), len(names))}; prompts need names: see classnames.txt"]
