@@ -17,11 +17,13 @@ which 21 of these classify its validation images best, zero-shot.
 
 import argparse
 import itertools
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from engine import config, datasets, files
 from engine.clip import names
-from engine.datasets import few_shot
+from engine.datasets import checks, few_shot
 from engine.errors import UserError
 from engine.features.views import training_views
 
@@ -75,8 +77,9 @@ def splits_of(args: argparse.Namespace, benchmark: datasets.Benchmark) -> list[f
     if datasets.is_own(benchmark.name):
         for note in (*benchmark.notes, *few_shot.shortages(benchmark, args.train_shot, args.max_val_shot)):
             print(f"note: {note}")
-        if drawn := few_shot.draw_missing(benchmark, *asked):
-            print(f"few-shot splits drawn: {len(drawn)} in {drawn[0].parent}")
+        done = Counter(done for _, done in few_shot.update_splits(benchmark, *asked))
+        if changed := [f"{done[what]} {what}" for what in sorted(done.keys() - {"exists"})]:
+            print(f"few-shot splits in {Path(args.indices_dir) / benchmark.name}: {', '.join(changed)}")
     return few_shot.checked_splits(benchmark, *asked)
 
 
@@ -97,16 +100,22 @@ def place_of(args: argparse.Namespace, encoder: str, dataset: str):
 
 def verify_store(args: argparse.Namespace) -> int:
     """Check what is in the store of the asked-for datasets and encoders; the exit status."""
-    from engine.features.terminal import verify
+    from engine.features.terminal import verify, verify_images
     from engine.features.verify import stored_files
 
     if args.dry_run:
         raise UserError("--dry-run goes with neither --verify nor --repair")
-    paths = stored_files(place_of(args, *pair) for pair in itertools.product(args.clip_encoder, args.dataset))
+    places = {dataset: [place_of(args, name, dataset) for name in args.clip_encoder] for dataset in args.dataset}
+    paths = stored_files(place for own in places.values() for place in own)
     if not paths:
         encoders = ", ".join(names.folder(encoder, args.clip_weights) for encoder in args.clip_encoder)
         raise UserError(f"{args.feature_dir} has no features of {encoders} for {', '.join(args.dataset)}")
-    return 1 if verify(paths, args.repair) else 0
+    bad = verify(paths, args.repair)
+    for dataset, own in places.items():
+        with suppress(checks.NotInstalled):  # features can be checked without their images
+            benchmark = datasets.load(dataset, args.data_dir, check_images=False, write=False)
+            bad += sum(verify_images(place, benchmark, args.repair) for place in own)
+    return 1 if bad else 0
 
 
 if __name__ == "__main__":

@@ -5,9 +5,12 @@
 
 Writes indices/<dataset>/shot_<s>-seed_<k>.json for every combination. The published splits (eleven datasets, shots
 1 2 4 8 16, seeds 1 2 3, ImageNet 1 to 5) come with the project. These eleven datasets need not be installed; any other
-is read from --data_dir, or from the path of images of your own. A file that is there is never replaced.
+is read from --data_dir, or from the path of images of your own. A file that is there is never replaced, but in the
+splits of your own images those that are gone are drawn again.
 """
 
+import argparse
+from collections.abc import Iterator
 from itertools import product
 
 from engine import config, datasets
@@ -18,17 +21,24 @@ def main() -> None:
     """Make every split asked for, and say what happened to each file."""
     args = config.parser(__doc__, *config.SPLITS).parse_args()
     for dataset in args.dataset:
-        if datasets.is_own(dataset):
-            benchmark = datasets.load(dataset, args.data_dir)
-            for note in (*benchmark.notes, *few_shot.shortages(benchmark, args.train_shot, args.max_val_shot)):
-                print(f"note: {note}")
-        train, val = few_shot.classes(dataset, args.data_dir, args.indices_dir)
-        for shots, seed in product(args.train_shot, args.seed):
-            positions = few_shot.draw(train, val, shots, seed, args.max_val_shot)
-            split = few_shot.FewShotSplit(dataset, shots, seed, *positions, max_val_shot=args.max_val_shot)
-            written = few_shot.save(split, args.indices_dir)
-            path = few_shot.split_path(args.indices_dir, dataset, shots, seed, args.max_val_shot)
-            print(f"{path}: {'written' if written else 'exists'}, {len(split.train)} train, {len(split.val)} val")
+        for split, done in make_splits(dataset, args):
+            path = few_shot.split_path(args.indices_dir, dataset, split.shots, split.seed, args.max_val_shot)
+            print(f"{path}: {done}, {len(split.train)} train, {len(split.val)} val")
+
+
+def make_splits(dataset: str, args: argparse.Namespace) -> Iterator[tuple[few_shot.FewShotSplit, str]]:
+    """Make the splits of a dataset, and tell for each what was done."""
+    if datasets.is_own(dataset):
+        benchmark = datasets.load(dataset, args.data_dir)
+        for note in (*benchmark.notes, *few_shot.shortages(benchmark, args.train_shot, args.max_val_shot)):
+            print(f"note: {note}")
+        yield from few_shot.update_splits(benchmark, args.indices_dir, args.train_shot, args.seed, args.max_val_shot)
+        return
+    train, val = few_shot.classes(dataset, args.data_dir, args.indices_dir)
+    for shots, seed in product(args.train_shot, args.seed):
+        positions = few_shot.draw(train, val, shots, seed, args.max_val_shot)
+        split = few_shot.FewShotSplit(dataset, shots, seed, *positions, max_val_shot=args.max_val_shot)
+        yield split, "written" if few_shot.save(split, args.indices_dir) else "exists"
 
 
 if __name__ == "__main__":

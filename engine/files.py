@@ -106,8 +106,25 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
             save_file(tensors, temporary, metadata=metadata)
         except SafetensorError as error:  # that is how safetensors says that the disk is full
             raise OSError(error) from error
+        _sort_metadata(temporary)
 
     write_atomically(path, write)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata keys in the header of a safetensors file, which are written in another order each time.
+
+    Equal content must give equal bytes, in whichever process.
+    """
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header = {"__metadata__": dict(sorted(header.pop("__metadata__").items())), **header}
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) > size:
+            raise AssertionError(f"{path}: the header of {size} bytes would take {len(text)}")
+        file.seek(8)
+        file.write(text.ljust(size))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,6 +2,8 @@
 
 import csv
 import functools
+import json
+import os
 import re
 import shlex
 import shutil
@@ -15,6 +17,7 @@ import torch
 from PIL import ExifTags, Image
 
 from engine.demo import world as drawn
+from engine.features.listing import read_listing
 from engine.features.store import Bank, Place, read_texts
 from engine.results.runs import read_record
 from forks import run_fork
@@ -109,9 +112,9 @@ def test_the_readmes_three_commands(tmp_path):
 def test_from_a_folder_to_a_table(photos):
     """Each step says what it lacks with a command that can be typed, and a path stands wherever a dataset does."""
     asked = ["--dataset", "my photos", "--train-shot", "all", "8", "--seed", "1", *ENCODER]
-    missing = photos.run("train.py", *asked, *STEPS, check=1)
-    assert "indices/my-photos/shot_all-seed_1.json and 1 more are missing" in missing.stderr
-    split = photos.run(*command_in(missing), check=0).stdout.splitlines()
+    split = photos.run(
+        "few_shot_split.py", "--dataset", "my photos", "--train-shot", "all", "8", "--seed", "1", check=0
+    ).stdout.splitlines()
     assert split[0] == "note: my photos/split.json written: 5 classes, 25 train, 10 val, 15 test"
     assert "of 8 images a class in train, some have fewer, and give all they have" in split[1]
     assert "indices/my-photos/shot_all-seed_1.json: written, 25 train, 10 val" in split
@@ -142,7 +145,7 @@ def test_features_draw_the_splits_they_lack(extracted_once):
     lines = extracted_once.said.splitlines()
     assert lines[:2] == [
         "note: my photos/split.json written: 5 classes, 25 train, 10 val, 15 test",
-        "few-shot splits drawn: 1 in indices/my-photos",
+        "few-shot splits in indices/my-photos: 1 written",
     ]
     again = extracted_once.run("features.py", *ALL, check=0).stdout
     assert again.splitlines() == [
@@ -150,14 +153,92 @@ def test_features_draw_the_splits_they_lack(extracted_once):
     ]
 
 
-def test_other_images_under_the_same_name_are_refused(extracted):
-    (extracted.folder / "split.json").unlink()
-    next(extracted.folder.glob("*/3.JPG")).unlink()
-    refused = extracted.run("features.py", *ALL, check=1)
-    assert "Splits of older lists of yours go with the folder my-photos of --indices_dir" in refused.stderr
-    shutil.rmtree(extracted.root / "indices")
-    refused = extracted.run("features.py", *ALL, check=1)
-    assert "that is, from other images, another list of them, or with other class names;\nremove" in refused.stderr
+def test_replaced_images_are_noticed_and_made_anew(extracted):
+    """By features.py, which makes them and no others, by train.py and by check.py, which name them."""
+    extracted.run("train.py", *ALL, *STEPS, check=0)
+    victims = sorted(extracted.folder.glob("*/*.JPG"))[:3]  # of one class
+    other = sorted(extracted.folder.glob("*/*.JPG"))[-1]
+    for victim in victims:
+        with Image.open(other) as image:
+            image.rotate(90 * int(victim.stem)).save(victim, quality=90)
+    named = f"3 images replaced ({', '.join(str(path.relative_to(extracted.folder)) for path in victims)})"
+    refused = extracted.run("train.py", *ALL, *STEPS, check=1)
+    assert f"my photos changed since its features were made: {named}; features.py makes these anew" in refused.stderr
+    checked = " ".join(extracted.run("check.py", "--dataset", "my photos", check=1).stdout.split())
+    assert f"WRONG features/demo-RN/my-photos: {named} since its features were made; features.py" in checked
+    made = extracted.run(*command_in(refused), *FEATURES, check=0)
+    assert f"note: my photos/split.json is older than the images: {named}. The file is up to date now." in made.stdout
+    assert "50 images, counting views, 3 of them to encode" in made.stdout
+    again = extracted.run(*command_in(refused), *FEATURES, check=0)
+    assert "0 of them to encode" in again.stdout
+    fresh = extracted.root / "fresh"
+    extracted.run(*command_in(refused), *FEATURES, "--feature_dir", fresh, check=0)
+    listing = read_listing(extracted.place)
+    for part in ("train", "val", "test"):
+        banks = [Bank(Place.of(at, "demo-RN", "my-photos").bank(part, 0, "none"), listing.part(part))
+                 for at in (extracted.root / "features", fresh)]  # fmt: skip
+        torch.testing.assert_close(banks[0].read()[0], banks[1].read()[0])
+    assert "note: 6 runs used images, splits or class names that have changed" in (
+        extracted.run("train.py", *ALL, *STEPS, check=0).stdout
+    )
+    assert "6 runs, 0 to train" in extracted.run("train.py", *ALL, *STEPS, check=0).stdout
+
+
+def test_images_and_classes_come_and_go(extracted):
+    """Features and splits of the other images stay; runs that used what changed are trained again, and no others."""
+    extracted.run("features.py", *ALL, "--train-shot", "1", *FEATURES, check=0)
+    train = ["train.py", *ALL[:2], "--train-shot", "1", *ALL[4:], *STEPS]
+    extracted.run(*train, check=0)
+    listing, split = read_listing(extracted.place), load_split(extracted.root / "indices", "my-photos")
+    used = {listing.train.contents.index(content) for content in split["train"]}
+    unused = next(path for row, path in enumerate(listing.train.paths) if row not in used)
+    (extracted.folder / unused).unlink()  # a training image that no 1-shot run has seen
+    made = extracted.run("features.py", *ALL[:2], "--train-shot", "1", *ALL[4:], *FEATURES, check=0).stdout
+    assert f"1 image removed ({unused})" in made
+    assert "few-shot splits" not in made
+    assert "0 of them to encode" in made
+    assert "6 runs, 0 to train" in extracted.run(*train, check=0).stdout
+    (extracted.folder / listing.test.paths[0]).unlink()
+    extracted.run("features.py", *ALL[:2], "--train-shot", "1", *ALL[4:], *FEATURES, check=0)
+    said = extracted.run(*train, check=0).stdout
+    assert "6 runs, 1 to train" in said  # another test set: the selected run is tested again
+    assert "6 runs used images, splits or class names that have changed" in said
+    (extracted.folder / listing.train.paths[split_rows(listing, split)[0]]).unlink()
+    folder = sorted(path for path in extracted.folder.iterdir() if path.is_dir())[0]
+    folder.rename(extracted.folder / "something else")
+    made = extracted.run("features.py", *ALL[:2], "--train-shot", "1", *ALL[4:], *FEATURES, check=0).stdout
+    assert "is called something else now" in made
+    assert "few-shot splits in indices/my-photos: 1 with 1 image drawn again" in made
+    assert "0 of them to encode" in made  # --train-shot all has every image's features
+    assert "a photo of a something else." in read_texts(extracted.place.texts(0, "hand_crafted")).prompts
+    assert "6 runs, 6 to train" in extracted.run(*train, check=0).stdout
+    kept = load_split(extracted.root / "indices", "my-photos")
+    assert len(set(kept["train"]) & set(split["train"])) == len(split["train"]) - 1
+
+
+def load_split(indices, name):
+    return json.loads((indices / name / "shot_1-seed_1.json").read_text())
+
+
+def split_rows(listing, split):
+    return [listing.train.contents.index(content) for content in split["train"]]
+
+
+def test_verify_compares_the_content_of_images(extracted):
+    """Which size and time cannot always tell; --repair lets features.py read the file again."""
+    verify = ["features.py", *ALL[:2], *ALL[6:8], "--verify"]
+    assert "0 of them bad" in extracted.run(*verify, check=0).stdout
+    victim = sorted(extracted.folder.glob("*/*.JPG"))[0]
+    content, times = bytearray(victim.read_bytes()), victim.stat()
+    content[-10] ^= 255
+    victim.write_bytes(content)
+    os.utime(victim, ns=(times.st_atime_ns, times.st_mtime_ns))
+    said = extracted.run(*verify, check=1)
+    assert f"{victim.relative_to(extracted.root)} is not the image that its features were made of" in said.stdout
+    extracted.run("features.py", *ALL, *FEATURES, check=0)  # which looks at size and time
+    extracted.run(*verify[:-1], "--repair", check=1)
+    assert "1 of them to encode" in extracted.run("features.py", *ALL, *FEATURES, check=0).stdout
+    extracted.run(*verify, check=0)
 
 
 def test_other_images_or_templates_under_a_name_are_not_trained_on(extracted):
@@ -168,10 +249,14 @@ def test_other_images_or_templates_under_a_name_are_not_trained_on(extracted):
     for picture in other.rglob("*.JPG"):
         picture.rename(picture.with_stem(str(int(picture.stem) - 20)))
     refused = extracted.run(*train, "--dataset", "other/my photos", check=1)
-    assert "my-photos in features were made of other images than other/my photos has now" in refused.stderr
-    assert not list(other.rglob("*.json"))
+    assert "my-photos has features of other images: not one of them is in other/my photos now" in refused.stderr
     refused = extracted.run("features.py", "--dataset", "other/my photos", *ALL[2:], check=1)
-    assert "that is, from other images, another list of them, or with other class names" in refused.stderr
+    assert "indices/my-photos/shot_all-seed_1.json is a split of other images" in refused.stderr
+    shutil.rmtree(extracted.root / "indices")
+    refused = extracted.run("features.py", "--dataset", "other/my photos", *ALL[2:], check=1)
+    assert "my-photos has features of other images: not one of them is in other/my photos now" in refused.stderr
+    shutil.rmtree(extracted.root / "indices")
+    extracted.run("few_shot_split.py", *ALL[:6], check=0)
     for text in ("the {}", "a photo of a {}.\nthe {}"):
         (other / "two.txt").write_text(text)
         refused = extracted.run(*train, *ALL[:2], "--templates", "other/two.txt", check=1)
@@ -237,7 +322,9 @@ def test_pictures_of_every_kind(photos):
     assert f"  {cut.relative_to(photos.root)}: " in refused.stderr
     cut.write_bytes(whole)
     photos.run("features.py", *ALL, *FEATURES, check=0)
-    assert [len(Bank(photos.place.bank(part, 0, "none"))) for part in ("train", "val", "test")] == [25, 10, 15]
+    listing = read_listing(photos.place)
+    banks = [Bank(photos.place.bank(part, 0, "none"), listing.part(part)) for part in ("train", "val", "test")]
+    assert [len(bank) for bank in banks] == [25, 10, 15]
 
 
 def test_photographs_that_lie_on_their_side(photos):

@@ -16,9 +16,10 @@ from engine.check.findings import NOTE, OK, WRONG, Finding
 from engine.check.installed import split_digest
 from engine.datasets.benchmark import PARTS, Benchmark
 from engine.datasets.checks import counted, first
-from engine.datasets.few_shot import split_path
+from engine.datasets.few_shot import load_split, split_path
 from engine.errors import UserError
 from engine.features import audio
+from engine.features.listing import changes, listing_of, stored_listing
 from engine.features.store import Bank, Place, Source, prompts_digest, texts_source
 from engine.optimizer import Hyperparameters
 from engine.results import heads
@@ -105,18 +106,23 @@ def stale(stored: Stored, weights: str | None, benchmark: Benchmark | None, soun
         reasons.append("some were made by other weights than the rest")
     elif weights and made_by - {weights}:
         reasons.append(f"made by other weights ({made_by.pop()[:12]}) than those that are here ({weights[:12]})")
-    wanted = {"sounds": sounds}
-    if benchmark is not None:
+    wanted, now, changed = {"sounds": sounds}, benchmark and listing_of(benchmark), []
+    then = stored_listing(stored.place)
+    if now is not None and then is not None:
+        kinds = changes(then, now)
+        changed = [f"{', '.join(kinds)} since its features were made; features.py makes these anew"] if kinds else []
+    elif benchmark is not None:
         wanted |= {part: benchmark.digest(part) for part in PARTS if stored.of(part)}
     for part, digest in wanted.items():
         if digest and any(source.list_digest != digest for source in stored.of(part)):
             reasons.append(f"{part} features of another list than the one that is installed")
-    for name, source in stored.sources.items() if benchmark is not None else ():
+    is_renamed = now is not None and then is not None and then.classnames != now.classnames  # which `changes` tells
+    for name, source in stored.sources.items() if benchmark is not None and not is_renamed else ():
         if name.startswith("text-") and _prompts(benchmark, Path(name).name) not in (None, source.list_digest):
             reasons.append(f"{name}: other prompts or class names than the dataset has")
     return [
         Finding(WRONG, f"{stored.place.folder}: {reason}; remove what is old, and make it anew") for reason in reasons
-    ]
+    ] + [Finding(WRONG, f"{stored.place.folder}: {text}") for text in changed]
 
 
 def _prompts(benchmark: Benchmark, augmentation: str) -> str | None:
@@ -159,13 +165,13 @@ def runs(result_dir: str | Path) -> Runs:
 
 def report_runs(found: Runs, stored: dict[tuple[str, str], Stored], indices_dir: str | Path) -> list[Finding]:
     """How many there are, and those whose inputs are gone or have changed."""
-    findings, gone, changed = [], [], []
+    findings, gone, changed, again = [], [], [], []
     for cell, records in found.cells.items():
         place = stored.get((cell.encoder, cell.dataset))
         if place is None or not place.sources:
             gone.append(cell)
         elif _are_changed(cell, records.values(), place, indices_dir):
-            changed.append(cell)
+            (again if place.place.listing.exists() else changed).append(cell)
     if found.cells:
         incomplete = sum(selected(records) is None for records in found.cells.values())
         text = f"{counted(found.count, 'run')} of {counted(len(found.cells), 'cell')} (dataset, shots, seed, method)"
@@ -173,6 +179,7 @@ def report_runs(found: Runs, stored: dict[tuple[str, str], Stored], indices_dir:
     for cells, what in (
         (gone, "whose features are no longer there: tables are made of them, but none is trained further"),
         (changed, "on other features or splits than there are now: train.py refuses to go on with them"),
+        (again, "on images, splits or class names that have changed: train.py trains them again"),
     ):
         if cells:
             named = list(dict.fromkeys(map(str, cells)))  # cells of several methods are called alike
@@ -191,6 +198,14 @@ def _are_changed(cell: Cell, records: Iterable[Record], place: Stored, indices_d
         name = f"text-layer_{cell.text_layer}/{cell.text_augmentation}"
         found["text"] = {place.sources[name].list_digest} if name in place.sources else set()
     path = split_path(indices_dir, cell.dataset, cell.shots, cell.seed, cell.max_val_shot)
+    if (listing := stored_listing(place.place)) is not None:
+        contents = {part: listing.part(part).contents for part in ("train", "val")}
+        try:
+            split = load_split(indices_dir, cell.dataset, cell.shots, cell.seed, cell.max_val_shot, contents)
+        except UserError:
+            return True
+        rows = {"train": split.train, "val": split.val, "test": None}
+        found |= {part: {listing.part(part).digest(positions)} for part, positions in rows.items()}
     try:
         found["split"] = {split_digest(path)}
     except OSError:

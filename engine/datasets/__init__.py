@@ -11,6 +11,7 @@ from engine.datasets.benchmark import Benchmark, Item
 from engine.datasets.registry import (
     SOURCES,
     TARGETS,
+    forget,
     given,
     has_all_classes,
     is_own,
@@ -26,6 +27,7 @@ __all__ = [
     "TARGETS",
     "Benchmark",
     "Item",
+    "forget",
     "given",
     "has_all_classes",
     "is_own",

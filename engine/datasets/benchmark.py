@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 PARTS = ("train", "val", "test")
@@ -19,15 +19,30 @@ class Item:
     classname: str
 
 
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """An image file when it was last looked at: bytes, modification time in ns, and the digest of its content."""
+
+    size: int
+    modified: int
+    content: str
+
+
+def content_digest(path: Path) -> str:
+    """Return the first 32 hex digits of the SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """The fixed lists of one dataset, in the order that few-shot positions and cached features refer to.
 
     `classnames[label]` is the raw name: underscores are kept, prompts replace them. A test-only dataset has empty
     `train` and `val`. For a shifted variant of another dataset, `parent_labels[k]` is the label in that dataset of
-    label k here; for all others it is None. `files` is a digest of the image files themselves, empty where it is not
-    known; `notes` are what a person should know of how it was read. `upright` are images to be turned as their EXIF
-    data say, which the published datasets' are not.
+    label k here; for all others it is None. `files` are the image files of a custom dataset, by impath; empty for a
+    published one. `notes` are what a person should know of how it was read. `upright` are images to be turned as their
+    EXIF data say, which the published datasets' are not.
     """
 
     name: str
@@ -37,7 +52,7 @@ class Benchmark:
     test: list[Item]
     classnames: list[str]
     parent_labels: list[int] | None = None
-    files: str = ""
+    files: dict[str, FileState] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     upright: bool = False
 
@@ -58,8 +73,11 @@ class Benchmark:
     def digest(self, part: str) -> str:
         """SHA-256 of a part's rows: what binds cached features to the very list they were made from.
 
-        The rows are hashed as a compact JSON list of `[impath, label, classname]`, the order of CoOp's split files,
-        with `files` behind it.
+        The rows are hashed as a compact JSON list of `[impath, label, classname]`, the order of CoOp's split files.
         """
         rows = [(item.impath, item.label, item.classname) for item in self.part(part)]
-        return hashlib.sha256((json.dumps(rows, separators=(",", ":")) + self.files).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
+
+    def contents(self, part: str) -> list[str] | None:
+        """The content digests of a part's images, in its order; None for a published dataset."""
+        return [self.files[item.impath].content for item in self.part(part)] if self.files else None

@@ -3,6 +3,9 @@
 A split is a list of positions. For the eleven published datasets they follow from the number of images per class
 alone (`indices/class_counts.json`), so no image is needed to make them. Another folder of splits may have counts of
 its own.
+
+In a custom dataset images come and go. The file of a split then has their content digests in place of positions, and
+keeps its other images when some of them are gone (`update_splits`).
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, product
 from pathlib import Path
@@ -77,6 +80,7 @@ class FewShotSplit:
     """Positions in `train` and in `val` of `dataset`, in the order drawn; both were made for these arguments.
 
     `counts` are the images per class of the dataset that it was read for, where these are known (`class_counts`).
+    `contents` are the content digests of the images by part, in a custom dataset.
     """
 
     dataset: str
@@ -86,11 +90,12 @@ class FewShotSplit:
     val: list[int]
     max_val_shot: int = field(default=MAX_VAL_SHOT, kw_only=True)
     counts: dict[str, Any] | None = field(default=None, kw_only=True, compare=False, repr=False)
+    contents: dict[str, list[str]] | None = field(default=None, kw_only=True, repr=False)
 
     @property
     def text(self) -> str:
         """The split as it stands in its file: compact JSON, without a newline."""
-        return json.dumps({"train": self.train, "val": self.val}, separators=(",", ":"))
+        return json.dumps(self.contents or {"train": self.train, "val": self.val}, separators=(",", ":"))
 
     @property
     def digest(self) -> str:
@@ -232,9 +237,11 @@ def load_splits(
     shots: Iterable[Shots],
     seeds: Iterable[int],
     max_val_shot: int = MAX_VAL_SHOT,
+    contents: Mapping[str, Sequence[str]] | None = None,
 ) -> list[FewShotSplit]:
     """Read the splits of all combinations of shots and seeds, shots first.
 
+    `contents` are the content digests of a custom dataset's images by part, among which its splits' are looked for.
     Raises MissingSplits, which tells of all of them, when files are missing, and for a file that is malformed.
     """
     asked = [(shot, seed) for shot in dict.fromkeys(shots) for seed in dict.fromkeys(seeds)]
@@ -245,23 +252,35 @@ def load_splits(
         if len(missing) > 1:
             are_missing = f"and {len(missing) - 1} more are missing; few_shot_split.py makes them"
         raise MissingSplits(f"{paths[missing[0]]} {are_missing}", dataset, missing)
-    return [_read_split(path, dataset, *pair, max_val_shot) for pair, path in paths.items()]
+    return [_read_split(path, dataset, *pair, max_val_shot, contents) for pair, path in paths.items()]
 
 
 def load_split(
-    indices_dir: Path | str, dataset: str, shots: Shots, seed: int, max_val_shot: int = MAX_VAL_SHOT
+    indices_dir: Path | str,
+    dataset: str,
+    shots: Shots,
+    seed: int,
+    max_val_shot: int = MAX_VAL_SHOT,
+    contents: Mapping[str, Sequence[str]] | None = None,
 ) -> FewShotSplit:
     """Read a split. Raises MissingSplits when its file is missing or malformed."""
-    (split,) = load_splits(indices_dir, dataset, [shots], [seed], max_val_shot)
+    (split,) = load_splits(indices_dir, dataset, [shots], [seed], max_val_shot, contents)
     return split
 
 
-def _read_split(path: Path, dataset: str, shots: Shots, seed: int, max_val_shot: int) -> FewShotSplit:
+def _read_split(
+    path: Path,
+    dataset: str,
+    shots: Shots,
+    seed: int,
+    max_val_shot: int,
+    contents: Mapping[str, Sequence[str]] | None,
+) -> FewShotSplit:
     try:
         content = json.loads(path.read_bytes())
     except ValueError:
         content = None
-    if not _is_split(content):
+    if not _is_split(content) or (contents is None and _is_tracked(content)):
         raise MissingSplits(
             f'{path} is damaged: it should hold {{"train": [positions], "val": [positions]}}.'
             " Delete it; few_shot_split.py makes it anew",
@@ -269,15 +288,40 @@ def _read_split(path: Path, dataset: str, shots: Shots, seed: int, max_val_shot:
             [(shots, seed)],
         )
     counts = class_counts(path.parents[1]).get(dataset)
-    return FewShotSplit(
-        dataset, shots, seed, content["train"], content["val"], max_val_shot=max_val_shot, counts=counts
-    )
+    about = {"max_val_shot": max_val_shot, "counts": counts}
+    if contents is None:
+        return FewShotSplit(dataset, shots, seed, content["train"], content["val"], **about)
+    found = {part: _positions(content[part], contents[part]) for part in ("train", "val")}
+    if any(None in positions for positions in found.values()):
+        raise UserError(
+            f"{path} has images that {dataset} does not have now. Run features.py (or few_shot_split.py) on it, which"
+            " puts others in their place"
+        )
+    return FewShotSplit(dataset, shots, seed, **found, contents=content, **about)
+
+
+def _positions(wanted: Iterable[str | int], contents: Sequence[str]) -> list[int | None]:
+    """The positions of images by their content digests, None for one that is not there.
+
+    Each of several images of one content is taken once.
+    """
+    places: dict[str, list[int]] = {}
+    for position, content in reversed(list(enumerate(contents))):
+        places.setdefault(content, []).append(position)
+    return [places[content].pop() if places.get(content) else None for content in wanted]
+
+
+def _is_tracked(content: dict[str, list[str] | list[int]]) -> bool:
+    """Whether a split has content digests, and not positions."""
+    return any(isinstance(one, str) for one in content["train"])
 
 
 def _is_split(content: Any) -> bool:
-    """Whether `content` is an object of two lists of distinct positions."""
+    """Whether `content` is an object of two lists of distinct positions, or of content digests."""
     if not isinstance(content, dict) or set(content) != {"train", "val"}:
         return False
+    if all(isinstance(own, list) and own and all(isinstance(one, str) for one in own) for own in content.values()):
+        return True
     return all(
         isinstance(positions, list)
         and all(type(position) is int and position >= 0 for position in positions)
@@ -289,23 +333,67 @@ def _is_split(content: Any) -> bool:
 # --- of images of one's own ------------------------------------------------------------------------------------------
 
 
-def draw_missing(
+def update_splits(
     benchmark: Benchmark,
     indices_dir: Path | str,
     shots: Iterable[Shots],
     seeds: Iterable[int],
     max_val_shot: int = MAX_VAL_SHOT,
-) -> list[Path]:
-    """Draw those splits of a dataset that are not there, of all combinations of shots and seeds; gives their files."""
-    train, val = group(benchmark.labels("train")), group(benchmark.labels("val"))
-    written = []
+) -> Iterator[tuple[FewShotSplit, str]]:
+    """Draw the splits of a custom dataset that are not there, and bring the others up to date with its images.
+
+    Yields the split of each combination of shots and seeds, and what was done: "written" for a new one, "exists", or
+    how many of its images were drawn again. Images that are still there stay. Raises UserError for the split of
+    another dataset of this name, none of whose images are there.
+    """
+    contents = {part: benchmark.contents(part) or [] for part in ("train", "val")}
+    classes = {part: group(benchmark.labels(part)) for part in contents}
     for shot, seed in product(dict.fromkeys(shots), dict.fromkeys(seeds)):
         path = split_path(indices_dir, benchmark.name, shot, seed, max_val_shot)
-        if not path.exists():
-            drawn = draw(train, val, shot, seed, max_val_shot)
-            save(FewShotSplit(benchmark.name, shot, seed, *drawn, max_val_shot=max_val_shot), indices_dir)
-            written.append(path)
-    return written
+        drawn = dict(zip(contents, draw(*classes.values(), shot, seed, max_val_shot), strict=True))
+        before, wanted = _kept(path, contents), {"train": shot, "val": val_shots(shot, max_val_shot)}
+        if before is not None:
+            drawn = {part: _fill(before[part], classes[part], wanted[part], seed) for part in contents}
+        of_split = {part: [contents[part][position] for position in own] for part, own in drawn.items()}
+        split = FewShotSplit(benchmark.name, shot, seed, **drawn, max_val_shot=max_val_shot, contents=of_split)
+        there = path.read_bytes().strip() if path.exists() else None
+        if there != split.text.encode():
+            write_text(path, split.text)
+        again = sum(len(set(drawn[part]) - set((before or drawn)[part])) for part in drawn)
+        done = (
+            "written" if before is None else f"with {checks.counted(again, 'image')} drawn again" if again else "exists"
+        )
+        yield split, done
+
+
+def _kept(path: Path, contents: Mapping[str, Sequence[str]]) -> dict[str, list[int]] | None:
+    """The positions by part of those images of a custom dataset's split that are there still.
+
+    None for a split that is not there, or holds positions: it is from before images were tracked, and drawing it again
+    from the same list gives the same images.
+    """
+    content = json.loads(path.read_bytes()) if path.exists() else None
+    if not _is_split(content) or not _is_tracked(content):
+        return None
+    found = {part: _positions(content[part], contents[part]) for part in contents}
+    if all(position is None for own in found.values() for position in own):
+        raise UserError(
+            f"{path} is a split of other images: not one of them is there now. If they are those of another folder of"
+            " the same name, rename it, or give another --indices_dir; else remove this file"
+        )
+    return {part: [position for position in own if position is not None] for part, own in found.items()}
+
+
+def _fill(kept: list[int], classes: Classes, shots: Shots, seed: int) -> list[int]:
+    """The positions that a split has of each class: the kept ones, and others in place of those that are gone."""
+    filled = []
+    for positions in classes:
+        count = at_most(shots, len(positions))
+        of_class = set(positions)
+        own = [position for position in kept if position in of_class][:count]
+        rest = [position for position in positions if position not in own]
+        filled += own + sorted(random.Random(seed).sample(rest, count - len(own)))
+    return filled
 
 
 def shortages(benchmark: Benchmark, shots: Iterable[Shots], max_val_shot: int = MAX_VAL_SHOT) -> list[str]:
@@ -339,7 +427,8 @@ def checked_splits(
     """
     if not benchmark.train:
         return []
-    splits = load_splits(indices_dir, benchmark.name, shots, seeds, max_val_shot)
+    contents = {part: benchmark.contents(part) for part in ("train", "val")} if benchmark.files else None
+    splits = load_splits(indices_dir, benchmark.name, shots, seeds, max_val_shot, contents)
     for split in splits:
         check(split, benchmark)
     return splits

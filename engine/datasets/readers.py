@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from engine.datasets import checks
-from engine.datasets.benchmark import PARTS, Benchmark, Item
+from engine.datasets.benchmark import PARTS, Benchmark, FileState, Item
 from engine.errors import UserError
 from engine.files import read_lines
 
@@ -26,7 +27,7 @@ IGNORED = {"README.txt"}
 class JsonSplit:
     """CoOp's format: an object with `train`, `val` and `test`, each a list of `[impath, label, class name]`.
 
-    Of images of one's own it has a digest of their `files` besides.
+    For a custom dataset it has the states of the image files too, under `images`.
     """
 
     folder: str
@@ -40,9 +41,8 @@ class JsonSplit:
         classnames = _classnames(rows, path)
         # the names are shared between the items: a million copies of a class name are 80 MB
         parts = {part: [Item(impath, label, classnames[label]) for impath, label, _ in rows[part]] for part in PARTS}
-        return replace(
-            _assemble(name, root / self.images, parts, classnames, check_images), files=str(rows.get("files", ""))
-        )
+        benchmark = _assemble(name, root / self.images, parts, classnames, check_images)
+        return replace(benchmark, files=_file_states(rows.get("images", {}), path))
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,21 @@ def _json_rows(path: Path) -> dict[str, list[Any]]:
                     f" {json.dumps(row)[:200]}"
                 )
     return split
+
+
+def _file_states(states: Any, path: Path) -> dict[str, FileState]:
+    """Return the states of image files by impath; raises UserError for anything but [bytes, ns, content digest]."""
+    try:
+        files = {impath: FileState(*state) for impath, state in states.items()}
+        sound = all(
+            type(own.size) is type(own.modified) is int and re.fullmatch("[0-9a-f]{32}", own.content)
+            for own in files.values()
+        )
+    except (AttributeError, TypeError):
+        sound = False
+    if not sound:
+        raise UserError(f'{path}: "images" does not hold [bytes, modification time, content digest] of each image')
+    return files
 
 
 def _is_row(row: Any) -> bool:

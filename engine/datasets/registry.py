@@ -151,6 +151,13 @@ def load(name: str, data_dir: Path | str, *, check_images: bool = True, write: b
         raise checks.NotInstalled(f"{error}; this draws it:\n  {install}") from error
 
 
+def forget(benchmark: Benchmark, impaths: list[str]) -> None:
+    """Let the next reading of a custom dataset look at the content of these images, whatever their size and time."""
+    layout = _format(benchmark.name)
+    if isinstance(layout, Own):
+        layout.forget(benchmark, impaths)
+
+
 def _format(name: str) -> Format:
     """The entry of `name`, or a UserError that lists the names."""
     if name not in FORMATS:

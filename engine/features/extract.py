@@ -21,8 +21,19 @@ from torch.utils.data import DataLoader, Dataset
 from engine.clip import names
 from engine.clip.load import Encoder
 from engine.datasets import Benchmark
+from engine.datasets.benchmark import content_digest
 from engine.errors import UserError
-from engine.features.store import DTYPES, Bank, Place, Source, check_finite, shard_path, write_shard
+from engine.features.listing import Listing
+from engine.features.store import (
+    BY_CONTENT,
+    DTYPES,
+    Bank,
+    Place,
+    Source,
+    check_finite,
+    shard_path,
+    write_shard,
+)
 from engine.transforms import decoded, normalise, render
 
 SHARD_IMAGES = 1024
@@ -51,6 +62,12 @@ class Plan:
     asked: frozenset[int]
     banks: dict[int, Target]
 
+    def seed(self, position: int) -> str:
+        """The seed of an image's random view. In a custom dataset, where positions move, it follows the content."""
+        state = self.benchmark.files.get(self.benchmark.part(self.part)[position].impath)
+        image = state.content if state else f"{self.part}/{position}"
+        return f"{self.benchmark.name}/{image}/{self.view}"
+
     @cached_property
     def positions(self) -> list[int]:
         """The images that any of the banks lacks."""
@@ -78,26 +95,28 @@ def plan(
     encoder: Encoder,
     decode: str = "pil",
     store_dtype: str = "fp32",
+    listing: Listing | None = None,
 ) -> Plan:
     """What is missing at `place` of `positions`, for each number of trainable layers of `encoder`.
 
-    `decode` and `store_dtype` are what `--decode` and `--store-dtype` say; final features are stored in float32. Raises
-    UserError when a bank there was made by other weights or in another way, or from another list of images.
+    `decode` and `store_dtype` are what `--decode` and `--store-dtype` say; final features are stored in float32.
+    `listing` lists the images of a custom dataset, whose rows are found by content. Raises UserError when a bank there
+    was made by other weights or in another way, or from another list of images.
     """
     banks = {}
     for layers in encoder.image:
         source = Source(
             names.folder(encoder.name),
             encoder.digest,
-            benchmark.digest(part),
-            len(benchmark.part(part)),
+            benchmark.digest(part) if listing is None else BY_CONTENT,
+            len(benchmark.part(part)) if listing is None else 0,
             precision=encoder.precision,
             layer=layers,
             decode=decode,
             dtype=store_dtype if layers else "fp32",
             upright=benchmark.upright,
         )
-        bank = Bank(place.bank(part, layers, view))
+        bank = Bank(place.bank(part, layers, view), listing and listing.part(part))
         bank.expect(source)
         banks[layers] = Target(bank.folder, source, frozenset(bank.missing(positions)))
     return Plan(benchmark, part, view, frozenset(positions), banks)
@@ -194,11 +213,19 @@ class _Chunk:
     def is_there(self) -> bool:
         """Whether another process has made all shards since this one planned."""
         wanted = ((self.plan.banks[k].folder, [self.positions[row] for row in self.rows(k)]) for k in self.layers)
-        return all(shard_path(*shard).exists() for shard in wanted)
+        return all(shard_path(*shard, self._listed(shard[1])).exists() for shard in wanted)
+
+    def _listed(self, positions: list[int]) -> list[str] | None:
+        """The content digests that a custom dataset lists; None for a published dataset."""
+        contents = self.plan.benchmark.contents(self.plan.part)
+        return contents and [contents[position] for position in positions]
 
     def write(self, encoded: list[dict[int, Tensor]]) -> None:
         """Write what was encoded of the images, batch after batch: features [b, ...] by number of trainable layers."""
-        items = self.plan.benchmark.part(self.plan.part)
+        benchmark = self.plan.benchmark
+        items = benchmark.part(self.plan.part)
+        contents = self._listed(self.positions)
+        contents = contents or [content_digest(benchmark.path(items[position])) for position in self.positions]
         for layers in self.layers:
             bank, rows = self.plan.banks[layers], self.rows(layers)
             positions = [self.positions[row] for row in rows]
@@ -213,6 +240,7 @@ class _Chunk:
                 positions,
                 torch.tensor([items[position].label for position in positions]),
                 features,
+                [contents[row] for row in rows],
             )
 
 
@@ -249,7 +277,7 @@ class _Images(Dataset):
         source = next(iter(plan.banks.values())).source
         try:
             image = decoded(path, source.decode, source.upright)
-            return render(image, plan.view, self.size, f"{plan.benchmark.name}/{plan.part}/{position}/{plan.view}")
+            return render(image, plan.view, self.size, plan.seed(position))
         except Exception as error:  # PIL's decoders raise OSError, SyntaxError, ValueError and more on bad bytes
             return f"{path}: {error}"
 

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from engine import templates
 from engine.datasets.few_shot import FewShotSplit
 from engine.errors import UserError
+from engine.features.listing import read_listing
 from engine.features.store import Bank, MissingFeatures, Place, Source, check_finite, read_texts, texts_source
 from engine.files import write_json
 from engine.templates import MINED, MINING
@@ -113,12 +114,18 @@ def mine_splits(
     features that are not finite.
     """
     text_layers, image_layers = (min(layers, key=abs) for layers in (encoder.text, encoder.image))  # 0 spares a pass
-    text_path, bank = place.texts(text_layers, MINING), Bank(place.bank("val", image_layers, "none"))
+    listing, text_path = read_listing(place), place.texts(text_layers, MINING)
+    bank = Bank(place.bank("val", image_layers, "none"), listing and listing.val)
     source, todo = texts_source(text_path), mineable(place, splits)
     origins = {split.name: Origin.of(source, bank.source, split.digest) for split in splits}
     for split in splits:
         if split not in todo:
-            read_mined(place.mined(split.name), origins[split.name])
+            try:
+                read_mined(place.mined(split.name), origins[split.name])
+            except UserError:
+                if listing is None:
+                    raise
+                todo.append(split)  # images or classes of a custom dataset changed
     if not todo:
         return
     pool = read_texts(text_path)

@@ -11,8 +11,9 @@ from engine.datasets import Benchmark
 from engine.datasets.few_shot import FewShotSplit
 from engine.errors import UserError
 from engine.features.extract import Plan, plan, row_bytes
+from engine.features.listing import Listing, listing_of, require_same, stored_listing
 from engine.features.mining import mineable
-from engine.features.store import Place
+from engine.features.store import Place, prompts_digest
 from engine.features.texts import TextPlan, plan_texts
 from engine.features.views import wanted_rows
 
@@ -45,7 +46,7 @@ class Request:
 class DatasetPlan:
     """The features that one dataset needs under one encoder; `needs` says what is missing, of prompts first.
 
-    `mined` are the splits whose templates are mined.
+    `mined` are the splits whose templates are mined, `listing` the lists of a custom dataset.
     """
 
     encoder: str
@@ -55,6 +56,7 @@ class DatasetPlan:
     images: list[Plan]
     needs: list[Need]
     mined: list[FewShotSplit]
+    listing: Listing | None = None
 
     @property
     def title(self) -> str:
@@ -84,7 +86,8 @@ class DatasetPlan:
     @property
     def is_done(self) -> bool:
         """Whether nothing is missing. What was mined must still be checked against what it was mined from."""
-        return not (self.prompts or self.passes or self.mined)
+        is_listed = self.listing is None or self.listing == stored_listing(self.place)
+        return is_listed and not (self.prompts or self.passes or self.mined)
 
     def __str__(self) -> str:
         asked = sum(len(images.asked) for images in self.images)
@@ -102,21 +105,31 @@ def plan_dataset(
     The encoder has a look at a blank image and at a prompt, to know how large is what it makes of them. Raises
     UserError when what is there was made by other weights, in another way, or from other lists.
     """
+    listing = listing_of(benchmark)
+    if listing is not None:
+        require_same(place, str(benchmark.image_dir), listing)
     texts = []
     for augmentation in request.text_augmentations:
         # of a test-only dataset no templates are mined: the whole pool would be encoded for nothing
         if splits or augmentation != templates.MINING:
             chosen = templates.templates(augmentation, benchmark.name)
             prompts = templates.prompts(chosen, benchmark.classnames)
-            texts.append(plan_texts(benchmark.name, augmentation, *prompts, place, encoder, request.store_dtype))
+            how = request.store_dtype, _outdated_prompts(place, chosen)
+            texts.append(plan_texts(benchmark.name, augmentation, *prompts, place, encoder, *how))
     images = [
-        plan(benchmark, *rows, place, encoder, request.decode, request.store_dtype)
+        plan(benchmark, *rows, place, encoder, request.decode, request.store_dtype, listing)
         for rows in wanted_rows(benchmark, splits, request.views)
     ]
     needs = [need for own in texts for need in _text_needs(own)]
     needs += [need for own in images for need in _image_needs(own, encoder)]
     mined = splits if templates.MINING in request.text_augmentations else []
-    return DatasetPlan(encoder.name, benchmark.name, place, texts, images, needs, mined)
+    return DatasetPlan(encoder.name, benchmark.name, place, texts, images, needs, mined, listing)
+
+
+def _outdated_prompts(place: Place, chosen: list[str]) -> str | None:
+    """Return the digest of the prompts that the templates `chosen` gave with the class names as they were before."""
+    before = stored_listing(place)
+    return before and prompts_digest(*templates.prompts(chosen, before.classnames))
 
 
 def _text_needs(plan: TextPlan) -> list[Need]:

@@ -11,13 +11,17 @@ Every shard says in its metadata what it was made from, and a bank whose shards 
 digest of its content too, by which `engine.features.verify` finds what is no longer as it was written. Nothing is
 unpickled. A shard is written to a temporary name and renamed, so it is whole or absent, and its name follows from its
 positions, so two processes that make the same shard leave one file.
+
+A row carries a digest of the content of its image file. In datasets of published lists the position identifies an
+image. In custom datasets, whose files come and go, its content does: the folder's `images.json` lists the images of
+each part as `Listed`, and a bank opened with such a list finds their rows by content (`engine.features.listing`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -70,6 +74,28 @@ class Source:
         return ", ".join(f"{name} {value}" for name, value in self.unusual.items())
 
 
+CONTENT_BYTES = 16
+"""The bytes of a content digest in a shard."""
+
+BY_CONTENT = "by content"
+"""The `list_digest` of a bank whose rows are found by the content of their images; its `length` is 0."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The images of one part of a custom dataset, in order: path, label and content digest (32 hex digits) of each."""
+
+    paths: list[str]
+    labels: list[int]
+    contents: list[str]
+
+    def digest(self, positions: Iterable[int] | None = None) -> str:
+        """Return the SHA-256 of the contents and labels at `positions`, by default of all."""
+        positions = range(len(self.labels)) if positions is None else positions
+        rows = [(self.contents[position], self.labels[position]) for position in positions]
+        return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Place:
     """Where the features of one dataset under one encoder lie: `FEATURE_DIR/<encoder>/<dataset>`."""
@@ -99,6 +125,11 @@ class Place:
                     found |= file_source(path).unusual
         return found
 
+    @property
+    def listing(self) -> Path:
+        """The file that lists the images of a custom dataset; published datasets have none."""
+        return self.folder / "images.json"
+
     def mined(self, split: str) -> Path:
         """The file that says which templates were mined on the split of this name; they are the same for all layers."""
         return self.folder / f"template_mining-{split}.json"
@@ -117,23 +148,39 @@ FINITE_ROWS = 64
 class Bank:
     """The shards of one folder, opened for reading: their headers are read at once, rows only when asked for."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, listed: Listed | None = None):
         """Open the bank in `folder`, which may be empty or not exist.
 
+        Rows have the positions that their shards state; with `listed`, the positions that their images have there.
         Raises MissingFeatures for a shard that cannot be read, UserError for two shards of different sources.
         """
-        self.folder = folder
+        self.folder, self.listed = folder, listed
         self.source: Source | None = None
         self._rows: dict[int, tuple[Path, int]] = {}
+        by_content: dict[str, tuple[Path, int]] = {}
         for path in sorted(folder.glob("*.safetensors")):
-            source, positions = _read_header(path)
-            if self.source not in (None, source):
-                raise UserError(f"{folder} mixes features of two sources:\n{differences(self.source, source)}")
-            self.source = source
-            self._rows.update({position: (path, row) for row, position in enumerate(positions)})
+            header = read_header(path)
+            if self.source not in (None, header.source):
+                raise UserError(f"{folder} mixes features of two sources:\n{differences(self.source, header.source)}")
+            self.source = header.source
+            self._rows.update({position: (path, row) for row, position in enumerate(header.positions)})
+            by_content.update({content: (path, row) for row, content in enumerate(header.contents)})
+        if listed is not None:
+            contents = enumerate(listed.contents)
+            self._rows = {position: by_content[content] for position, content in contents if content in by_content}
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def length(self) -> int:
+        """The length of the list that positions count in. Raises MissingFeatures for a bank without rows."""
+        self.require([])
+        return self.source.length if self.listed is None else len(self.listed.labels)
+
+    def list_digest(self, positions: list[int] | None = None) -> str:
+        """Return the digest that binds rows to their list; for a custom dataset to the images at `positions` alone."""
+        return self.source.list_digest if self.listed is None else self.listed.digest(positions)
 
     def missing(self, positions: list[int]) -> list[int]:
         """Those of `positions` that are not in the bank, ascending, each once."""
@@ -141,6 +188,11 @@ class Bank:
 
     def expect(self, source: Source) -> None:
         """Raise UserError unless the bank is empty or made from `source`."""
+        if self.source is not None and source.list_digest == BY_CONTENT != self.source.list_digest:
+            raise UserError(
+                f"{self.folder} is from before single images were tracked, so its rows cannot be told apart."
+                f" Remove {self.folder.parents[1]}; features.py makes the features anew"
+            )
         if self.source not in (None, source):
             other_list = self.source.list_digest != source.list_digest
             raise UserError(
@@ -153,7 +205,7 @@ class Bank:
         """`positions`, or for None those of the whole list. Raises MissingFeatures when rows are not there."""
         if self.source is None:
             raise MissingFeatures(f"no features in {self.folder}")
-        positions = list(range(self.source.length)) if positions is None else positions
+        positions = list(range(self.length)) if positions is None else positions
         if absent := self.missing(positions):
             raise MissingFeatures(f"{len(absent)} of {len(set(positions))} rows are missing in {self.folder}")
         return positions
@@ -190,20 +242,42 @@ class Bank:
                 for some, own in zip(targets.split(READ_ROWS), rows.split(READ_ROWS), strict=True):
                     features[some] = stored[own].float()
                 labels[targets] = shard.get_tensor("labels")[rows]
+        if self.listed is not None:  # an image may have moved to another class
+            labels = torch.tensor([self.listed.labels[position] for position in positions])
         return features, labels
 
 
-def shard_path(folder: Path, positions: list[int]) -> Path:
-    """Where the shard with exactly these positions lies: the same rows always have the same name."""
-    digest = hashlib.sha256(json.dumps(positions).encode()).hexdigest()[:16]
+def shard_path(folder: Path, positions: list[int], contents: Sequence[str] | None = None) -> Path:
+    """Return the path of the shard with exactly these positions (and contents): the same rows have the same name."""
+    rows = positions if contents is None else [positions, list(contents)]
+    digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
     return folder / f"{positions[0]:08d}-{digest}.safetensors"
 
 
-def write_shard(folder: Path, source: Source, positions: list[int], labels: Tensor, features: Tensor) -> None:
-    """Append a shard: `features` [n, ...] and `labels` [n] of the images at `positions`, stored as `source` says."""
+def write_shard(
+    folder: Path,
+    source: Source,
+    positions: list[int],
+    labels: Tensor,
+    features: Tensor,
+    contents: Sequence[str] | None = None,
+) -> None:
+    """Append a shard: `features` [n, ...] and `labels` [n] of the images at `positions`, stored as `source` says.
+
+    `contents` are the digests of the image files, 32 hex digits each. A shard of rows that are found by content is
+    named after these, any other after its positions.
+    """
     features = features.to("cpu", DTYPES[source.dtype]).contiguous()
     tensors = {"features": features, "labels": labels, "positions": torch.tensor(positions)}
-    save(shard_path(folder, positions), tensors, source)
+    if contents is not None:
+        tensors["contents"] = torch.tensor([list(bytes.fromhex(content)) for content in contents], dtype=torch.uint8)
+    path = shard_path(folder, positions, contents if source.list_digest == BY_CONTENT else None)
+    save(path, tensors, source, bank=bank_name(folder))
+
+
+def bank_name(folder: Path) -> str:
+    """Return what the shards in the folder of a bank state as their bank: `train-layer_0/flip`."""
+    return f"{folder.parent.name}/{folder.name}"
 
 
 @dataclass(frozen=True)
@@ -330,9 +404,37 @@ def read_source(metadata: dict[str, str]) -> Source:
     return Source(**source)
 
 
-def _read_header(path: Path) -> tuple[Source, list[int]]:
+@dataclass(frozen=True)
+class Header:
+    """What a shard states of its rows; `contents` is empty in one from before image files were tracked."""
+
+    source: Source
+    positions: list[int]
+    contents: list[str]
+
+
+def contents_of(tensor: Tensor) -> list[str]:
+    """Return content digests, 32 hex digits each, of uint8 [n, 16]."""
+    return [bytes(row).hex() for row in tensor.tolist()]
+
+
+def read_header(path: Path) -> Header:
+    """Read all of a shard but features and labels.
+
+    Raises MissingFeatures for a file that cannot be read, UserError for a shard of another bank (a moved folder).
+    """
     with reading(path) as shard:
-        return read_source(shard.metadata()), shard.get_tensor("positions").tolist()
+        metadata = shard.metadata() or {}
+        bank = metadata.get("bank")
+        contents = shard.get_tensor("contents") if "contents" in shard.keys() else ()  # noqa: SIM118
+        header = Header(
+            read_source(metadata),
+            shard.get_tensor("positions").tolist(),
+            contents_of(contents) if len(contents) else [],
+        )
+    if bank not in (None, bank_name(path.parent)):
+        raise UserError(f"{path} belongs to {bank}, and lies in {bank_name(path.parent)}; move it back, or remove it")
+    return header
 
 
 def differences(found: Source, wanted: Source) -> str:

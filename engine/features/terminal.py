@@ -7,13 +7,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from engine import datasets
 from engine.clip.load import Encoder
+from engine.datasets import Benchmark
 from engine.datasets.checks import counted
 from engine.features.extract import CorruptImages, extract
+from engine.features.listing import write_listing
 from engine.features.mining import mine_splits
 from engine.features.planning import DatasetPlan
+from engine.features.store import Place
 from engine.features.texts import TextPlan, extract_texts
-from engine.features.verify import check
+from engine.features.verify import changed_images, check
 from engine.features.zeroshot import measure
 from engine.optimizer import GRIDS
 
@@ -25,6 +29,7 @@ def make(plan: DatasetPlan, encoder: Encoder, *, batch_size: int, workers: int) 
             for remark in _remarks(texts, encoder.name):
                 bar.write(remark)
             extract_texts(texts, encoder, bar.update)
+    write_listing(plan.place, plan.listing)  # after prompts, which are made anew where it had other class names
     with tqdm(total=plan.passes, desc=f"{plan.title} images", unit="image", disable=not plan.passes) as bar:
         try:
             extract(plan.images, encoder, batch_size=batch_size, workers=workers, progress=bar.update)
@@ -77,3 +82,19 @@ def verify(paths: list[Path], repair: bool) -> int:
     if undigested:
         print(f"{counted(undigested, 'file')} from before there were digests: whether they are as written is not known")
     return bad
+
+
+def verify_images(place: Place, benchmark: Benchmark, repair: bool) -> int:
+    """Compare the content of images with what their features were made of, and name those that changed; how many.
+
+    With `repair` features.py makes their features anew.
+    """
+    changed = changed_images(place, benchmark)
+    for impath in changed:
+        print(f"{benchmark.image_dir / impath} is not the image that its features were made of")
+    if repair:
+        for path in {path for shards in changed.values() for path in shards}:
+            path.unlink(missing_ok=True)
+        if benchmark.files and changed:
+            datasets.forget(benchmark, list(changed))
+    return len(changed)

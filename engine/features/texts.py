@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -53,9 +53,12 @@ def plan_texts(
     place: Place,
     encoder: Encoder,
     store_dtype: str = "fp32",
+    outdated: str | None = None,
 ) -> TextPlan:
     """Which files of the features of `prompts` are missing at `place`, of those for each number of trainable layers.
 
+    A file of the prompts with the digest `outdated` counts as missing: in custom datasets classes come, go and are
+    renamed.
     Raises UserError when one there was made by other weights or in another way, or from other prompts.
     """
     wanted, missing = {}, []
@@ -73,7 +76,14 @@ def plan_texts(
         wanted[layers] = path, source
         if not path.exists():
             missing.append(layers)
-        elif (found := texts_source(path)) != source:
+        elif (found := texts_source(path)) == source:
+            continue
+        elif (
+            found.list_digest == outdated
+            and replace(found, list_digest=source.list_digest, length=len(prompts)) == source
+        ):
+            missing.append(layers)
+        else:
             raise UserError(
                 f"{path} was not made from the prompts of {dataset} by {encoder.name}, as they are now:"
                 f" {_difference(found, source)}.\nremove it to make it anew, or give another --feature_dir"

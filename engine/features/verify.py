@@ -16,14 +16,23 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from engine.datasets import Benchmark
+from engine.datasets.benchmark import PARTS
 from engine.datasets.checks import first
+from engine.datasets.custom.tracking import file_states
+from engine.features.listing import stored_listing
 from engine.features.store import (
+    BY_CONTENT,
+    CONTENT_BYTES,
     MissingFeatures,
     Place,
     Source,
+    bank_name,
+    contents_of,
     differences,
     digests,
     finite_rows,
+    read_header,
     read_source,
     reading,
     shard_path,
@@ -38,15 +47,15 @@ class Checked:
     """A file of the store and what is wrong with it, None for nothing.
 
     `has_digest` is False for one from before digests were stated, whose numbers nothing tells to be the ones that were
-    written. A sound shard has `positions`, of which `twice` are in shards before it too: two runs at once may do that,
-    and it harms nothing. `source` is None for a file that cannot be read.
+    written. A sound shard has `rows` (positions, or content digests), of which `twice` are in shards before it too: two
+    runs at once may do that, and it harms nothing. `source` is None for a file that cannot be read.
     """
 
     path: Path
     fault: str | None
     has_digest: bool = True
     source: Source | None = None
-    positions: tuple[int, ...] = ()
+    rows: tuple[int | str, ...] = ()
     twice: int = 0
 
 
@@ -61,6 +70,28 @@ def check(paths: list[Path], progress: Callable[[int], object] = lambda count: N
     for _, group in groupby(paths, key=lambda path: path.parent):
         files = [_check_file(path, progress) for path in group]
         yield from _twice(_mixed(files))
+
+
+def changed_images(place: Place, benchmark: Benchmark) -> dict[str, list[Path]]:
+    """Return the images whose content is not that which features at `place` were made of, with the shards that have it.
+
+    All images with features are read. In a custom dataset a shard has an image by its content, so none is at fault.
+    """
+    listing, made_of, shards = stored_listing(place), {}, {}
+    if listing is not None:
+        lists = [listing.part(part) for part in PARTS]
+        made_of = {path: content for own in lists for path, content in zip(own.paths, own.contents, strict=True)}
+    for part in PARTS if listing is None else ():
+        items = benchmark.part(part)
+        for path in sorted(place.folder.glob(f"{part}-layer_*/*/*.safetensors")):
+            header = read_header(path)
+            for position, content in zip(header.positions, header.contents, strict=False):
+                if position < len(items):
+                    made_of[items[position].impath] = content
+                    shards.setdefault(items[position].impath, []).append(path)
+    there = (impath for impath in made_of if (benchmark.image_dir / impath).is_file())  # or it has no content
+    now = file_states(benchmark.image_dir, there, {})
+    return {path: shards.get(path, []) for path, state in now.items() if state.content != made_of[path]}
 
 
 def _check_file(path: Path, progress: Callable[[int], object]) -> Checked:
@@ -81,14 +112,22 @@ def _check_content(path: Path, file: safe_open) -> Checked:
     source = read_source(metadata)
     stated, found = digests(metadata, tensors)
     is_text = "prompts" in metadata
+    bank = metadata.get("bank")
     if stated not in (None, found):
         fault = f"is not what was written: its digest is {found[:12]}, and {stated[:12]} was stated"
+    elif bank not in (None, bank_name(path.parent)):
+        fault = f"belongs to {bank}, and lies in {bank_name(path.parent)}"
     elif is_text:
         fault = _fault_of_texts(tensors, metadata)
     else:
         fault = _fault_of_shard(tensors, source, path)
-    positions = () if is_text or fault else tuple(tensors["positions"].tolist())
-    return Checked(path, fault, stated is not None, source, positions)
+    rows = () if is_text or fault else tuple(_contents(tensors, source) or tensors["positions"].tolist())
+    return Checked(path, fault, stated is not None, source, rows)
+
+
+def _contents(tensors: dict[str, Tensor], source: Source) -> list[str] | None:
+    """The content digests of a shard whose rows are found by them; None for rows that are found by position."""
+    return contents_of(tensors["contents"]) if source.list_digest == BY_CONTENT else None
 
 
 def _fault_of_shard(tensors: dict[str, Tensor], source: Source, path: Path) -> str | None:
@@ -98,13 +137,17 @@ def _fault_of_shard(tensors: dict[str, Tensor], source: Source, path: Path) -> s
     if features.dim() < 2 or not (len(positions) and labels.shape == positions.shape == count):
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in sorted(tensors.items()))
         return f"does not hold a row per image: {shapes}"
+    contents = tensors.get("contents")
+    if contents is not None and (contents.dtype, contents.shape) != (torch.uint8, (len(labels), CONTENT_BYTES)):
+        return "does not hold a content digest per image"
+    by_content = source.list_digest == BY_CONTENT
     outside = positions[(positions < 0) | (positions >= source.length)].tolist()
-    if outside:
+    if outside and not by_content:
         return f"has rows of a list of {source.length} images at positions {first(outside, len(outside))}"
     if len(positions.unique()) < len(positions):
         return "has an image twice"
-    if shard_path(path.parent, positions.tolist()).name != path.name:
-        return "is not named after the positions that it holds"
+    if shard_path(path.parent, positions.tolist(), _contents(tensors, source)).name != path.name:
+        return f"is not named after the {'images' if by_content else 'positions'} that it holds"
     return _fault_of_rows(features, labels, positions)
 
 
@@ -133,11 +176,11 @@ def _mixed(files: list[Checked]) -> list[Checked]:
     """The files of a folder, where a shard of another source than most rows of the bank is at fault."""
     rows: Counter[Source] = Counter()
     for file in files:
-        rows[file.source] += len(file.positions)
+        rows[file.source] += len(file.rows)
     ((most, _),) = rows.most_common(1)
 
     def judge(file: Checked) -> Checked:
-        if not file.positions or file.source == most:
+        if not file.rows or file.source == most:
             return file
         fields = "; ".join(line.strip() for line in differences(file.source, most).splitlines())
         return replace(file, fault=f"was made from something else than the other shards: {fields}")
@@ -147,10 +190,10 @@ def _mixed(files: list[Checked]) -> list[Checked]:
 
 def _twice(files: list[Checked]) -> list[Checked]:
     """The files of a folder, each with how many of its rows sound shards before it have too."""
-    seen: set[int] = set()
+    seen: set[int | str] = set()
     counted = []
     for file in files:
-        counted.append(replace(file, twice=len(seen.intersection(file.positions))))
+        counted.append(replace(file, twice=len(seen.intersection(file.rows))))
         if file.fault is None:
-            seen.update(file.positions)
+            seen.update(file.rows)
     return counted

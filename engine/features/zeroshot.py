@@ -25,7 +25,8 @@ def measure(plan: DatasetPlan) -> Iterator[tuple[str, ZeroShot]]:
 
 
 def _measure(plan: DatasetPlan, augmentation: str, positions: list[int]) -> ZeroShot:
-    bank, path, pick = Bank(plan.place.bank("val", 0, "none")), plan.place.texts(0, augmentation), None
+    bank = Bank(plan.place.bank("val", 0, "none"), plan.listing and plan.listing.val)
+    path, pick = plan.place.texts(0, augmentation), None
     if augmentation == MINING:
         split = max(plan.mined, key=lambda split: len(split.val))
         origin = Origin.of(texts_source(path), bank.source, split.digest)

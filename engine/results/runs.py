@@ -68,6 +68,10 @@ class Accuracy:
     test: float | None = None
 
 
+CLASSIFIERS = ("trained", "wiseft", "zeroshot")
+"""The classifiers of which a record has accuracies."""
+
+
 WAYS = ("features", "prompts")
 """What a run's inputs have beside digests where features of images or prompts were not made as the protocol says."""
 
@@ -173,7 +177,7 @@ def record_of(content: dict[str, Any]) -> Record:
     content["cell"] = Cell(**content["cell"])
     content["hyperparameters"] = Hyperparameters(*content["hyperparameters"])
     content["grid"] = [Hyperparameters(*point) for point in content["grid"]]
-    for classifier in ("trained", "wiseft", "zeroshot"):
+    for classifier in CLASSIFIERS:
         content[classifier] = Accuracy(**content[classifier])
     content["shifted"] = {name: Shifted(**tested) for name, tested in content.get("shifted", {}).items()}
     return Record(**content)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from engine import config, datasets, templates
 from engine.clip import names
-from engine.datasets.benchmark import PARTS
 from engine.errors import UserError
+from engine.features.listing import changes, listing_of, require_same
 from engine.features.store import MissingFeatures, Place, prompts_digest
 from engine.results.runs import Cell
 from engine.sweep.data import DatasetFeatures
@@ -48,6 +48,7 @@ def load_features(
             try:
                 loaded.append(DatasetFeatures(own, args.feature_dir, args.indices_dir, device, layers, tests))
                 _check_paths(loaded[-1], own[0], args.feature_dir)
+                _check_images(loaded[-1], Place.of(args.feature_dir, *place))
             except MissingFeatures as error:
                 hint = "" if args.clip_weights else names.hint(encoder)
                 make = config.command("features.py", config.FEATURES, args, dataset=[dataset], **same)
@@ -57,19 +58,25 @@ def load_features(
     return loaded
 
 
-def _check_paths(data: DatasetFeatures, cell: Cell, feature_dir: str) -> None:
-    """Refuse features of other images or templates than lie at paths of one's own, which give no more than a name.
+def _check_images(data: DatasetFeatures, place: Place) -> None:
+    """Raise MissingFeatures if the images of a custom dataset are on this machine and changed since the features."""
+    images = datasets.given(data.cells[0].dataset)
+    if not data.is_custom or not os.path.exists(images):
+        return  # features are enough to train
+    now = listing_of(datasets.load(data.cells[0].dataset, "", write=False))
+    require_same(place, images, now)
+    if changed := changes(data.listing, now):
+        raise MissingFeatures(
+            f"{images} changed since its features were made: {', '.join(changed)}; features.py makes these anew"
+        )
 
-    What is no longer there is not looked at: features are enough to train.
-    """
+
+def _check_paths(data: DatasetFeatures, cell: Cell, feature_dir: str) -> None:
+    """Refuse features of other templates than lie at a path, of which a store has the name alone."""
     made = data.inputs(cell)
     where = f"the features of {cell.dataset} in {feature_dir} were made"
     apart = "rename one of the two, or make features anew with another --feature_dir, --indices_dir and --result_dir"
-    images, file = datasets.given(cell.dataset), templates.given(cell.text_augmentation)
-    if datasets.is_own(cell.dataset) and os.path.exists(images):
-        now = datasets.load(cell.dataset, "", check_images=False, write=False)
-        if other := [part for part in PARTS if now.digest(part) != made[part]]:
-            raise UserError(f"{where} of other images than {images} has now in {', '.join(other)}; {apart}")
+    file = templates.given(cell.text_augmentation)
     if cell.text_augmentation not in templates.AUGMENTATIONS and os.path.exists(file):
         today = templates.templates(cell.text_augmentation, cell.dataset)
         try:

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine import memory
+from engine import datasets, memory
 from engine.datasets.few_shot import ALL, FewShotSplit, load_splits
 from engine.errors import UserError
+from engine.features.listing import read_listing
 from engine.features.mining import Origin, read_mined
 from engine.features.store import (
     Bank,
+    MissingFeatures,
     Place,
     Source,
     Texts,
@@ -80,17 +82,26 @@ class DatasetFeatures:
         self.image_part = encoder.image[cell.image_layer] if encoder else None
         self.text_part = encoder.text[cell.text_layer] if encoder else None
         asked = [c.shots for c in cells], [c.seed for c in cells]
-        splits = load_splits(indices_dir, cell.dataset, *asked, cell.max_val_shot)
+        place = Place.of(feature_dir, cell.encoder, cell.dataset)
+        self.listing = read_listing(place)
+        if self.listing is None and datasets.is_own(cell.dataset):
+            raise MissingFeatures(
+                f"no features of {cell.dataset}: {place.listing}, which lists their images, is not there"
+            )
+        contents = self.listing and {part: self.listing.part(part).contents for part in ("train", "val")}
+        splits = load_splits(indices_dir, cell.dataset, *asked, cell.max_val_shot, contents)
         self.splits = {(split.shots, split.seed): split for split in splits}
         self.positions = {
             "train": sorted({position for split in self.splits.values() for position in split.train}),
             "val": sorted({position for split in self.splits.values() for position in split.val}),
             "test": None,  # all of them
         }
-        place = Place.of(feature_dir, cell.encoder, cell.dataset)
         self.views = training_views(cell.image_augmentation, cell.image_views)
         parts = [*(("train", view) for view in self.views), ("val", "none"), ("test", "none")]
-        self._banks = {(part, view): Bank(place.bank(part, cell.image_layer, view)) for part, view in parts}
+        self._banks = {
+            (part, view): Bank(place.bank(part, cell.image_layer, view), self.listing and self.listing.part(part))
+            for part, view in parts
+        }
         self._text_path = place.texts(cell.text_layer, cell.text_augmentation)
         self._text_source = texts_source(self._text_path)
         self._check_layers(self._text_path, self._text_source, cell.text_layer, encoder)
@@ -138,11 +149,18 @@ class DatasetFeatures:
 
     def inputs(self, cell: Cell) -> dict[str, str]:
         """Digests of all that a cell's runs are trained on, and how features were made if not as the protocol does."""
-        lists = {part: bank.source.list_digest for (part, _), bank in self._banks.items()}
-        split = self.splits[cell.shots, cell.seed].digest
+        split = self.splits[cell.shots, cell.seed]
+        rows = {"train": split.train, "val": split.val, "test": None}
+        lists = {part: bank.list_digest(rows[part]) for (part, _), bank in self._banks.items()}
         encoder, text = self._text_source.encoder_digest, self._prompts_of(cell).digest
         ways = zip(WAYS, (self._banks["train", "none"].source.settings, self._text_source.settings), strict=True)
-        return {"encoder": encoder, "text": text, "split": split, **lists, **{name: how for name, how in ways if how}}
+        return {
+            "encoder": encoder,
+            "text": text,
+            "split": split.digest,
+            **lists,
+            **{name: how for name, how in ways if how},
+        }
 
     @property
     def classnames(self) -> list[str]:
@@ -158,7 +176,7 @@ class DatasetFeatures:
         if shifted is not None:
             return self._stream(shifted.bank, shifted.classes)
         bank = self._banks["test", "none"]
-        in_memory = self.image_part is None and bank.source.length * bank.row_bytes <= TEST_SET
+        in_memory = self.image_part is None and bank.length * bank.row_bytes <= TEST_SET
         return [self._test_set] if in_memory else self._stream(bank)
 
     @property
@@ -293,11 +311,16 @@ class DatasetFeatures:
 
     def _stream(self, bank: Bank, classes: Tensor | None = None) -> Iterator[tuple[Inputs, Tensor]]:
         """A bank of test images from disk, batch by batch; `classes` [k] are those of its labels, where others."""
-        for positions in torch.arange(bank.source.length).split(self.rows_at_a_time):
+        for positions in torch.arange(bank.length).split(self.rows_at_a_time):
             known = self.classes if classes is None else len(classes)
             features, labels = self._read_bank(bank, "test", positions.tolist(), known)
             labels = labels.to(self.device)
             yield (features.to(self.device),), labels if classes is None else classes[labels]
+
+    @property
+    def is_custom(self) -> bool:
+        """Whether the images are a custom dataset's, which may change."""
+        return self.listing is not None
 
     def _pick(self, part: str, views: list[str], positions: list[int]) -> Samples:
         """The images at `positions` of a part, in each of the views that were read."""
@@ -313,7 +336,7 @@ class DatasetFeatures:
         Where they take more than half of the memory that is free, they lie in a file of their own, which is mapped.
         """
         banks, positions = [self._banks[part, view] for view in views], self.positions[part]
-        shape = [len(views), len(positions or range(banks[0].source.length)), *banks[0].row_shape]
+        shape = [len(views), len(positions or range(banks[0].length)), *banks[0].row_shape]
         on_cpu = torch.device(self.device).type == "cpu"
         large = on_cpu and 4 * math.prod(shape) > memory.free("cpu") // 2
         features = memory.scratch(shape, banks[0].folder) if large else torch.empty(shape)

@@ -21,6 +21,7 @@ from engine.model.zeroshot import ZeroShot
 from engine.optimizer import GRIDS, Hyperparameters
 from engine.results import heads
 from engine.results.runs import (
+    CLASSIFIERS,
     Accuracy,
     Cell,
     Record,
@@ -99,12 +100,33 @@ class CellSweep:
         self.classnames = data.classnames if options.save_heads else []
         self.records = read_cell(cell, options.result_dir)
         self.waiting: dict[Hyperparameters, Trained] = {}
+        self.outdated = self._drop_outdated() if data.is_custom else 0
         for record in self.records.values():
             if record.inputs != self.inputs or record.grid != self.points:
                 raise UserError(
                     f"{cell.folder(options.result_dir)} holds runs on other features, another split or another grid"
                     f" ({_differences(record.inputs, self.inputs)}); remove it, or give another --result_dir"
                 )
+
+    def _drop_outdated(self) -> int:
+        """Remove records of runs whose images, split or class names changed in a custom dataset; return how many.
+
+        Where the test set alone changed, a run stays and loses its test.
+        """
+        dropped = 0
+        for point, record in list(self.records.items()):
+            if record.inputs == self.inputs and record.grid == self.points:
+                continue
+            dropped += 1
+            trained_on = {name: digest for name, digest in record.inputs.items() if name != "test"}
+            if trained_on.items() <= self.inputs.items() and record.grid == self.points:
+                untested = {name: replace(getattr(record, name), test=None) for name in CLASSIFIERS}
+                self.records[point] = replace(record, inputs=self.inputs, shifted={}, **untested)
+                write_record(self.records[point], self.options.result_dir)
+            else:
+                record_path(self.cell, point, self.options.result_dir).unlink(missing_ok=True)
+                del self.records[point]
+        return dropped
 
     @cached_property
     def problem(self) -> Problem:
@@ -263,6 +285,8 @@ def outstanding(grids: list[CellSweep], options: Options) -> tuple[str, int]:
     runs, missing = sum(len(grid.points) for grid in grids), sum(len(grid.to_train()) for grid in grids)
     size = f"{counted(len(grids), 'cell')}, {counted(runs, 'run')}"
     title = f"{cell.encoder} {cell.dataset}: {size}, {missing:,} to train on {options.device}"
+    if outdated := sum(grid.outdated for grid in grids):
+        title += f"\nnote: {counted(outdated, 'run')} used images, splits or class names that have changed"
     return title, missing * cell.max_iter
 
 

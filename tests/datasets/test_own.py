@@ -15,6 +15,7 @@ from PIL import Image
 from engine import datasets
 from engine.datasets import few_shot, registry
 from engine.datasets.benchmark import PARTS
+from engine.datasets.custom import dividing
 from engine.errors import UserError
 
 
@@ -101,27 +102,49 @@ def test_nothing_is_written_unless_it_shall_be(photos):
         assert drawn.digest(part) == first.digest(part) == written.digest(part)
 
 
-def test_other_files_of_the_same_names_are_other_lists(photos, put_images):
-    """What was made of one folder is not taken for another of its name; what becomes of files later is no matter."""
+def test_files_that_changed_are_told_from_files_that_were_touched(photos):
+    """By size and time first, and by content where these differ; a copied folder is the same dataset."""
     before = read(photos)
-    shutil.copytree(photos, photos.parent / "moved" / "photos")
-    (photos / "cat" / "3.jpg").write_bytes((photos / "cat" / "3.jpg").read_bytes() + b"sound again")
-    assert read(photos).digest("train") == before.digest("train")
-    (photos / "split.json").unlink()
-    other = read(photos)
-    assert [paths(other, part) for part in PARTS] == [paths(before, part) for part in PARTS]
-    assert all(other.digest(part) != before.digest(part) for part in PARTS)
+    picture = photos / "cat" / "3.jpg"
+    os.utime(picture, ns=(1, 1))
+    touched = read(photos)
+    assert (touched.notes, touched.files["cat/3.jpg"].modified) == ((), 1)
+    assert touched.files["cat/3.jpg"].content == before.files["cat/3.jpg"].content
+    shutil.copytree(photos, photos.parent / "moved" / "photos", copy_function=shutil.copyfile)
+    picture.write_bytes(picture.read_bytes()[:-1] + b"?")
+    (note,) = read(photos, write=False).notes
+    assert "1 image replaced (cat/3.jpg). features.py brings the file up to date" in note
+    (note,) = read(photos).notes
+    assert "1 image replaced (cat/3.jpg). The file is up to date now" in note
+    assert read(photos).notes == ()
+    changed = [path for path, state in read(photos).files.items() if state.content != before.files[path].content]
+    assert changed == ["cat/3.jpg"]
     registry.FORMATS.pop("photos")
-    assert read(photos.parent / "moved" / "photos").digest("train") == before.digest("train")
+    moved = read(photos.parent / "moved" / "photos")
+    assert [moved.contents(part) for part in PARTS] == [before.contents(part) for part in PARTS]
+
+
+def test_times_alone_need_no_folder_that_can_be_written_to(photos, monkeypatch):
+    before = read(photos)
+    os.utime(photos / "cat" / "3.jpg", ns=(1, 1))
+    monkeypatch.setattr(dividing, "write_text", _fail)
+    after = read(photos)
+    assert [after.contents(part) for part in PARTS] == [before.contents(part) for part in PARTS]
+    (photos / "cat" / "3.jpg").write_bytes(b"another")
+    assert "cannot be written" in error(photos)
+
+
+def _fail(path, text):
+    raise UserError(f"{path} cannot be written")
 
 
 def test_copies_and_links_are_noted(photos):
     """They may be trained on and tested on."""
     shutil.copy(photos / "cat" / "1.jpg", photos / "cat" / "copy.jpg")
     (photos / "cat" / "again").symlink_to(photos / "big_dog")
-    (note, _) = read(photos).notes
+    (_, note) = read(photos).notes
     assert "more than once, as copies or links: big_dog/0.jpg and cat/again/0.jpg, big_dog/1.jpg and" in note
-    assert "and 6 more; what is trained on may be tested on" in note
+    assert "and 6 more; training images may be among" in note
 
 
 def test_a_line_of_the_split_that_was_copied_is_refused(photos):
@@ -150,25 +173,80 @@ def test_each_part_has_an_image_of_each_class(tmp_path, put_images, count, divid
     assert [len(found.part(part)) // 2 for part in PARTS] == divided
 
 
-def test_images_that_come_later_are_noticed_and_left_out(photos, put_images):
+def test_images_that_come_later_are_divided_and_the_others_stay(photos, put_images):
+    """In the shares of the first ones; a new class as a first reading would divide it."""
     before = read(photos)
-    put_images(photos, ["cat/new.jpg", "ant/0.jpg", "ant/1.jpg"])
+    new = [f"cat/new {number}.jpg" for number in range(10)]
+    put_images(photos, [*new, "ant/0.jpg", "ant/1.jpg", "ant/2.jpg"])
     after = read(photos)
-    assert [paths(after, part) for part in PARTS] == [paths(before, part) for part in PARTS]
     (note,) = after.notes
-    assert "leaves out 3 images (of new classes too: ant): " in note
-    assert f"delete {photos}/split.json, and what indices, features and experiments have of photos" in note
-    put_images(photos, ["ant/2.jpg"])
-    (photos / "split.json").unlink()
-    assert len(every_path(read(photos))) == 24
+    assert "13 images added (ant/0.jpg, ant/1.jpg, ant/2.jpg, cat/new 0.jpg, cat/new 1.jpg and 8 more)" in note
+    assert "new class ant" in note
+    assert after.classnames == ["big_dog", "cat", "ant"]
+    for part, (of_cats, of_ants) in {"train": (10, 1), "val": (4, 1), "test": (6, 1)}.items():
+        assert set(paths(before, part)) < set(paths(after, part))
+        labels = after.labels(part)
+        assert labels == sorted(labels)
+        assert (labels.count(1), labels.count(2)) == (of_cats, of_ants)
+    assert read(photos).notes == ()
 
 
-def test_images_that_went_are_named(photos):
-    gone = paths(read(photos), "test")[0]
+def test_images_that_went_leave_the_others_where_they_were(photos):
+    before = read(photos)
+    gone = paths(before, "test")[0]
     (photos / gone).unlink()
-    said = error(photos)
-    assert f"photos/split.json lists 1 image that the folder lacks: {gone}. Put back what is gone, or delete" in said
-    assert read(photos, check_images=False).test  # enough to draw few-shot splits
+    assert gone in paths(read(photos, check_images=False), "test")  # enough to draw few-shot splits
+    (note,) = (after := read(photos)).notes
+    assert f"photos/split.json is older than the images: 1 image removed ({gone}). The file is up to date" in note
+    assert [paths(after, part) for part in PARTS] == [
+        [path for path in paths(before, part) if path != gone] for part in PARTS
+    ]
+    for path in photos.glob("cat/*"):
+        if f"cat/{path.name}" in paths(after, "train"):
+            path.unlink()
+    assert "split.json: no image to train on is left of cat. Add some, remove the class, or delete" in error(photos)
+    shutil.rmtree(photos / "cat")
+    assert "has one class" in error(photos)
+
+
+def test_images_and_classes_with_new_names_are_recognised(photos):
+    """By their content; labels stay, and whatever was made of the images stays with them."""
+    before = read(photos)
+    (photos / "big_dog").rename(photos / "wolf")
+    (photos / "cat" / "2.jpg").rename(photos / "cat" / "two.jpg")
+    (note,) = (after := read(photos)).notes
+    assert "11 images renamed (" in note
+    assert "cat/2.jpg to cat/two.jpg" in note or "and 6 more" in note
+    assert "class big_dog is called wolf now" in note
+    assert after.classnames == ["wolf", "cat"]
+    for part in PARTS:
+        assert sorted(after.contents(part)) == sorted(before.contents(part))
+    (photos / "wolf" / "5.jpg").rename(photos / "cat" / "from wolf.jpg")
+    (note,) = (after := read(photos)).notes
+    assert "1 image renamed (wolf/5.jpg to cat/from wolf.jpg); 1 image moved to another class or split (" in note
+    assert next(item.label for part in PARTS for item in after.part(part) if "from wolf" in item.impath) == 1
+
+
+def test_split_files_of_earlier_versions_are_kept(photos):
+    """They knew no single images, and their lists are what counts."""
+    before = read(photos)
+    split = json.loads((photos / "split.json").read_text(encoding="utf-8"))
+    split["files"] = "0" * 64
+    del split["images"]
+    (photos / "split.json").write_text(json.dumps(split))
+    again = read(photos)
+    assert again.notes == ()
+    assert [again.part(part) for part in PARTS] == [before.part(part) for part in PARTS]
+    assert again.files == before.files
+    assert "images" in json.loads((photos / "split.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("states", [[], {"cat/0.jpg": [1, 2]}, {"cat/0.jpg": [1, 2, "x"]}, {"cat/0.jpg": None}])
+def test_states_that_are_none_are_refused(photos, states):
+    read(photos)
+    split = json.loads((photos / "split.json").read_text(encoding="utf-8"))
+    (photos / "split.json").write_text(json.dumps(split | {"images": states}))
+    assert 'split.json: "images" does not hold [bytes, modification time, content digest]' in error(photos)
 
 
 def test_parts_in_folders(tmp_path, put_images):
@@ -189,7 +267,9 @@ def test_val_is_drawn_from_train_where_there_is_none(tmp_path, put_images):
     assert len(every_path(found)) == len(set(every_path(found)))
     assert read(tmp_path / "own").notes == ()
     put_images(tmp_path / "own", ["val/a/0.jpg", "val/b/0.jpg"])
-    assert "split.json says another class name or part of 4 images than there is now" in error(tmp_path / "own")
+    (note,) = (found := read(tmp_path / "own")).notes
+    assert "2 images added (val/a/0.jpg, val/b/0.jpg); 4 images moved to another class or split" in note
+    assert [len(found.part(part)) for part in PARTS] == [14, 2, 6]
 
 
 def test_folders_are_gone_through_to_the_last(photos, put_images):
@@ -243,7 +323,9 @@ def test_a_list_with_a_split(csv):
     assert set(paths(found, "val")) == {f"images/{i}.jpg" for i in range(10, 14)}
     assert found.classnames == ["n 0", "n 1"]
     csv(["image,label,split", *[row.rsplit(",", 2)[0] for row in rows[:-1]], "images/19.jpg,n 1,train"])
-    assert "another class name or part of 1 image than there is now: images/19.jpg" in error(path)
+    (note,) = (found := read(path)).notes
+    assert "1 image moved to another class or split (images/19.jpg)" in note
+    assert [len(found.part(part)) for part in PARTS] == [11, 4, 5]
 
 
 @pytest.mark.parametrize(
@@ -298,7 +380,9 @@ def test_classes_are_renamed(photos, put_images):
         "cat": "domestic cat",
     }
     (photos / "classnames.txt").unlink()
-    assert "split.json says another class name or part of 23 images" in error(photos)
+    (note,) = read(photos).notes
+    assert "class lion, tiger is called big cat now; class Bernhardiner-Hündin is called big_dog now" in note
+    assert read(photos).classnames == ["big cat", "big x", "big_dog", "cat"]
     (photos / "split.json").unlink()
     (photos / "classnames.json").write_text('{"cat": "Katze"}')
     assert read(photos).classnames == ["big cat", "big x", "big_dog", "Katze"]
@@ -456,8 +540,8 @@ def test_few_shot_splits_are_drawn_and_shortages_named(photos, tmp_path):
     _cut(photos, 4)
     found = read(photos)
     asked = tmp_path / "indices", [1, 8, few_shot.ALL], [1, 2]
-    assert len(few_shot.draw_missing(found, *asked)) == 6
-    assert few_shot.draw_missing(found, *asked) == []
+    assert [done for _, done in few_shot.update_splits(found, *asked)] == ["written"] * 6
+    assert [done for _, done in few_shot.update_splits(found, *asked)] == ["exists"] * 6
     drawn = few_shot.checked_splits(found, *asked)
     assert [len(split.train) for split in drawn] == [2, 2, 7, 7, 7, 7]
     assert [len(split.val) for split in drawn] == [2, 2, 3, 3, 3, 3]
@@ -465,3 +549,27 @@ def test_few_shot_splits_are_drawn_and_shortages_named(photos, tmp_path):
     assert "of 8 images a class in train, some have fewer, and give all they have: big_dog (5), cat (2). 2 are" in train
     assert "of 4 images a class in val, some have fewer, and give all they have: big_dog (2), cat (1). 1 are" in val
     assert few_shot.shortages(found, [1, few_shot.ALL]) == []
+
+
+def test_few_shot_splits_keep_the_images_that_are_there_still(photos, put_images, tmp_path):
+    """A split has content digests; an image that is gone, and no other, is drawn again."""
+    asked = tmp_path / "indices", [4], [1]
+    (split, _), *_ = few_shot.update_splits(found := read(photos), *asked)
+    drawn = [paths(found, "train")[position] for position in split.train]
+    (photos / drawn[1]).unlink()
+    (photos / drawn[6]).rename(photos / Path(drawn[6]).parent / "renamed.jpg")
+    put_images(photos, ["ant/0.jpg", "ant/1.jpg", "ant/2.jpg"])
+    found = read(photos)
+    with pytest.raises(UserError, match=r"shot_4-seed_1.json has images that photos does not have now"):
+        few_shot.checked_splits(found, *asked)
+    ((split, done),) = few_shot.update_splits(found, *asked)
+    assert done == "with 3 images drawn again"  # one for the one that is gone, two of the new class
+    kept = {paths(found, "train")[position] for position in split.train}
+    assert kept.issuperset({*drawn[:1], *drawn[2:6], drawn[7]})
+    assert f"{Path(drawn[6]).parent}/renamed.jpg" in kept
+    assert few_shot.checked_splits(found, *asked) == [split]
+    other = photos.parent / "other" / "photos"
+    put_images(other, [f"{name}/{number}.jpg" for name in ("cat", "big_dog") for number in range(10)])
+    registry.FORMATS.pop("photos")
+    with pytest.raises(UserError, match="is a split of other images: not one of them is there now"):
+        list(few_shot.update_splits(read(other), *asked))

@@ -169,7 +169,7 @@ def test_other_weights_and_other_lists_are_refused(world, random_weights, encode
     assert encoder.digest in str(caught.value)
     assert other.digest in str(caught.value)
     world.bank("bank").parent.rename(world.bank("bank", "test").parent)
-    with pytest.raises(UserError, match="list_digest"):
+    with pytest.raises(UserError, match="belongs to train-layer_0"):
         world.run("bank", [0], part="test")
 
 

@@ -4,23 +4,33 @@ The first reading draws what is not given, and writes a split file in CoOp's for
 
     <folder>/split.json          <list>.split.json for <list>.csv
 
-From then on that file is what counts, whatever is added: what was made from its lists stays true. It has a digest of
-the image files too, as other folders have the same names: `shop 1/photos/good/0001.jpg`, `shop 2/photos/good/0001.jpg`.
+From then on that file says to which split an image belongs. It has the size, modification time and content digest of
+each image, so that images that are replaced, added, removed or renamed are noticed (`tracking`), and the file is
+brought up to date.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.datasets.benchmark import Benchmark
 from engine.datasets.custom.classnames import check_classes, renamed
-from engine.datasets.custom.dividing import compare, draw, new_split, write_split
+from engine.datasets.custom.dividing import copies_note, draw, new_split, write_split
 from engine.datasets.custom.finding import from_folders
 from engine.datasets.custom.lists import from_list
+from engine.datasets.custom.tracking import file_states, update
 from engine.datasets.readers import JsonSplit
 from engine.errors import UserError
+
+UP_TO_DATE = (
+    "The file is up to date now. Few-shot splits keep their other images, features.py makes what is missing, and"
+    " train.py trains the runs again that used what changed"
+)
+OUTDATED = "features.py brings the file up to date"
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,17 @@ class Own:
         """The same path, absolute, so that it lies nowhere under DATA_DIR."""
         return os.path.abspath(self.given)
 
+    @property
+    def split_file(self) -> Path:
+        """The file that says how the images are divided, beside them."""
+        path = Path(self.given)
+        return path.with_name(f"{path.stem}.split.json") if path.is_file() else path / "split.json"
+
+    def forget(self, split: Benchmark, impaths: Iterable[str]) -> None:
+        """Note in the split file that these images are to be looked at, whatever their size and time."""
+        unseen = {impath: replace(split.files[impath], modified=0) for impath in impaths if impath in split.files}
+        write_split(replace(split, files=split.files | unseen), self.split_file)
+
     def read(self, name: str, root: Path, check_images: bool, write: bool = True) -> Benchmark:
         """Read the images, with the split file beside them, which is drawn if there is none, and written if `write`.
 
@@ -45,8 +66,7 @@ class Own:
         is_list = path.is_file()
         if is_list and path.suffix.lower() != ".csv":
             raise UserError(f"{path} is neither a folder of images nor a list of them, which ends in .csv")
-        folder = path.parent if is_list else path
-        split_file = folder / (f"{path.stem}.split.json" if is_list else "split.json")
+        folder, split_file = path.parent if is_list else path, self.split_file
         coop, is_there = JsonSplit("", ".", split_file.name), split_file.exists()
         if is_there and not check_images:
             return replace(coop.read(name, folder, check_images=False), upright=True)
@@ -54,9 +74,15 @@ class Own:
         names = renamed(list(dict.fromkeys(image.label for image in images)), folder)
         notes += check_classes(names, path)
         if is_there:
-            split = coop.read(name, folder, check_images=False)
-            notes += compare(images, names, split, split_file)
+            before = coop.read(name, folder, check_images=False)
+            split, changed = update(before, images, names, split_file)
+            if changed:
+                notes.append(f"{split_file} is older than the images: {changed}. {UP_TO_DATE if write else OUTDATED}")
+            if write and split != before:
+                with suppress(*() if changed else (UserError,)):  # times alone need no folder that can be written to
+                    write_split(split, split_file)
         else:
             split = new_split(draw(images, path), names, name, folder)
-            notes += [*split.notes, *([write_split(split, split_file)] if write else [])]
-        return replace(split, notes=tuple(notes), upright=True)
+            split = replace(split, files=file_states(folder, (image.impath for image in images), {}))
+            notes += [write_split(split, split_file)] if write else []
+        return replace(split, notes=(*notes, *copies_note(split)), upright=True)

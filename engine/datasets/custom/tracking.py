@@ -1,0 +1,215 @@
+"""Bring the split of a folder (or list) up to date with its images: replaced, moved, added and removed ones.
+
+The split file keeps a state of each image: size, modification time, content digest. Content is read again only where
+size or time differ. An image that is still there keeps its split; an image that was renamed is recognised by content.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from engine.datasets.benchmark import PARTS, Benchmark, FileState, Item, content_digest
+from engine.datasets.checks import counted, first
+from engine.datasets.custom.dividing import SHARES, divide, inspect_images
+from engine.datasets.custom.finding import Found
+from engine.errors import UserError
+
+READERS = 8
+"""Threads that read files: on a network disk one waits for most of the time."""
+
+
+def file_states(folder: Path, impaths: Iterable[str], known: Mapping[str, FileState]) -> dict[str, FileState]:
+    """Return the states of image files by impath; files whose size and time are as in `known` are not read.
+
+    Raises UserError for a file that cannot be read.
+    """
+
+    def look(impath: str) -> FileState:
+        try:
+            found = os.stat(folder / impath)
+            state = known.get(impath)
+            if state is None or (state.size, state.modified) != (found.st_size, found.st_mtime_ns):
+                state = FileState(found.st_size, found.st_mtime_ns, content_digest(folder / impath))
+        except OSError as error:
+            raise UserError(f"{folder / impath} cannot be read ({error.strerror or error})") from error
+        return state
+
+    impaths = list(impaths)
+    with ThreadPoolExecutor(READERS) as readers:
+        return dict(zip(impaths, readers.map(look, impaths), strict=True))
+
+
+@dataclass
+class _Changes:
+    """What is otherwise than in the split file: impaths, and class names."""
+
+    replaced: list[str] = field(default_factory=list)
+    renamed: list[str] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        kinds = {
+            "replaced": self.replaced,
+            "renamed": self.renamed,
+            "added": self.added,
+            "removed": self.removed,
+            "moved to another class or split": self.moved,
+        }
+        distinct = {kind: list(dict.fromkeys(own)) for kind, own in kinds.items()}
+        images = [
+            f"{counted(len(own), 'image')} {kind} ({first(own, len(own))})" for kind, own in distinct.items() if own
+        ]
+        return "; ".join(images + self.classes)
+
+
+def update(split: Benchmark, images: list[Found], names: dict[str, str], split_file: Path) -> tuple[Benchmark, str]:
+    """Return a split with the images and class names that there are now, and what changed, "" for nothing.
+
+    `images` are the found ones, `names` the class names by label of these. Images that were added are divided as the
+    first ones were. Raises UserError for a class that has no image to train on any more.
+    """
+    _require_distinct(split, split_file)
+    found = {image.impath: image for image in images}
+    states = file_states(split.image_dir, found, split.files)
+    changes = _Changes()
+    kept = _follow(split, found, states, changes)
+    numbers = _number_classes(split, kept, names, changes)
+    lists = _place(split, kept, images, changes)
+    if new := [image for own in lists.values() for image in own if image.impath in set(changes.added)]:
+        inspect_images(split.image_dir, [image.impath for image in new])
+    items = {
+        part: sorted(
+            (Item(image.impath, numbers[image.label], names[image.label]) for image in own),
+            key=lambda item: (item.label, item.impath),
+        )
+        for part, own in lists.items()
+    }
+    _require_training(items, numbers, names, split_file)
+    classnames = [names[label] for label in sorted(numbers, key=numbers.get)]
+    changed = replace(split, **items, classnames=classnames, files=states)
+    same = replace(split, files=states)
+    return (changed, str(changes)) if str(changes) else (same, "")
+
+
+def _require_distinct(split: Benchmark, split_file: Path) -> None:
+    """Raise UserError for an image that the split file lists twice."""
+    counts = Counter(item.impath for part in PARTS for item in split.part(part))
+    if twice := [impath for impath, count in counts.items() if count > 1]:
+        raise UserError(f"{split_file} has images more than once: {first(twice, len(twice))}; leave one line of each")
+
+
+def _follow(
+    split: Benchmark, found: Mapping[str, Found], states: Mapping[str, FileState], changes: _Changes
+) -> list[tuple[str, Item, Found]]:
+    """Return split, old row and image for the images of the split file that are there still, perhaps renamed."""
+    rows = [(part, item) for part in PARTS for item in split.part(part)]
+    known = {item.impath for _, item in rows}
+    new: dict[str, list[Found]] = {}
+    for impath, image in found.items():
+        if impath not in known:
+            new.setdefault(states[impath].content, []).append(image)
+    kept = []
+    for part, item in rows:
+        before = split.files.get(item.impath)
+        if image := found.get(item.impath):
+            if before is not None and states[item.impath].content != before.content:
+                changes.replaced.append(item.impath)
+        elif before is not None and new.get(before.content):
+            image = new[before.content].pop(0)
+            changes.renamed.append(f"{item.impath} to {image.impath}")
+        else:
+            changes.removed.append(item.impath)
+            continue
+        kept.append((part, item, image))
+    changes.added += sorted(image.impath for own in new.values() for image in own)
+    return kept
+
+
+def _number_classes(
+    split: Benchmark, kept: list[tuple[str, Item, Found]], names: dict[str, str], changes: _Changes
+) -> dict[str, int]:
+    """Return the number of each found label: of the class of its name, else of the class that its images were in."""
+    known = {name: number for number, name in enumerate(split.classnames)}
+    numbers = {label: known[name] for label, name in names.items() if name in known}
+    free = len(known)
+    for label, name in names.items():
+        if label in numbers:
+            continue
+        votes = Counter(item.label for _, item, image in kept if image.label == label)
+        before = next((number for number, _ in votes.most_common() if number not in numbers.values()), None)
+        if before is None:
+            numbers[label], free = free, free + 1
+            changes.classes.append(f"new class {name}")
+        else:
+            numbers[label] = before
+            changes.classes.append(f"class {split.classnames[before]} is called {name} now")
+    gone = [name for number, name in enumerate(split.classnames) if number not in numbers.values()]
+    changes.classes += [f"class {name} is gone" for name in gone]
+    rank = {number: at for at, number in enumerate(sorted(numbers.values()))}
+    changes.moved += [image.impath for _, item, image in kept if numbers[image.label] != item.label]
+    return {label: rank[number] for label, number in numbers.items()}
+
+
+def _place(
+    split: Benchmark, kept: list[tuple[str, Item, Found]], images: list[Found], changes: _Changes
+) -> dict[str, list[Found]]:
+    """Return the images by split: as the folder has them, else as before, else divided within their class."""
+    val_is_drawn = not any(image.part == "val" for image in images)
+    lists: dict[str, list[Found]] = {part: [] for part in PARTS}
+    for part, _, image in kept:
+        stays = image.part in (None, part) or (image.part == "train" and part == "val" and val_is_drawn)
+        lists[part if stays else image.part].append(image)
+        if not stays:
+            changes.moved.append(image.impath)
+    added = set(changes.added)
+    by_class: dict[str, list[Found]] = {}
+    for image in images:
+        if image.impath in added:
+            by_class.setdefault(image.label, []).append(image)
+    for label, own in by_class.items():
+        there = {part: sum(image.label == label for image in lists[part]) for part in PARTS}
+        for part, of_part in _divide_more(own, there, label, val_is_drawn).items():
+            lists[part] += of_part
+    return lists
+
+
+def _divide_more(images: list[Found], there: dict[str, int], label: str, val_is_drawn: bool) -> dict[str, list[Found]]:
+    """Divide more images of a class that has `there` of each split: each goes where the class lacks most."""
+    lists: dict[str, list[Found]] = {part: [] for part in PARTS}
+    given = {image.part for image in images} - {None}
+    parts = ("train", "val") if given and val_is_drawn else PARTS
+    to_divide = [image for image in images if image.part is None or (image.part == "train" and val_is_drawn)]
+    for image in images:
+        if image not in to_divide:
+            lists[image.part].append(image)
+    if not sum(there[part] for part in parts):  # a new class
+        divided = divide(to_divide, parts, label)
+        return {part: lists[part] + divided.get(part, []) for part in PARTS}
+    share = sum(SHARES[part] for part in parts)
+    for image in random.Random(label).sample(to_divide, len(to_divide)):
+        total = sum(there[part] for part in parts) + 1
+        part = max(parts, key=lambda part: SHARES[part] / share * total - there[part])
+        there[part] += 1
+        lists[part].append(image)
+    return lists
+
+
+def _require_training(
+    items: dict[str, list[Item]], numbers: Collection[str], names: dict[str, str], split_file: Path
+) -> None:
+    """Raise UserError for classes without an image to train on."""
+    trained = {item.classname for item in items["train"]}
+    if short := [names[label] for label in numbers if names[label] not in trained]:
+        raise UserError(
+            f"{split_file}: no image to train on is left of {first(short, len(short))}. Add some, remove the class, or"
+            " delete this file: the images are then divided anew"
+        )
