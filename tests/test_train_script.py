@@ -261,7 +261,9 @@ def remake(bank_folder, to=None, **changes):
     features, labels = bank.read()
     if to is None:
         shutil.rmtree(bank_folder)
-    write_shard(to or bank_folder, dataclasses.replace(bank.source, **changes), list(range(len(labels))), labels, features)
+    write_shard(
+        to or bank_folder, dataclasses.replace(bank.source, **changes), list(range(len(labels))), labels, features
+    )
 
 
 def test_how_features_were_made_is_recorded_and_not_mixed(script, world):
@@ -282,7 +284,9 @@ def test_how_features_were_made_is_recorded_and_not_mixed(script, world):
 def test_what_is_missing_is_to_be_made_as_the_rest_was(script, world):
     for part, view in (("train", "none"), ("val", "none"), ("test", "none")):
         remake(world.place.bank(part, 0, view), decode="fast", precision="bf16")
-    remake(world.place.bank("val", 0, "none"), to=world.place.bank("val", 1, "none"), dtype="fp16")  # of other layers, which have no part in it
+    remake(
+        world.place.bank("val", 0, "none"), to=world.place.bank("val", 1, "none"), dtype="fp16"
+    )  # of other layers, which have no part in it
     (world.place.bank("val", 0, "none") / "damaged.safetensors").write_text("{")
     shutil.rmtree(world.place.bank("train", 0, "flip"))
     words = shlex.split(train(script, world, check=1).stderr.splitlines()[-1])
