@@ -10,9 +10,10 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
+from engine.clip.fit import build
 from engine.clip.frozen import Cached, FrozenImages, FrozenTexts
 from engine.clip.split import trainable_image, trainable_text
-from engine.clip.weights import build, download, locate
+from engine.clip.weights import download, locate
 from engine.digests import tensors_digest
 from engine.errors import UserError
 
@@ -26,7 +27,8 @@ class Encoder:
 
     `digest` is the SHA-256 of the weights: features of two encoders are told apart by it whatever their names.
     `image` and `text` are the trainable parts of its towers by the number of their layers, None for no layers; what
-    comes before them is frozen, and runs in `precision`.
+    comes before them is frozen, and runs in `precision`. `assumed` says what weights without a tag are taken to go
+    with.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Encoder:
     std: tuple[float, float, float]
     device: str
     precision: str = "fp32"
+    assumed: str = ""
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor, layers: Collection[int] | None = None) -> dict[int, Cached]:
@@ -118,7 +121,9 @@ def load_encoder(
     tokenizer = _tokenizer(architecture)
     try:
         model = build(architecture, config, weights)
-    except Exception as error:  # open_clip, torch, safetensors and pickle have an exception each for every mishap
+    except UserError:
+        raise
+    except Exception as error:  # open_clip, timm and transformers have an exception each for every mishap
         reason = "\n  ".join([type(error).__name__, *(line[:200] for line in str(error).splitlines()[:6])])
         raise UserError(f"{weights}: these weights cannot be loaded as {architecture}:\n  {reason}") from error
     torch.backends.cudnn.allow_tf32 = False  # on by default, and not the float32 that the store says its features are
@@ -136,6 +141,7 @@ def load_encoder(
         std=tuple(model.visual.image_std),
         device=device,
         precision=precision,
+        assumed=place.assumed,
     )
 
 

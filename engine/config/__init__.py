@@ -15,6 +15,7 @@ import re
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -580,9 +581,14 @@ def device(args: argparse.Namespace) -> str:
     if args.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=args.device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {args.device} cannot be used: {str(error).splitlines()[0]}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of names that torch knows from former times
+            torch.ones(1, device=args.device).cpu()  # `meta` can make tensors, but has no numbers
+    except Exception as error:  # torch has an exception for each kind of device that it was not built for
+        there = "cpu" + ", cuda" * torch.cuda.is_available() + ", mps" * torch.backends.mps.is_available()
+        raise UserError(
+            f"--device {args.device} cannot be used: PyTorch has no such device on this machine; it has {there}"
+        ) from error
     return args.device
 
 
