@@ -33,6 +33,7 @@ from engine.optimizer import GRIDS, Hyperparameters
 from engine.results.heads import MissingClassifier
 from engine.results.runs import read_record
 from forks import Fork, run_fork
+from hostile import save_hostile
 from stores import install_pictures
 
 ROOT = Path(__file__).parents[1]
@@ -518,6 +519,14 @@ def test_files_that_are_damaged_newer_or_another_runs(head):
 def test_weights_of_another_encoder_are_refused(head, random_weights):
     with pytest.raises(UserError, match=r"was trained on demo-RN \(\w{12}\), and these weights of demo-RN are others"):
         load(head, weights=str(random_weights(0)))
+
+
+def test_the_code_of_weights_is_not_run(kept, tmp_path):
+    weights = save_hostile(tmp_path / "w.pt", tmp_path / "sprung")
+    done = predict(kept, "--run", kept.heads["demo-RN", "linear"], "--clip-weights", weights, "a.jpg", check=1)
+    assert done.stderr.startswith(f"error: {weights} is damaged, or no file of weights")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_local_weights_are_asked_for(kept, tmp_path, random_weights):

@@ -232,7 +232,7 @@ ARGUMENTS = {
     "clip_weights": _argument(
         "--clip-weights",
         metavar="FILE",
-        help="local weights for --clip-encoder: .safetensors, .pt state dict or OpenAI archive",
+        help="local weights for --clip-encoder: .safetensors, .pt state dict or checkpoint, or OpenAI archive",
     ),
     "image_layer_idx": _argument(
         "--image-layer-idx",

@@ -12,6 +12,7 @@ from torch import nn
 
 from engine.clip import checkpoints, fit, weights
 from engine.errors import UserError
+from hostile import save_hostile
 
 # the archives that tests make
 pytestmark = [
@@ -91,26 +92,6 @@ def test_scripted_models_have_the_tensors_of_their_state_dict(tmp_path):
 # --- nothing is run --------------------------------------------------------------------------------------------------
 
 
-class Hostile(nn.Module):
-    """A model whose archive writes a file when torch loads it."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.weight, self.path = nn.Parameter(torch.ones(2)), path
-
-    def forward(self, x):
-        return x + self.weight
-
-    @torch.jit.export
-    def __getstate__(self):
-        return self.weight, self.path, self.training
-
-    @torch.jit.export
-    def __setstate__(self, state: tuple[torch.Tensor, str, bool]):
-        self.weight, self.path, self.training = state
-        torch.save(self.weight, self.path)
-
-
 class Trap:
     def __init__(self, path):
         self.path = path
@@ -121,7 +102,7 @@ class Trap:
 
 def test_the_code_of_an_archive_is_not_run(tmp_path):
     sprung = tmp_path / "sprung"
-    torch.jit.script(Hostile(str(sprung))).save(tmp_path / "w.pt")
+    save_hostile(tmp_path / "w.pt", sprung)
     with pytest.raises(UserError, match=r"w.pt is damaged, or no file of weights .*Hostile.* code"):
         checkpoints.read(str(tmp_path / "w.pt"))
     assert not sprung.exists()
