@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import count
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ INFLATION = 4
 thousandth."""
 SLACK = 16 << 20
 """Bytes that the content of any file may have: code, which is compressed, is the most of a small archive."""
+PIECE = 4 << 20
+"""Bytes that are read at a time."""
 MODULES = 100_000
 """How many modules a scripted model may have: those of a file may contain each other without end."""
 LEGACY = 0x1950A86A20F9469CFC6C
@@ -68,12 +70,8 @@ def read_zip(path: str, select: Select) -> dict[str, Tensor]:
         @cache  # tensors may share their numbers
         def numbers(storage: Storage) -> Tensor:
             entry = archive.getinfo(f"{root}data/{storage.key}")
-            buffer = bytearray(entry.file_size)
             with archive.open(entry) as file:
-                file.readinto(buffer)
-                if file.read(1):
-                    raise EOFError(entry.filename)
-            return _numbers(buffer, storage)
+                return _numbers(file, entry.file_size, storage.dtype)
 
         return {name: pickles.tensor(value, numbers) for name, value in state.items()}
 
@@ -102,16 +100,21 @@ def read_legacy(path: str, select: Select) -> dict[str, Tensor]:
         @cache
         def numbers(storage: Storage) -> Tensor:
             start, size = places[storage.key]
-            buffer = bytearray(size)
             file.seek(start)
-            file.readinto(buffer)
-            return _numbers(buffer, storage)
+            return _numbers(file, size, storage.dtype)
 
         return {name: pickles.tensor(value, numbers) for name, value in state.items()}
 
 
-def _numbers(buffer: bytearray, storage: Storage) -> Tensor:
-    return torch.frombuffer(buffer, dtype=storage.dtype) if buffer else torch.empty(0, dtype=storage.dtype)
+def _numbers(file: BinaryIO, size: int, dtype: torch.dtype) -> Tensor:
+    """The next `size` bytes of a file as numbers, read in pieces, as a file in an archive copies what it reads."""
+    buffer = bytearray(size)
+    rest = memoryview(buffer)
+    while count := file.readinto(rest[:PIECE]):
+        rest = rest[count:]
+    if rest:
+        raise EOFError(f"{len(rest):,} bytes are missing")
+    return torch.frombuffer(buffer, dtype=dtype) if buffer else torch.empty(0, dtype=dtype)
 
 
 def _tensor_names(archive: zipfile.ZipFile, folder: str) -> dict[str, set[str]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from safetensors.torch import load_file
@@ -42,12 +43,13 @@ def is_big_vision(path: str) -> bool:
 
     Raises UserError for one that would take far more memory than its file has bytes.
     """
-    with open(path, "rb") as file:
-        if file.read(2) != b"PK" or not zipfile.is_zipfile(path):
-            return False
-    with zipfile.ZipFile(path) as archive:
-        archives.require_no_bomb(archive, path)
-        return any(name.endswith(".npy") for name in archive.namelist())
+    with _damage(path):
+        with open(path, "rb") as file:
+            if file.read(2) != b"PK" or not zipfile.is_zipfile(path):
+                return False
+        with zipfile.ZipFile(path) as archive:
+            archives.require_no_bomb(archive, path)
+            return any(name.endswith(".npy") for name in archive.namelist())
 
 
 def read(path: str) -> dict[str, Tensor]:
@@ -55,9 +57,16 @@ def read(path: str) -> dict[str, Tensor]:
 
     Raises UserError for a file that is no weights, and for one that is damaged.
     """
-    try:
+    with _damage(path):
         reader = _reader(path)
         return _without_prefixes(reader(path))
+
+
+@contextmanager
+def _damage(path: str) -> Iterator[None]:
+    """Raise UserError for all that reading a file can lead to."""
+    try:
+        yield
     except UserError:
         raise
     except OSError as error:

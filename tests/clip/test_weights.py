@@ -270,6 +270,18 @@ def test_what_open_clip_converts_is_converted(small, tmp_path):
     assert converted["logit_bias"] == 0
 
 
+def test_big_visions_files_have_as_many_numbers_as_the_architecture(small, tmp_path, monkeypatch):
+    """open_clip's loader leaves out layers that a model has not, and resizes patches."""
+    monkeypatch.setattr(fit, "load_big_vision_weights", lambda model, path: None)
+    needed = sum(part.numel() for part in small("ViT-B-32").parameters())
+    counted = {"params/img/a": needed - 3, "params/txt/b": 1, "params/b": 1, "params/t": 1}
+    np.savez(tmp_path / "w.npz", **{name: np.zeros(size, "int8") for name, size in (counted | {"opt/img": 9}).items()})
+    fit.build("ViT-B-32", {}, str(tmp_path / "w.npz"))
+    np.savez(tmp_path / "w.npz", **{name: np.zeros(size + 1, "int8") for name, size in counted.items()})
+    with pytest.raises(ValueError, match=rf"the file has {needed + 4:,} numbers, and the architecture {needed:,}"):
+        fit.build("ViT-B-32", {}, str(tmp_path / "w.npz"))
+
+
 # --- weights without a tag -------------------------------------------------------------------------------------------
 
 
