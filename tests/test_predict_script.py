@@ -211,7 +211,7 @@ def test_a_file_says_all_that_it_takes_to_use_it(kept):
     """To whoever reads it without this project."""
     with safe_open(kept.heads["demo-RN", "partial"], framework="np") as file:
         about = json.loads(file.metadata()["classifier"])
-    assert about["format"] == 1
+    assert about["format"] == 2
     assert about["recipe"]["encoder"] == "demo-RN"
     assert about["recipe"]["size"] == 64
     assert about["recipe"]["interpolation"] == "bicubic"
@@ -498,7 +498,7 @@ def test_files_that_are_damaged_newer_or_another_runs(head):
         with pytest.raises(UserError, match="is not a trained classifier, or it is damaged"):
             load(head)
     head.write_bytes(whole)
-    respoil(head, lambda tensors: None, format=2)
+    respoil(head, lambda tensors: None, format=3)
     with pytest.raises(UserError, match="was written by a newer version of this project"):
         load(head)
     respoil(head, lambda tensors: None, format=1, classnames=NAMES[:3])

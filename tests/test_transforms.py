@@ -10,6 +10,7 @@ from torchvision import transforms
 from torchvision.transforms import functional as F
 
 from engine.features.views import training_views
+from engine.preprocessing import Preprocessing
 from engine.transforms import normalise, open_fast, open_rgb, render
 
 SIZE = 32
@@ -22,6 +23,7 @@ CLIP = transforms.Compose(
         transforms.Normalize(MEAN, STD),
     ]
 )
+CLIPS = Preprocessing(SIZE, MEAN, STD)
 BOTH = (open_rgb, open_fast)
 SIZES = {"square": (50, 50), "landscape": (77, 41), "portrait": (45, 90), "small": (20, 13), "exact": (32, 32)}
 
@@ -31,7 +33,7 @@ def noise(width, height):
 
 
 def draw(image, view, seed="demo/train/0"):
-    return normalise(render(image, view, SIZE, seed), MEAN, STD)
+    return normalise(render(image, view, CLIPS, seed), CLIPS)
 
 
 @pytest.fixture(params=["RGB", "L", "P", "RGBA", "LA", "1", "CMYK", "I;16", "P with transparency", "GIF"])
@@ -86,7 +88,7 @@ def test_fast_decoding_is_close_in_every_mode(mode_file):
 
 def test_fast_decoding_of_photographs_is_off_by_a_grey_level_here_and_there(tmp_path):
     noise(9, 6).resize((500, 375), Image.Resampling.BICUBIC).save(tmp_path / "smooth.jpg")
-    slow, fast = (render(decode(tmp_path / "smooth.jpg"), "none", 224, "").int() for decode in BOTH)
+    slow, fast = (render(decode(tmp_path / "smooth.jpg"), "none", Preprocessing(224), "").int() for decode in BOTH)
     assert (slow - fast).abs().max() <= 2
     assert 0 < (slow != fast).float().mean() < 0.02
 
@@ -140,7 +142,7 @@ def test_16_bits_of_grey_keep_their_shades(decode, tmp_path):
     for path in sorted(tmp_path.iterdir()):
         with Image.open(path) as image:
             modes.add(image.mode)
-        pixels = render(decode(path), "none", SIZE, "")
+        pixels = render(decode(path), "none", CLIPS, "")
         assert all(np.array_equal(channel, ramp // 256) for channel in pixels)
     assert modes == {"I;16", "I;16B", "I"}
 
@@ -166,7 +168,7 @@ def test_what_would_take_too_much_memory_is_refused(decode, tmp_path):
         decode(tmp_path / "large.png")
     Image.new("1", (20_000, 4)).save(tmp_path / "strip.png")
     with pytest.raises(ValueError, match="20000 x 4 pixels are too narrow a strip"):
-        render(decode(tmp_path / "strip.png"), "none", 224, "")
+        render(decode(tmp_path / "strip.png"), "none", Preprocessing(224), "")
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)

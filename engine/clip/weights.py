@@ -94,15 +94,12 @@ def _tag_config(name: str, architecture: str, tag: str | None, weights: str | No
 
 def build(architecture: str, config: dict, weights: str) -> nn.Module:
     """The model with the weights of a file, all of which must fit."""
-    if _is_torchscript(weights):
+    if is_archive(weights):
         return _from_archive(architecture, weights)
     # open_clip only warns when the activation does not match the weights, and a local file gives no warning at all;
     # OpenAI's models were trained with QuickGELU, and the config of their tag says so, like those of some others.
     return open_clip.create_model(
-        architecture,
-        pretrained=weights,
-        force_quick_gelu=bool(config.get("quick_gelu")),
-        force_preprocess_cfg={key: config[key] for key in ("mean", "std") if key in config},
+        architecture, pretrained=weights, force_quick_gelu=bool(config.get("quick_gelu")), force_preprocess_cfg=config
     )
 
 
@@ -119,11 +116,11 @@ def _from_archive(architecture: str, path: str) -> nn.Module:
         state.pop(constant, None)
     model = open_clip.CLIP(**open_clip.get_model_config(architecture) | {"quick_gelu": True})
     model.load_state_dict(state)
-    model.visual.image_mean, model.visual.image_std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
     return model
 
 
-def _is_torchscript(path: str) -> bool:
+def is_archive(path: str) -> bool:
+    """Return whether a file of weights is a TorchScript archive, as OpenAI's are."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
