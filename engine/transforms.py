@@ -26,10 +26,10 @@ Decoded = Image.Image | Tensor
 """An RGB image: PIL's, or uint8 [3, H, W]."""
 
 CROP_AREA, CROP_RATIO = (0.9, 1.0), (3 / 4, 4 / 3)
-"""The area of a random crop of images that are not cropped otherwise, as a part of the image's, and its width over its
-height: the defaults of open_clip's `AugmentationCfg`, and torchvision's, with which such encoders were trained."""
+"""Area over the image's area, and width over height, of a random crop for encoders that do not crop: the ranges that
+open_clip trains them with (`AugmentationCfg` and torchvision's `RandomResizedCrop`)."""
 CROP_TRIES = 10
-"""How often such a crop is drawn before the largest one in the centre is taken, as torchvision and timm do."""
+"""Draws of such a crop before the largest one in the centre is taken, as in torchvision and timm."""
 
 
 def open_rgb(path: Path, upright: bool = False) -> Image.Image:
@@ -72,13 +72,13 @@ def render(image: Decoded, view: str, preprocessing: Preprocessing, seed: str) -
 
     `none` is the image as the encoder wants it, `flip` its mirror image. A `randomcrop` view draws its crop and its
     flip (p = 0.5) from `seed`, which names dataset, image and view, so that it is the same whenever and wherever it is
-    made. Where the short side is resized to `size`, the crop has its place drawn instead of the centre. Elsewhere it is
-    one of open_clip's training crops: `CROP_AREA` of the image in a `CROP_RATIO`, resized to `size` x `size`.
+    made. With `resize_mode` shortest the place of the crop is drawn. With the others the crop is one of open_clip's
+    training crops (`CROP_AREA`, `CROP_RATIO`), resized to size x size.
     Raises ValueError for a strip that resizing would make enormous.
     """
     size, height, width = preprocessing.size, *F.get_size(image)
     target = _resized(preprocessing, height, width)
-    # resizing goes side by side: in between, the one side is `size`, and the other still the image's
+    # one side is resized after the other: in between, the long one may still be as long as it was
     if max(math.prod(target), size * max(height, width)) > MAX_PIXELS:
         raise ValueError(f"{max(height, width)} x {min(height, width)} pixels are too narrow a strip; cut it")
     way = InterpolationMode(preprocessing.interpolation)
