@@ -24,7 +24,7 @@ LEFTOVERS = ("input_resolution", "context_length", "vocab_size", "text.transform
 def build(architecture: str, config: dict, path: str) -> nn.Module:
     """Return the architecture with the weights of a file, in float32.
 
-    `config` has the activation, mean and std that go with the weights. Nothing is resized to fit, and nothing of the
+    `config` has the activation that goes with the weights. Nothing is resized to fit, and nothing of the
     file is run. Raises UserError, which names the tensors that are missing, unexpected, of another shape or not finite.
     """
     if checkpoints.is_big_vision(path):
@@ -57,7 +57,6 @@ def _blank(architecture: str, config: dict) -> nn.Module:
             pretrained_image=False,
             pretrained_text=False,
             force_quick_gelu=bool(config.get("quick_gelu")),
-            force_preprocess_cfg={key: config[key] for key in ("mean", "std") if key in config},
         )
 
 

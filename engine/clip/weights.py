@@ -11,9 +11,9 @@ import huggingface_hub
 import open_clip
 from huggingface_hub.constants import HF_HUB_CACHE
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg
-from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
 from engine.clip import names
+from engine.clip.preprocessing import preprocessing
 from engine.errors import UserError
 
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -124,11 +124,8 @@ def _agreed_config(architecture: str, weights: str) -> dict:
 
 def _settings(architecture: str, config: dict) -> str:
     """The activation and the preparation of images that go with weights, which the weights do not say themselves."""
-    images = merge_preprocess_dict(PreprocessCfg(), config)
     quick = config.get("quick_gelu") or open_clip.get_model_config(architecture).get("quick_gelu")
-    mean, std = (" ".join(map(str, images[key])) for key in ("mean", "std"))
-    resize = f"{images['resize_mode']} {images['interpolation']}"
-    return f"{'QuickGELU' if quick else 'GELU'}, resize {resize}, mean {mean}, std {std}"
+    return f"{'QuickGELU' if quick else 'GELU'}, resize {preprocessing(architecture, config).description}"
 
 
 def _hub_files(filename: str) -> list[str]:

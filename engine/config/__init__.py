@@ -298,7 +298,7 @@ ARGUMENTS = {
         "--image-augmentation",
         choices=["none", "flip", "randomcrop"],
         default="flip",
-        help="views of each training image beside the centre crop (flip)",
+        help="views of each training image beside the plain one (flip)",
     ),
     "image_views": _argument(
         "--image-views", type=whole, help="number of those views: 0 with none, 1 with flip (0 with none, else 1)"
