@@ -85,10 +85,10 @@ def splits_of(args: argparse.Namespace, benchmark: datasets.Benchmark) -> list[f
 
 def load(args: argparse.Namespace, name: str, device: str):
     """An encoder, split before the layers that stay trainable."""
-    from engine.clip.load import load_encoder
+    from engine.features import terminal
 
     layers = args.image_layer_idx, args.text_layer_idx
-    return load_encoder(name, args.clip_weights, device, *layers, args.precision)
+    return terminal.load(name, args.clip_weights, device, *layers, args.precision)
 
 
 def place_of(args: argparse.Namespace, encoder: str, dataset: str):

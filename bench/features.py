@@ -146,7 +146,7 @@ def in_turns(args: argparse.Namespace, steps: dict[str, Callable[[], object]], c
 
 def encode(args: argparse.Namespace) -> None:
     encoders = {name: load(args, name) for name in ("fp32", "bf16", *(["fp16"] if args.device != "cpu" else []))}
-    size = encoders["fp32"].image_size
+    size = encoders["fp32"].preprocessing.size
     pixels = torch.randn(args.batch_size, 3, size, size, device=args.device)
 
     @torch.inference_mode()
@@ -203,8 +203,9 @@ def decode_rate(args: argparse.Namespace, way: str, workers: int) -> float:
 
     benchmark, place = datasets.load("demo", args.folder / "data"), Place(args.folder / "none")
     positions = list(range(len(benchmark.test)))
-    plan = extract.plan(benchmark, "test", "none", positions, place, load(args), way)
-    images = extract._Images([(plan, position) for position in positions], 224)
+    encoder = load(args)
+    plan = extract.plan(benchmark, "test", "none", positions, place, encoder, way)
+    images = extract._Images([(plan, position) for position in positions], encoder.preprocessing)
     loader = torch.utils.data.DataLoader(
         images, batch_size=args.batch_size, num_workers=workers, collate_fn=extract._collate
     )
@@ -217,7 +218,7 @@ def decode_rate(args: argparse.Namespace, way: str, workers: int) -> float:
 def run(args: argparse.Namespace) -> None:
     """One process per run, whose peak is known; encoding and decoding alone are measured beside."""
     encoder = load(args, layers=[0, 1])
-    pixels = torch.randn(args.batch_size, 3, encoder.image_size, encoder.image_size, device=args.device)
+    pixels = torch.randn(args.batch_size, 3, *2 * [encoder.preprocessing.size], device=args.device)
     for layers in ([0], [0, 1]):
 
         def encoder_rate(layers=layers) -> float:

@@ -1,13 +1,14 @@
 """From an image file to the encoder's input (section 3 of the protocol).
 
-    pixels = normalise(render(open_rgb(path), view, size, seed), mean, std)
+    pixels = normalise(render(open_rgb(path), view, preprocessing, seed), preprocessing)
 
-is bit-equal to PIL and torchvision's transforms. `open_fast` decodes and resizes twice as fast, a grey level off here
-and there. `engine.features.views` names the views that an image is rendered in.
+is bit-equal to open_clip's own transform for the encoder, on PIL images. `open_fast` decodes and resizes twice as fast,
+a grey level off here and there. `engine.features.views` names the views that an image is rendered in.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from contextlib import suppress
 from pathlib import Path
@@ -19,9 +20,16 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from engine.images import MAX_PIXELS, opened, to_rgb
+from engine.preprocessing import Preprocessing
 
 Decoded = Image.Image | Tensor
 """An RGB image: PIL's, or uint8 [3, H, W]."""
+
+CROP_AREA, CROP_RATIO = (0.9, 1.0), (3 / 4, 4 / 3)
+"""Area over the image's area, and width over height, of a random crop for encoders that do not crop: the ranges that
+open_clip trains them with (`AugmentationCfg` and torchvision's `RandomResizedCrop`)."""
+CROP_TRIES = 10
+"""Draws of such a crop before the largest one in the centre is taken, as in torchvision and timm."""
 
 
 def open_rgb(path: Path, upright: bool = False) -> Image.Image:
@@ -59,29 +67,72 @@ def decoded(path: Path, decode: str, upright: bool) -> Decoded:
     return (open_rgb if decode == "pil" else open_fast)(path, upright)
 
 
-def render(image: Decoded, view: str, size: int, seed: str) -> Tensor:
-    """One view of an RGB image: uint8 [3, size, size].
+def render(image: Decoded, view: str, preprocessing: Preprocessing, seed: str) -> Tensor:
+    """Return one view of an RGB image: uint8 [3, size, size], a PIL image resized by PIL.
 
-    The short side is resized to `size` (bicubic, of a PIL image by PIL). `none` and `flip` crop the centre; a
-    `randomcrop` view draws its place and its flip (p = 0.5) from `seed`, which names dataset, image and view, so that
-    it is the same whenever and wherever it is made. Raises ValueError for a strip that resizing would make enormous.
+    `none` is the image as the encoder wants it, `flip` its mirror image. A `randomcrop` view draws its crop and its
+    flip (p = 0.5) from `seed`, which names dataset, image and view, so that it is the same whenever and wherever it is
+    made. With `resize_mode` shortest the place of the crop is drawn. With the others the crop is one of open_clip's
+    training crops (`CROP_AREA`, `CROP_RATIO`), resized to size x size.
+    Raises ValueError for a strip that resizing would make enormous.
     """
-    short, long = sorted(F.get_size(image))
-    if size * size * long > MAX_PIXELS * short:
-        raise ValueError(f"{long} x {short} pixels are too narrow a strip; cut it")
-    image = F.resize(image, size, InterpolationMode.BICUBIC)
+    size, height, width = preprocessing.size, *F.get_size(image)
+    target = _resized(preprocessing, height, width)
+    # one side is resized after the other: in between, the long one may still be as long as it was
+    if max(math.prod(target), size * max(height, width)) > MAX_PIXELS:
+        raise ValueError(f"{max(height, width)} x {min(height, width)} pixels are too narrow a strip; cut it")
+    way = InterpolationMode(preprocessing.interpolation)
     if view in ("none", "flip"):
-        image = F.center_crop(image, [size, size])
+        image = _centre(F.resize(image, target, way), size, preprocessing.fill_color)
         flipped = view == "flip"
     else:
         draw = random.Random(seed)
-        height, width = F.get_size(image)
-        image = F.crop(image, draw.randint(0, height - size), draw.randint(0, width - size), size, size)
+        if preprocessing.resize_mode == "shortest":
+            image, (height, width) = F.resize(image, target, way), target
+            image = F.crop(image, draw.randint(0, height - size), draw.randint(0, width - size), size, size)
+        else:
+            image = F.resized_crop(image, *_random_box(draw, height, width), [size, size], way)
         flipped = draw.random() < 0.5
     image = F.horizontal_flip(image) if flipped else image
     return image if isinstance(image, Tensor) else F.pil_to_tensor(image)
 
 
-def normalise(pixels: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:
-    """The encoder's input, float32, of rendered images, uint8 [..., 3, H, W]."""
-    return F.normalize(pixels.float().div_(255), mean, std, inplace=True)
+def _resized(preprocessing: Preprocessing, height: int, width: int) -> list[int]:
+    """Return the height and width that an image is resized to before it is cropped or padded to the size."""
+    size, short, long = preprocessing.size, min(height, width), max(height, width)
+    match preprocessing.resize_mode:
+        case "squash":
+            return [size, size]
+        case "longest":
+            return [max(1, round(side / (long / size))) for side in (height, width)]
+        case "shortest":
+            long = int(size * long / short)
+            return [long, size] if width <= height else [size, long]
+    raise ValueError(f"there is no resize mode '{preprocessing.resize_mode}'")
+
+
+def _centre(image: Decoded, size: int, fill_color: int) -> Decoded:
+    """Return an image cut and filled to size x size, its middle where it was."""
+    height, width = F.get_size(image)
+    across, down = max(0, size - width), max(0, size - height)
+    if across or down:
+        image = F.pad(image, [across // 2, down // 2, (across + 1) // 2, (down + 1) // 2], fill=fill_color)
+    return F.center_crop(image, [size, size])
+
+
+def _random_box(draw: random.Random, height: int, width: int) -> tuple[int, int, int, int]:
+    """Draw a crop of an image: its top, left, height and width."""
+    for _ in range(CROP_TRIES):
+        area = height * width * draw.uniform(*CROP_AREA)
+        ratio = math.exp(draw.uniform(*map(math.log, CROP_RATIO)))
+        high, wide = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if 0 < high <= height and 0 < wide <= width:
+            return draw.randint(0, height - high), draw.randint(0, width - wide), high, wide
+    narrowest, widest = CROP_RATIO
+    high, wide = min(height, round(width / narrowest)), min(width, round(height * widest))
+    return (height - high) // 2, (width - wide) // 2, high, wide
+
+
+def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Return the encoder's input, float32, of rendered images, uint8 [..., 3, H, W]."""
+    return F.normalize(pixels.float().div_(255), preprocessing.mean, preprocessing.std, inplace=True)

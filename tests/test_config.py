@@ -5,6 +5,7 @@ import argparse
 import pytest
 
 from engine import config
+from engine.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -19,3 +20,14 @@ def test_sizes(text, expected):
 def test_what_is_no_size(text):
     with pytest.raises(argparse.ArgumentTypeError, match="is not a size such as 8G or 500M"):
         config.size(text)
+
+
+@pytest.mark.parametrize(
+    "name", ["meta", "xla", "hpu", "mkldnn", "vulkan", "cuda:99", "cpu:-1", "foo", "privateuseone"]
+)
+def test_devices_that_cannot_be_used(name, recwarn):
+    with pytest.raises(UserError) as caught:
+        config.device(argparse.Namespace(device=name))
+    message = f"--device {name} cannot be used: PyTorch has no such device on this machine; it has cpu"
+    assert str(caught.value).startswith(message)
+    assert not recwarn.list

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from engine.clip import load, names
 from engine.clip import weights as clip_weights
@@ -28,6 +28,7 @@ from engine.datasets import few_shot
 from engine.features import extract
 from engine.features.store import Bank, Place, read_texts
 from forks import Fork
+from hostile import save_hostile
 
 ROOT = Path(__file__).parents[1]
 SEVERAL = [
@@ -501,10 +502,61 @@ def test_a_missing_dataset_is_said_before_any_work(world):
         (["--clip-weights", "nowhere.safetensors"], "nowhere.safetensors: there is no such file"),
         (["--image-augmentation", "flip", "--image-views", "2"], "takes --image-views 1"),
         (["--device", "cuda:77"], "--device cuda:77 cannot be used"),
+        (["--device", "meta"], "--device meta cannot be used: PyTorch has no such device on this machine; it has cpu"),
     ],
 )
 def test_mistakes_are_said(world, words, message):
     assert message in world.start(*words).wait(check=1).err
+
+
+def test_weights_in_any_wrapping_are_the_same(world):
+    world.start().wait(check=0)
+    state = {f"module._orig_mod.{key}": value.bfloat16() for key, value in load_file(world.weights).items()}
+    wrapped = {"module": world.root / "half" / "tiny.PT", "model": world.root / "tiny.PT"}
+    wrapped["module"].parent.mkdir()
+    torch.save({"epoch": 1, "model": state}, wrapped["module"])
+    torch.save({"model": load_file(world.weights)}, wrapped["model"])
+    assert ", 0 of them to encode" in world.start(weights=wrapped["model"]).wait(check=0).out
+    assert ", 0 of them" not in world.start(weights=wrapped["module"], features="of_half").wait(check=0).out
+
+
+def test_what_is_no_weights_is_named(world):
+    file, sprung = world.root / "w.pt", world.root / "sprung"
+
+    def refused(*words):
+        done = world.start(*words, weights=file).wait(check=1)
+        assert "weights_only" not in done.err
+        return done.err
+
+    file.write_text("version https://git-lfs.github.com/spec/v1")
+    assert "w.pt is a pointer of Git LFS" in refused()
+    assert "--clip-encoder ViT-B-32: its pretrained weights are of 2 kinds" in refused("--clip-encoder", "ViT-B-32")
+    save_hostile(file, sprung)
+    assert refused().count("\n") == 1
+    assert not sprung.exists()
+    state = load_file(clip_weights.DEMO_MODELS / "demo-ViT.safetensors")
+    torch.save(state | {"visual.positional_embedding": state["visual.positional_embedding"][:17]}, file)
+    misfit = "visual.positional_embedding is 17 x 96 and would have to be 65 x 96"
+    assert misfit in refused("--clip-encoder", "demo-ViT")
+    file.unlink()
+    file.mkdir()
+    assert "w.pt: is a folder; give the file in it" in refused()
+
+
+def test_what_is_assumed_of_weights_is_said(world):
+    """Of an architecture that open_clip has no tags of."""
+    config = (clip_weights.DEMO_MODELS / "demo-RN.json").read_text()
+    (world.root / "tiny-RN.json").write_text(config)
+
+    def prepare():
+        import open_clip
+
+        open_clip.add_model_config(world.root / "tiny-RN.json")
+
+    done = world.start("--clip-encoder", "tiny-RN", "--dry-run", prepare=prepare).wait(check=0)
+    said = f"note: tiny-RN with {world.weights} is taken to have GELU, resize shortest bicubic, mean 0.48145466 "
+    assert done.out.count(said) == 1
+    assert "note: " not in world.start("--dry-run").wait(check=0).out
 
 
 def test_prompts_that_are_too_long_are_said(world):

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ import onnxruntime
 import open_clip
 import pytest
 import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -29,10 +31,13 @@ from engine.classifier import ImageClassifier, load
 from engine.classifier.export import export
 from engine.classifier.images import pixels
 from engine.errors import UserError
+from engine.features.store import DIGEST, digests
 from engine.optimizer import GRIDS, Hyperparameters
 from engine.results.heads import MissingClassifier
 from engine.results.runs import read_record
+from engine.transforms import normalise
 from forks import Fork, run_fork
+from hostile import save_hostile
 from stores import install_pictures
 
 ROOT = Path(__file__).parents[1]
@@ -175,6 +180,64 @@ def test_features_made_in_another_way_are_made_so_again(kept, tmp_path):
     assert int(right.sum()) / len(right) == read_record(path.with_name("record.json")).trained.test
 
 
+def forget_preparation(features):
+    """Leave the shards of a store as they were before any said how images had been prepared."""
+    for path in features.rglob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+        source = json.loads(metadata["source"])
+        del source["preprocessing"]
+        tensors = load_file(path)
+        _, source[DIGEST] = digests(metadata | {"source": json.dumps(source)}, tensors)
+        save_file(tensors, path, metadata | {"source": json.dumps(source)})
+
+
+def test_an_encoders_own_preparation_is_used_from_features_to_predictions(kept, tmp_path, monkeypatch):
+    """Both sides squashed, bilinear, as a tag says; features of images that were prepared otherwise are refused."""
+    open_clip.add_model_config(MODELS / "demo-RN.json")
+    tag = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "interpolation": "bilinear", "resize_mode": "squash"}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "demo-RN", {"squashed": tag})
+    world, weights = world_of(tmp_path), MODELS / "demo-RN.safetensors"
+    shutil.copytree(kept.root / "indices", tmp_path / "indices")
+    encoder = ["--clip-encoder", "demo-RN:squashed", "--clip-weights", weights]
+    words = ["features.py", *SWEEP, *encoder, *world.inputs, "--data_dir", kept.root / "data"]
+    run_fork(*words, folder=tmp_path, check=0)
+
+    path = Path(train(world, *encoder, "--save-heads").out.splitlines()[-1].strip())
+    classifier = load(path, weights=str(weights))
+    files, labels = pictures(kept)
+    transform = image_transform_v2(PreprocessCfg(64, **tag), is_train=False)
+    for file in files[:3]:
+        assert torch.equal(normalise(pixels(file, classifier.recipe), classifier.recipe), transform(Image.open(file)))
+    right = classifier(files).argmax(dim=1) == labels
+    record = read_record(path.with_name("record.json"))
+    assert int(right.sum()) / len(right) == record.trained.test
+    assert record.inputs["features"] == f"preprocessing {classifier.recipe.description}"
+    with safe_open(path, framework="np") as file:
+        assert json.loads(file.metadata()["classifier"])["recipe"]["resize_mode"] == "squash"
+
+    forget_preparation(world.root / "features")
+    refused = run_fork(*words, folder=tmp_path, check=1).stderr
+    assert "was made from something else:\n  preprocessing: shortest bicubic, mean 0.48145466" in refused
+    assert "here\nremove that folder to make it anew" in refused
+    world.results = tmp_path / "other experiments"
+    assert "was made of images that were prepared otherwise" in train(world, *encoder, "--save-heads", check=1).err
+
+
+def test_features_and_classifiers_of_before_are_used_as_they_were(kept, head, tmp_path):
+    """From when they did not say how images had been prepared: all were as OpenAI's encoders want them."""
+    shutil.copytree(kept.root / "features", tmp_path / "features")
+    forget_preparation(tmp_path / "features")
+    words = [*SWEEP, "--clip-encoder", "demo-RN", *kept.inputs, "--feature_dir", tmp_path / "features"]
+    done = run_fork("features.py", *words, "--data_dir", kept.root / "data", folder=tmp_path, check=0)
+    assert ", 0 of them to encode" in done.stdout
+    before = load(head)
+    recipe = asdict(before.recipe)
+    del recipe["resize_mode"], recipe["fill_color"]
+    respoil(head, lambda tensors: None, format=1, recipe=recipe)
+    assert load(head).recipe == before.recipe
+
+
 def test_a_run_without_its_classifier_is_trained_again_alone(kept, tmp_path):
     """Whether it was removed, is another run's, or nobody asked for it before; the run stays the same."""
     path = kept.heads["demo-ViT", "partial"]
@@ -211,10 +274,10 @@ def test_a_file_says_all_that_it_takes_to_use_it(kept):
     """To whoever reads it without this project."""
     with safe_open(kept.heads["demo-RN", "partial"], framework="np") as file:
         about = json.loads(file.metadata()["classifier"])
-    assert about["format"] == 1
+    assert about["format"] == 2
     assert about["recipe"]["encoder"] == "demo-RN"
     assert about["recipe"]["size"] == 64
-    assert about["recipe"]["interpolation"] == "bicubic"
+    assert (about["recipe"]["interpolation"], about["recipe"]["resize_mode"]) == ("bicubic", "shortest")
     assert about["classnames"] == NAMES
     assert about["wiseft_ratio"] == 0.5
     assert about["run"]["cell"]["logit"] == 4.0
@@ -284,7 +347,7 @@ def test_onnx_gives_the_same_probabilities(kept, kind, wise_ft, tmp_path, monkey
         assert np.allclose(found, expected[:count].numpy(), atol=1e-5)
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["classnames"]) == NAMES
-    assert json.loads(about["preprocessing"])["interpolation"] == "bicubic"
+    assert about["preprocessing"] == json.dumps(asdict(classifier.recipe))
 
 
 def test_onnx_without_its_packages_says_what_to_install(kept, tmp_path, monkeypatch):
@@ -498,7 +561,7 @@ def test_files_that_are_damaged_newer_or_another_runs(head):
         with pytest.raises(UserError, match="is not a trained classifier, or it is damaged"):
             load(head)
     head.write_bytes(whole)
-    respoil(head, lambda tensors: None, format=2)
+    respoil(head, lambda tensors: None, format=3)
     with pytest.raises(UserError, match="was written by a newer version of this project"):
         load(head)
     respoil(head, lambda tensors: None, format=1, classnames=NAMES[:3])
@@ -518,6 +581,14 @@ def test_files_that_are_damaged_newer_or_another_runs(head):
 def test_weights_of_another_encoder_are_refused(head, random_weights):
     with pytest.raises(UserError, match=r"was trained on demo-RN \(\w{12}\), and these weights of demo-RN are others"):
         load(head, weights=str(random_weights(0)))
+
+
+def test_the_code_of_weights_is_not_run(kept, tmp_path):
+    weights = save_hostile(tmp_path / "w.pt", tmp_path / "sprung")
+    done = predict(kept, "--run", kept.heads["demo-RN", "linear"], "--clip-weights", weights, "a.jpg", check=1)
+    assert done.stderr.startswith(f"error: {weights} is damaged, or no file of weights")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_local_weights_are_asked_for(kept, tmp_path, random_weights):

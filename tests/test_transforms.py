@@ -10,6 +10,7 @@ from torchvision import transforms
 from torchvision.transforms import functional as F
 
 from engine.features.views import training_views
+from engine.preprocessing import Preprocessing
 from engine.transforms import normalise, open_fast, open_rgb, render
 
 SIZE = 32
@@ -22,6 +23,7 @@ CLIP = transforms.Compose(
         transforms.Normalize(MEAN, STD),
     ]
 )
+CLIPS = Preprocessing(SIZE, MEAN, STD)
 BOTH = (open_rgb, open_fast)
 SIZES = {"square": (50, 50), "landscape": (77, 41), "portrait": (45, 90), "small": (20, 13), "exact": (32, 32)}
 
@@ -31,7 +33,7 @@ def noise(width, height):
 
 
 def draw(image, view, seed="demo/train/0"):
-    return normalise(render(image, view, SIZE, seed), MEAN, STD)
+    return normalise(render(image, view, CLIPS, seed), CLIPS)
 
 
 @pytest.fixture(params=["RGB", "L", "P", "RGBA", "LA", "1", "CMYK", "I;16", "P with transparency", "GIF"])
@@ -86,7 +88,7 @@ def test_fast_decoding_is_close_in_every_mode(mode_file):
 
 def test_fast_decoding_of_photographs_is_off_by_a_grey_level_here_and_there(tmp_path):
     noise(9, 6).resize((500, 375), Image.Resampling.BICUBIC).save(tmp_path / "smooth.jpg")
-    slow, fast = (render(decode(tmp_path / "smooth.jpg"), "none", 224, "").int() for decode in BOTH)
+    slow, fast = (render(decode(tmp_path / "smooth.jpg"), "none", Preprocessing(224), "").int() for decode in BOTH)
     assert (slow - fast).abs().max() <= 2
     assert 0 < (slow != fast).float().mean() < 0.02
 
@@ -140,7 +142,7 @@ def test_16_bits_of_grey_keep_their_shades(decode, tmp_path):
     for path in sorted(tmp_path.iterdir()):
         with Image.open(path) as image:
             modes.add(image.mode)
-        pixels = render(decode(path), "none", SIZE, "")
+        pixels = render(decode(path), "none", CLIPS, "")
         assert all(np.array_equal(channel, ramp // 256) for channel in pixels)
     assert modes == {"I;16", "I;16B", "I"}
 
@@ -166,7 +168,17 @@ def test_what_would_take_too_much_memory_is_refused(decode, tmp_path):
         decode(tmp_path / "large.png")
     Image.new("1", (20_000, 4)).save(tmp_path / "strip.png")
     with pytest.raises(ValueError, match="20000 x 4 pixels are too narrow a strip"):
-        render(decode(tmp_path / "strip.png"), "none", 224, "")
+        render(decode(tmp_path / "strip.png"), "none", Preprocessing(224), "")
+
+
+@pytest.mark.parametrize("mode", ["squash", "longest"])
+def test_a_strip_that_is_squashed_or_filled_up_is_no_larger_than_others(mode):
+    """But for one whose side takes too much where the other one alone is resized yet."""
+    kind = Preprocessing(224, resize_mode=mode)
+    for view in ("none", "randomcrop_0"):
+        assert render(Image.new("RGB", (4, 20_000)), view, kind, "").shape == (3, 224, 224)
+        with pytest.raises(ValueError, match="900000 x 1 pixels are too narrow a strip"):
+            render(Image.new("RGB", (1, 900_000)), view, kind, "")
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
@@ -181,6 +193,42 @@ def test_a_random_crop_is_a_crop_of_the_resized_image(size):
         assert sum(same) == 1
         places.add(same.index(True))
     assert (len(places) > 5) == (len(windows) > 1)
+
+
+@pytest.mark.parametrize("size", [(400, 400), (500, 400), (400, 900)], ids=["square", "landscape", "narrow"])
+def test_a_random_crop_of_a_squashed_image_is_one_of_open_clips_training_crops(size):
+    """9/10 of the image or more, 3:4 to 4:3; of an image that has none, the largest in the middle. The colours of the
+    image tell the place of the crop."""
+    width, height = size
+    across, down = (np.linspace(0, 255, side) for side in size)
+    shades = np.stack([*np.meshgrid(across, down), np.zeros((height, width))], axis=2)
+    image, kind = Image.fromarray(shades.round().astype(np.uint8)), Preprocessing(64, resize_mode="squash")
+    boxes, flips = [], 0
+    for seed in range(60):
+        crop = render(image, "randomcrop_0", kind, f"{seed}").double() / 255
+        flipped = bool(crop[0, 0, 0] > crop[0, 0, -1])
+        left, right = sorted((crop[0, :, 0].mean().item() * width, crop[0, :, -1].mean().item() * width))
+        top, bottom = crop[1, 0].mean().item() * height, crop[1, -1].mean().item() * height
+        boxes.append((left, top, (right - left) * 64 / 63, (bottom - top) * 64 / 63))
+        flips += flipped
+    assert 15 < flips < 45
+    if size == (400, 900):
+        assert np.allclose(boxes, [0, 900 / 2 - 400 / 0.75 / 2, 400, 400 / 0.75], atol=12)
+        return
+    assert all(0.86 < wide * high / width / height < 1.02 for _, _, wide, high in boxes)
+    assert all(0.72 < wide / high < 1.37 for _, _, wide, high in boxes)
+    spread = np.ptp(boxes, axis=0)
+    assert (spread > 10).all()
+
+
+def test_a_random_crop_of_a_squashed_image_is_resized_as_the_encoder_has_it():
+    """The whole of the image has one place, in 4:3."""
+    image = noise(80, 60)
+    for way in ("bicubic", "bilinear"):
+        kind = Preprocessing(SIZE, interpolation=way, resize_mode="squash")
+        whole = [render(image, view, kind, "") for view in ("none", "flip")]
+        draws = [render(image, "randomcrop_0", kind, f"{seed}") for seed in range(20)]
+        assert any(torch.equal(draw, same) for draw in draws for same in whole)
 
 
 def test_a_random_crop_depends_on_its_seed_alone():

@@ -61,7 +61,7 @@ class ImageClassifier(nn.Module):
         return self.classifier.head.weight.device
 
     def forward(self, images: Tensor | Sequence[str | Path | Image.Image]) -> Tensor:
-        """Probabilities [n, C] float32 of images: files, PIL's, or uint8 [n, 3, size, size], resized and cropped.
+        """Probabilities [n, C] float32 of images: files, PIL's, or uint8 [n, 3, size, size], as `pixels` prepares them.
 
         Raises OSError (and PIL's own errors) for a file that is no image, ValueError for other tensors.
         """
@@ -70,10 +70,9 @@ class ImageClassifier(nn.Module):
         if images.dtype != torch.uint8 or images.shape[1:] != self.shape:
             expected = f"uint8 [n, {', '.join(map(str, self.shape))}]"
             raise ValueError(f"images are {expected}, not {images.dtype} {list(images.shape)}")
-        recipe = self.recipe
-        inputs = normalise(images.to(self.device), recipe.mean, recipe.std)
-        lower = recipe.precision != "fp32"
-        with torch.autocast(self.device.type, PRECISIONS[recipe.precision], enabled=lower):
+        inputs = normalise(images.to(self.device), self.recipe)
+        lower = self.recipe.precision != "fp32"
+        with torch.autocast(self.device.type, PRECISIONS[self.recipe.precision], enabled=lower):
             (features,) = self.frozen(inputs, [self.layers])[self.layers]
         features = features.float() if self.layers else F.normalize(features.float())
         return self.classifier((features,)).softmax(dim=1)

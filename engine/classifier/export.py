@@ -1,8 +1,9 @@
 """A trained classifier as an ONNX model: pixels in, probabilities out, with nothing of ours needed to run it.
 
-Its input `images` is uint8 [n, 3, size, size], RGB, of images whose short side was resized to size (bicubic) and whose
-centre was cropped; its output `probabilities` float32 [n, C]. n is any number. Pixels are normalised inside. Class
-names, as a JSON list, and what was done to images are among the model's metadata.
+Its input `images` is uint8 [n, 3, size, size], RGB; its output `probabilities` float32 [n, C]. n is any number. Images
+are resized with antialiasing before, as `preprocessing` among the model's metadata says, a JSON object with the fields
+of `engine.results.heads.Recipe`: for `resize_mode` "shortest" the short side to `size`, then the centre is cropped, for
+"squash" both sides to `size`. Pixels are normalised inside. Class names are among the metadata too, as a JSON list.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def pixels(image: str | Path | Image.Image, recipe: Recipe) -> Tensor:
-    """The centre crop of an image, as its features are made of: uint8 [3, size, size].
+    """Return an image as the classifier's encoder wants it, before normalisation: uint8 [3, size, size].
 
     Raises OSError (and PIL's own errors, most of which are) for a file that cannot be decoded.
     """
@@ -30,7 +30,7 @@ def pixels(image: str | Path | Image.Image, recipe: Recipe) -> Tensor:
         image = to_rgb(image, recipe.upright)
     else:
         image = decoded(Path(image), recipe.decode, recipe.upright)
-    return render(image, "none", recipe.size, "")
+    return render(image, "none", recipe, "")
 
 
 def classify(

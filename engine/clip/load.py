@@ -10,11 +10,14 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
+from engine.clip.fit import build
 from engine.clip.frozen import Cached, FrozenImages, FrozenTexts
+from engine.clip.preprocessing import preprocessing
 from engine.clip.split import trainable_image, trainable_text
-from engine.clip.weights import build, download, locate
+from engine.clip.weights import download, locate
 from engine.digests import tensors_digest
 from engine.errors import UserError
+from engine.preprocessing import Preprocessing
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What `--precision` names: the type that matrix products and convolutions of the frozen parts are made in."""
@@ -26,7 +29,8 @@ class Encoder:
 
     `digest` is the SHA-256 of the weights: features of two encoders are told apart by it whatever their names.
     `image` and `text` are the trainable parts of its towers by the number of their layers, None for no layers; what
-    comes before them is frozen, and runs in `precision`.
+    comes before them is frozen, and runs in `precision`. `assumed` says what weights without a tag are taken to go
+    with.
     """
 
     name: str
@@ -35,15 +39,14 @@ class Encoder:
     image: dict[int, nn.Module | None]
     text: dict[int, nn.Module | None]
     tokenizer: open_clip.SimpleTokenizer
-    image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    preprocessing: Preprocessing
     device: str
     precision: str = "fp32"
+    assumed: str = ""
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor, layers: Collection[int] | None = None) -> dict[int, Cached]:
-        """What the image tower makes of normalised pixels [B, 3, image_size, image_size], in one pass.
+        """What the image tower makes of normalised pixels [B, 3, size, size], in one pass.
 
         By number of trainable layers, all of `image` or some: for 0 raw features [B, D], else what goes into them.
         """
@@ -68,7 +71,7 @@ class Encoder:
     @cached_property
     def image_shapes(self) -> dict[int, torch.Size]:
         """The shape of what is cached of one image, by number of trainable layers: seen on a blank one."""
-        blank = torch.zeros(1, 3, self.image_size, self.image_size)
+        blank = torch.zeros(1, 3, self.preprocessing.size, self.preprocessing.size)
         return {layers: features.shape[1:] for layers, (features,) in self.encode_images(blank).items()}
 
     @cached_property
@@ -118,12 +121,13 @@ def load_encoder(
     tokenizer = _tokenizer(architecture)
     try:
         model = build(architecture, config, weights)
-    except Exception as error:  # open_clip, torch, safetensors and pickle have an exception each for every mishap
+    except UserError:
+        raise
+    except Exception as error:  # open_clip, timm and transformers have an exception each for every mishap
         reason = "\n  ".join([type(error).__name__, *(line[:200] for line in str(error).splitlines()[:6])])
         raise UserError(f"{weights}: these weights cannot be loaded as {architecture}:\n  {reason}") from error
     torch.backends.cudnn.allow_tf32 = False  # on by default, and not the float32 that the store says its features are
     model = model.eval().requires_grad_(False).to(device)
-    size = model.visual.image_size
     return Encoder(
         name=name,
         digest=state_digest(model),
@@ -131,11 +135,10 @@ def load_encoder(
         image={layers: trainable_image(model, layers) for layers in image_layers},
         text={layers: trainable_text(model, layers) for layers in text_layers},
         tokenizer=tokenizer,
-        image_size=size[0] if isinstance(size, tuple) else size,
-        mean=tuple(model.visual.image_mean),
-        std=tuple(model.visual.image_std),
+        preprocessing=preprocessing(architecture, config),
         device=device,
         precision=precision,
+        assumed=place.assumed,
     )
 
 

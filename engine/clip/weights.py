@@ -1,22 +1,19 @@
-"""The weights of an encoder: where they are, how to get them, and the model that a file of them makes."""
+"""The weights of an encoder: where they are, what goes with them, and how to get them."""
 
 from __future__ import annotations
 
 import os
-import warnings
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
 import open_clip
-import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg
-from torch import nn
 
 from engine.clip import names
+from engine.clip.preprocessing import preprocessing
 from engine.errors import UserError
 
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -30,7 +27,8 @@ DEMO_MODELS = Path(__file__).parents[1] / "demo" / "models"
 class Weights:
     """Where the weights of an encoder are: `file` on this machine, None where they would have to be downloaded.
 
-    `config` is what open_clip knows of the pretrained tag. On the hub they are `files` of `repository`, the preferred
+    `config` is what open_clip knows of the pretrained tag; `assumed` says what it was taken to be for weights without a
+    tag. On the hub they are `files` of `repository`, the preferred
     one first; `url` is another place. All are empty where there is none.
     """
 
@@ -40,6 +38,7 @@ class Weights:
     repository: str = ""
     files: tuple[str, ...] = ()
     url: str = ""
+    assumed: str = ""
 
     @property
     def remedy(self) -> str:
@@ -69,21 +68,30 @@ def locate(name: str, weights: str | None = None) -> Weights:
             f" the project's own: {', '.join(names.DEMO)};"
             f" open_clip's, with a pretrained tag: {', '.join(open_clip.list_models()[:8])}, ..."
         )
-    config = _tag_config(name, architecture, tag, weights)
     if weights is not None:
-        if not Path(weights).is_file():
-            raise UserError(f"weights {weights}: there is no such file")
-        return Weights(architecture, config, weights)
+        bare = ":" not in name and name not in names.OPENAI
+        config = _agreed_config(architecture, weights) if bare else _tag_config(name, architecture, tag)
+        _require_file(weights)
+        assumed = f"{name} with {weights} is taken to have {_settings(architecture, config)}" if bare else ""
+        return Weights(architecture, config, weights, assumed=assumed if name not in names.DEMO else "")
+    config = _tag_config(name, architecture, tag)
     repository, filename = os.path.split(config.get("hf_hub", ""))
     files = tuple(_hub_files(filename)) if repository else ()
     url = config.get("url", "")
     return Weights(architecture, config, _cached(repository, files, url), repository, files, url)
 
 
-def _tag_config(name: str, architecture: str, tag: str | None, weights: str | None) -> dict:
-    """What open_clip knows of a pretrained tag; nothing for an architecture that gets its weights from a file."""
+def _require_file(path: str) -> None:
+    """Raise UserError unless `path` is a file, or a link to one."""
+    if not Path(path).is_file():
+        what = "is a folder; give the file in it" if Path(path).is_dir() else "is no file"
+        raise UserError(f"weights {path}: " + (what if Path(path).exists() else "there is no such file"))
+
+
+def _tag_config(name: str, architecture: str, tag: str | None) -> dict:
+    """What open_clip knows of a pretrained tag."""
     config = get_pretrained_cfg(architecture, tag) if tag else {}
-    if not config and (tag or weights is None):
+    if not config:
         tags = open_clip.list_pretrained_tags_by_model(architecture)
         raise UserError(
             f"--clip-encoder {name}: which weights? Write {architecture}:<tag> with one of {', '.join(tags) or 'none'},"
@@ -92,42 +100,32 @@ def _tag_config(name: str, architecture: str, tag: str | None, weights: str | No
     return config
 
 
-def build(architecture: str, config: dict, weights: str) -> nn.Module:
-    """The model with the weights of a file, all of which must fit."""
-    if _is_torchscript(weights):
-        return _from_archive(architecture, weights)
-    # open_clip only warns when the activation does not match the weights, and a local file gives no warning at all;
-    # OpenAI's models were trained with QuickGELU, and the config of their tag says so, like those of some others.
-    return open_clip.create_model(
-        architecture,
-        pretrained=weights,
-        force_quick_gelu=bool(config.get("quick_gelu")),
-        force_preprocess_cfg={key: config[key] for key in ("mean", "std") if key in config},
-    )
+def _agreed_config(architecture: str, weights: str) -> dict:
+    """What goes with all pretrained tags of an architecture, for weights without a tag; nothing where it has no tags.
 
-
-def _from_archive(architecture: str, path: str) -> nn.Module:
-    """The model of one of OpenAI's TorchScript archives.
-
-    open_clip's own loader takes the architecture from the archive, whatever was asked for; here it must be the one
-    that was named. The archive's half-precision weights become float32.
+    Raises UserError where the tags differ: the file does not say how its encoder sees images.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit.load is deprecated, and has no successor for these files
-        state = torch.jit.load(path, map_location="cpu").state_dict()
-    for constant in ("input_resolution", "context_length", "vocab_size"):
-        state.pop(constant, None)
-    model = open_clip.CLIP(**open_clip.get_model_config(architecture) | {"quick_gelu": True})
-    model.load_state_dict(state)
-    model.visual.image_mean, model.visual.image_std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
-    return model
+    configs: dict[str, dict] = {}
+    tags: dict[str, list[str]] = {}
+    for tag in open_clip.list_pretrained_tags_by_model(architecture):
+        config = get_pretrained_cfg(architecture, tag)
+        settings = _settings(architecture, config)
+        configs[settings] = config
+        tags.setdefault(settings, []).append(tag)
+    if len(configs) > 1:
+        lines = [f"{settings}: {', '.join(own)}" for settings, own in tags.items()]
+        raise UserError(
+            f"--clip-encoder {architecture}: its pretrained weights are of {len(configs)} kinds, and {weights} does not"
+            f" say which it is of. Write {architecture}:<tag> with the tag that it belongs to or was trained like:\n  "
+            + "\n  ".join(lines)
+        )
+    return next(iter(configs.values()), {})
 
 
-def _is_torchscript(path: str) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in entry for entry in archive.namelist())
+def _settings(architecture: str, config: dict) -> str:
+    """The activation and the preparation of images that go with weights, which the weights do not say themselves."""
+    quick = config.get("quick_gelu") or open_clip.get_model_config(architecture).get("quick_gelu")
+    return f"{'QuickGELU' if quick else 'GELU'}, resize {preprocessing(architecture, config).description}"
 
 
 def _hub_files(filename: str) -> list[str]:

@@ -15,6 +15,7 @@ import re
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -231,7 +232,7 @@ ARGUMENTS = {
     "clip_weights": _argument(
         "--clip-weights",
         metavar="FILE",
-        help="local weights for --clip-encoder: .safetensors, .pt state dict or OpenAI archive",
+        help="local weights for --clip-encoder: .safetensors, .pt state dict or checkpoint, or OpenAI archive",
     ),
     "image_layer_idx": _argument(
         "--image-layer-idx",
@@ -297,7 +298,7 @@ ARGUMENTS = {
         "--image-augmentation",
         choices=["none", "flip", "randomcrop"],
         default="flip",
-        help="views of each training image beside the centre crop (flip)",
+        help="views of each training image beside the plain one (flip)",
     ),
     "image_views": _argument(
         "--image-views", type=whole, help="number of those views: 0 with none, 1 with flip (0 with none, else 1)"
@@ -580,9 +581,14 @@ def device(args: argparse.Namespace) -> str:
     if args.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=args.device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {args.device} cannot be used: {str(error).splitlines()[0]}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of names that torch knows from former times
+            torch.ones(1, device=args.device).cpu()  # `meta` can make tensors, but has no numbers
+    except Exception as error:  # torch has an exception for each kind of device that it was not built for
+        there = "cpu" + ", cuda" * torch.cuda.is_available() + ", mps" * torch.backends.mps.is_available()
+        raise UserError(
+            f"--device {args.device} cannot be used: PyTorch has no such device on this machine; it has {there}"
+        ) from error
     return args.device
 
 

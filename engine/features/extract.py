@@ -34,6 +34,7 @@ from engine.features.store import (
     shard_path,
     write_shard,
 )
+from engine.preprocessing import Preprocessing
 from engine.transforms import decoded, normalise, render
 
 SHARD_IMAGES = 1024
@@ -115,6 +116,7 @@ def plan(
             decode=decode,
             dtype=store_dtype if layers else "fp32",
             upright=benchmark.upright,
+            preprocessing=encoder.preprocessing.description,
         )
         bank = Bank(place.bank(part, layers, view), listing and listing.part(part))
         bank.expect(source)
@@ -160,7 +162,8 @@ def extract(
     chunks = [chunk for plan in plans for chunk in _chunks(plan, encoder, batch_size)]
     if not chunks:
         return
-    images = _Images([(chunk.plan, position) for chunk in chunks for position in chunk.positions], encoder.image_size)
+    rows = [(chunk.plan, position) for chunk in chunks for position in chunk.positions]
+    images = _Images(rows, encoder.preprocessing)
     loader = DataLoader(
         images,
         batch_sampler=_batches([len(chunk.positions) for chunk in chunks], batch_size),
@@ -265,8 +268,8 @@ def quiet_worker(worker: int) -> None:
 class _Images(Dataset):
     """Rendered images by index, uint8 [3, size, size]; a file that cannot be decoded comes as a line about it."""
 
-    def __init__(self, images: list[tuple[Plan, int]], size: int):
-        self.images, self.size = images, size
+    def __init__(self, images: list[tuple[Plan, int]], preprocessing: Preprocessing):
+        self.images, self.preprocessing = images, preprocessing
 
     def __len__(self) -> int:
         return len(self.images)
@@ -277,7 +280,7 @@ class _Images(Dataset):
         source = next(iter(plan.banks.values())).source
         try:
             image = decoded(path, source.decode, source.upright)
-            return render(image, plan.view, self.size, plan.seed(position))
+            return render(image, plan.view, self.preprocessing, plan.seed(position))
         except Exception as error:  # PIL's decoders raise OSError, SyntaxError, ValueError and more on bad bytes
             return f"{path}: {error}"
 
@@ -306,5 +309,5 @@ def _encode(pixels: Tensor, encoder: Encoder, batch_size: int, layers: list[int]
     # before they are filled up, as a copy of pinned memory is not pinned
     on_device = pixels.to(encoder.device, non_blocking=True)
     filled = torch.cat([on_device, on_device[-1:].expand(batch_size - len(pixels), -1, -1, -1)])
-    encoded = encoder.encode_images(normalise(filled, encoder.mean, encoder.std), layers)
+    encoded = encoder.encode_images(normalise(filled, encoder.preprocessing), layers)
     return {k: features[: len(pixels)] for k, (features,) in encoded.items()}

@@ -35,6 +35,7 @@ from engine.datasets import checks
 from engine.digests import tensors_digest
 from engine.errors import UserError
 from engine.files import write_tensors
+from engine.preprocessing import USUAL
 
 
 class MissingFeatures(UserError):
@@ -49,7 +50,8 @@ class Source:
     SHA-256 of its weights; `list_digest` binds rows to the list of images (or prompts) that positions count in, and
     `length` is the length of that list. `layer` is how many of the last layers of the encoder are yet to come.
     `precision` is what the encoder computed in, `decode` what decoded and resized images (pil, fast), `dtype` what
-    rows are stored in; `upright` are images that were turned as their EXIF data say.
+    rows are stored in; `upright` are images that were turned as their EXIF data say. `preprocessing` describes how
+    the encoder wants its images (`engine.preprocessing`).
     """
 
     encoder: str
@@ -61,17 +63,19 @@ class Source:
     decode: str = "pil"
     dtype: str = "fp32"
     upright: bool = False
+    preprocessing: str = USUAL
 
     @property
     def unusual(self) -> dict[str, str]:
-        """How the features were made where that is not the protocol's way, by field."""
+        """How features.py was told to make the features where that is not the protocol's way, by field."""
         usual = {"precision": "fp32", "decode": "pil", "dtype": "fp32"}
         return {name: getattr(self, name) for name in usual if getattr(self, name) != usual[name]}
 
     @property
     def settings(self) -> str:
-        """The same in words; empty where all is as usual."""
-        return ", ".join(f"{name} {value}" for name, value in self.unusual.items())
+        """The same in words, and the encoder's preparation of images where it is not OpenAI's; else empty."""
+        prepared = {} if self.preprocessing == USUAL else {"preprocessing": self.preprocessing}
+        return ", ".join(f"{name} {value}" for name, value in (self.unusual | prepared).items())
 
 
 CONTENT_BYTES = 16

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from engine import datasets
-from engine.clip.load import Encoder
+from engine.clip.load import Encoder, load_encoder
 from engine.datasets import Benchmark
 from engine.datasets.checks import counted
 from engine.features.extract import CorruptImages, extract
@@ -20,6 +21,14 @@ from engine.features.texts import TextPlan, extract_texts
 from engine.features.verify import changed_images, check
 from engine.features.zeroshot import measure
 from engine.optimizer import GRIDS
+
+
+def load(name: str, *settings: Any) -> Encoder:
+    """Load an encoder as `load_encoder` does, and print what is assumed of it."""
+    encoder = load_encoder(name, *settings)
+    if encoder.assumed:
+        print(f"note: {encoder.assumed}", flush=True)
+    return encoder
 
 
 def make(plan: DatasetPlan, encoder: Encoder, *, batch_size: int, workers: int) -> list[str]:

@@ -1,7 +1,8 @@
 """Which images are asked for, in which views.
 
-A *view* is one deterministic rendering of an image, and keys a bank of features: `none` is the centre crop, `flip` its
-mirror image, `randomcrop_0`, `randomcrop_1`, ... are draws. `engine.transforms` renders them.
+A *view* is one deterministic rendering of an image, and keys a bank of features: `none` is the image as the encoder
+wants it (its centre crop, or all of it), `flip` its mirror image, `randomcrop_0`, `randomcrop_1`, ... are draws.
+`engine.transforms` renders them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ Rows = list[tuple[str, str, list[int]]]
 
 
 def training_views(augmentation: str, views: int) -> list[str]:
-    """The views that training images have: the centre crop, then those that `--image-augmentation` adds."""
+    """The views that training images have: `none`, then those that `--image-augmentation` adds."""
     added = {"none": [], "flip": ["flip"], "randomcrop": [f"randomcrop_{k}" for k in range(views)]}
     return ["none", *added[augmentation]]
 

@@ -23,6 +23,7 @@ from engine.errors import UserError
 from engine.files import write_tensors
 from engine.model import WISE_FT_RATIO
 from engine.optimizer import Hyperparameters
+from engine.preprocessing import Preprocessing
 from engine.results.runs import (
     NOT_A_RECORD,
     RECORD,
@@ -35,7 +36,7 @@ from engine.results.runs import (
 )
 
 FILE = "classifier.safetensors"
-FORMAT = 1
+FORMAT = 2
 """Raised when files change so that an earlier version of this project would misread them."""
 ABOUT = "classifier"
 """Where the metadata have the JSON."""
@@ -43,21 +44,15 @@ LISTED = 20
 """How many classifiers an error lists."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How the features that a classifier takes are made of an image.
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Preprocessing):
+    """How the features that a classifier takes are made of an image: prepared for the encoder, and encoded.
 
     `encoder` is the name that `--clip-encoder` takes; the digest of its weights is the run's input of that name.
-    The short side of an image is resized to `size`, its centre cropped to size x size, and its pixels, 0 to 1, made
-    zero-`mean` with `std`. `precision` and `decode` are those of features.py; `upright` if it is turned first, as its
-    EXIF data say.
+    `precision` and `decode` are those of features.py; `upright` if the image is turned first, as its EXIF data say.
     """
 
     encoder: str
-    size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str = "bicubic"
     precision: str = "fp32"
     decode: str = "pil"
     upright: bool = False

@@ -368,10 +368,16 @@ class DatasetFeatures:
         return Samples(tuple(tensor.to(self.device) for tensor in inputs), rows, labels.to(self.device))
 
     def _recipe(self, encoder: Encoder) -> Recipe:
-        """How images were made into features, by their own account and by what the encoder takes."""
-        made = self._banks["train", "none"].source
+        """Return how images were made into features, which must be how the encoder wants them."""
+        bank = self._banks["train", "none"]
+        made, wanted = bank.source, encoder.preprocessing
+        if made.preprocessing != wanted.description:
+            raise UserError(
+                f"{bank.folder} was made of images that were prepared otherwise than {encoder.name} wants them"
+                f" ({made.preprocessing}; {wanted.description}); remove it, and make these features anew"
+            )
         ways = {"precision": made.precision, "decode": made.decode, "upright": made.upright}
-        return Recipe(encoder.name, encoder.image_size, encoder.mean, encoder.std, **ways)
+        return Recipe(**vars(wanted), encoder=encoder.name, **ways)
 
     def _check_layers(self, place: Path, found: Source, layers: int, encoder: Encoder | None) -> None:
         """Refuse features that do not go into the layers that are trained."""

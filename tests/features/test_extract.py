@@ -54,11 +54,11 @@ def test_a_bank_is_what_the_encoder_gives(world, encoder, view):
     assert world.run("bank", view=view) == 30
     features, labels = Bank(world.bank("bank", view=view)).read()
     images = [
-        render(open_rgb(world.benchmark.path(item)), view, encoder.image_size, seed=f"demo/train/{position}/{view}")
+        render(open_rgb(world.benchmark.path(item)), view, encoder.preprocessing, seed=f"demo/train/{position}/{view}")
         for position, item in enumerate(world.benchmark.train)
     ]
     with torch.inference_mode():
-        pixels = normalise(torch.stack(images), encoder.mean, encoder.std)
+        pixels = normalise(torch.stack(images), encoder.preprocessing)
         expected = torch.cat([encoder.model.encode_image(batch) for batch in pixels.split(4)])
     assert labels.tolist() == world.benchmark.labels("train")
     assert torch.allclose(features, expected, rtol=0, atol=1e-5 * expected.abs().max())

@@ -1,0 +1,141 @@
+"""Read the tensors of files that torch wrote, and of TorchScript archives, without running what is in them."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import struct
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import count
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from engine.clip import pickles
+from engine.clip.pickles import Inert, Storage
+from engine.errors import UserError
+
+INFLATION = 4
+"""How many times as large as the file its content may be. Torch stores tensors as they are; zeros would deflate to a
+thousandth."""
+SLACK = 16 << 20
+"""Bytes that the content of any file may have: code, which is compressed, is the most of a small archive."""
+PIECE = 4 << 20
+"""Bytes that are read at a time."""
+MODULES = 100_000
+"""How many modules a scripted model may have: those of a file may contain each other without end."""
+LEGACY = 0x1950A86A20F9469CFC6C
+"""The first object in torch's files of before 2020."""
+SCRIPTED = "__torch__."
+_CLASS = re.compile(r"^class (\w+)\(Module\):\n  __parameters__ = \[(.*)\]\n(?:  __buffers__ = \[(.*)\]\n)?", re.M)
+
+
+Select = Callable[[Any], dict[str, Inert]]
+"""Returns the state dict in the content of a file, or raises UserError where there is none."""
+
+
+def require_no_bomb(archive: zipfile.ZipFile, path: str) -> None:
+    """Raise UserError for an archive that would take far more memory than its file has bytes."""
+    content, size = sum(entry.file_size for entry in archive.infolist()), os.path.getsize(path)
+    if content > INFLATION * size + SLACK:
+        raise UserError(f"{path} has {size:,} bytes and would unpack to {content:,}: it is not a file of weights")
+
+
+def read_zip(path: str, select: Select) -> dict[str, Tensor]:
+    """Return the tensors of an archive of torch.save or TorchScript.
+
+    Of a model in TorchScript they have the names of its `state_dict()`, which no code has to be run for.
+    """
+    with zipfile.ZipFile(path) as archive:
+        require_no_bomb(archive, path)
+        names = archive.namelist()
+        root = next((name.removesuffix("data.pkl") for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)), None)
+        if root is None:
+            raise UserError(f"{path} is a zip archive of something else than weights")
+        if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+            raise UserError(f"{path} was written on a machine with another order of bytes; write it anew on this one")
+        entry = archive.getinfo(f"{root}data.pkl")
+        if entry.file_size > pickles.LONGEST:
+            raise UserError(f"{path} lists {entry.file_size:,} bytes of objects; save the state dict alone")
+        content = pickles.unpickle(archive.read(entry))
+        if isinstance(content, Inert) and content.path.startswith(SCRIPTED):
+            state = dict(_state(content, _tensor_names(archive, f"{root}code/"), "", count(1)))
+        else:
+            state = select(content)
+
+        @cache  # tensors may share their numbers
+        def numbers(storage: Storage) -> Tensor:
+            entry = archive.getinfo(f"{root}data/{storage.key}")
+            with archive.open(entry) as file:
+                return _numbers(file, entry.file_size, storage.dtype)
+
+        return {name: pickles.tensor(value, numbers) for name, value in state.items()}
+
+
+def read_legacy(path: str, select: Select) -> dict[str, Tensor]:
+    """Return the tensors of a file of torch.save as it was before 2020: four pickles, and the numbers behind them."""
+    with open(path, "rb") as file:
+        head = io.BytesIO(file.read(pickles.LONGEST))
+        first = pickles.Reader(head).load()
+        if first != LEGACY:
+            select(first)  # names what it is
+            raise UserError(f"{path} is a pickle that torch.save did not write")
+        _protocol, _system = pickles.Reader(head).load(), pickles.Reader(head).load()
+        reader = pickles.Reader(head)
+        state = select(reader.load())
+        keys, position, places = pickles.Reader(head).load(), head.tell(), {}
+        for key in keys:
+            file.seek(position)
+            (length,) = struct.unpack("<q", file.read(8))
+            size = length * reader.storages[key].dtype.itemsize
+            places[key] = position + 8, size
+            position += 8 + size
+            if size < 0 or position > os.path.getsize(path):
+                raise EOFError(f"{size:,} bytes are announced that are not there")
+
+        @cache
+        def numbers(storage: Storage) -> Tensor:
+            start, size = places[storage.key]
+            file.seek(start)
+            return _numbers(file, size, storage.dtype)
+
+        return {name: pickles.tensor(value, numbers) for name, value in state.items()}
+
+
+def _numbers(file: BinaryIO, size: int, dtype: torch.dtype) -> Tensor:
+    """The next `size` bytes of a file as numbers, read in pieces, as a file in an archive copies what it reads."""
+    buffer = bytearray(size)
+    rest = memoryview(buffer)
+    while count := file.readinto(rest[:PIECE]):
+        rest = rest[count:]
+    if rest:
+        raise EOFError(f"{len(rest):,} bytes are missing")
+    return torch.frombuffer(buffer, dtype=dtype) if buffer else torch.empty(0, dtype=dtype)
+
+
+def _tensor_names(archive: zipfile.ZipFile, folder: str) -> dict[str, set[str]]:
+    """The names of the parameters and buffers of each class of module, as its code lists them."""
+    listed = {}
+    for entry in archive.namelist():
+        if entry.startswith(folder) and entry.endswith(".py"):
+            module = entry.removeprefix(folder).removesuffix(".py").replace("/", ".")
+            for name, *lists in _CLASS.findall(archive.read(entry).decode()):
+                listed[f"{module}.{name}"] = set(re.findall(r'"([^"]+)"', " ".join(lists)))
+    return listed
+
+
+def _state(module: Inert, listed: dict[str, set[str]], prefix: str, seen: Iterator[int]) -> Iterator[tuple[str, Inert]]:
+    """The tensors of a scripted module and of those in it, by the names that they have in its state dict."""
+    if next(seen) > MODULES:
+        raise ValueError(f"more than {MODULES:,} modules")
+    if not isinstance(module.state, dict):
+        raise ValueError(f"the state of {module.path} is known to its code alone, which is not run")
+    for name, value in module.state.items():
+        if name in listed[module.path] and pickles.is_tensor(value):
+            yield prefix + name, value
+        elif isinstance(value, Inert) and value.path in listed:
+            yield from _state(value, listed, f"{prefix}{name}.", seen)
