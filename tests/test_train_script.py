@@ -21,6 +21,7 @@ import pytest
 from engine import memory
 from engine.datasets.few_shot import load_split
 from engine.features.store import Bank, read_texts, write_shard, write_texts
+from engine.preprocessing import USUAL
 from engine.results.runs import read_record
 from engine.sweep import data
 from forks import Fork, run_fork
@@ -267,10 +268,12 @@ def remake(bank_folder, to=None, **changes):
 
 
 def test_how_features_were_made_is_recorded_and_not_mixed(script, world):
-    remake(world.place.bank("test", 0, "none"), decode="fast")
-    assert "was made in another way than" in train(script, world, check=1).stderr
-    for part, view in (("train", "none"), ("train", "flip"), ("val", "none")):
-        remake(world.place.bank(part, 0, view), decode="fast")
+    remake(world.place.bank("test", 0, "none"), preprocessing="squash bicubic")
+    said = train(script, world, check=1).stderr
+    assert "was made in another way than" in said
+    assert "(preprocessing squash bicubic; as the protocol has it)" in said
+    for part, view in (("train", "none"), ("train", "flip"), ("val", "none"), ("test", "none")):
+        remake(world.place.bank(part, 0, view), decode="fast", preprocessing=USUAL)
     train(script, world, "--train-shot", "1", "--seed", "1")
     assert {record.inputs["features"] for record in records(world).values()} == {"decode fast"}
     for part, view in (("train", "none"), ("train", "flip"), ("val", "none"), ("test", "none")):
