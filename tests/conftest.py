@@ -34,6 +34,16 @@ def script():
 
 
 @pytest.fixture
+def short_grids(monkeypatch):
+    """The grid of `records` for all methods, also for scripts in forks."""
+    from engine.optimizer import GRIDS
+    from records import POINTS
+
+    for name in GRIDS:
+        monkeypatch.setitem(GRIDS, name, POINTS)
+
+
+@pytest.fixture
 def install_images(tmp_path):
     """`install_images()`: the dataset `demo` as noise, 3 classes of 10 train, 4 val and 7 test images; its test-only
     variant `demo_v2`; splits of 1, 2, 4 and 8 shots, seeds 1 and 2. Returns `.benchmark`, `.root` and `.flags`."""

@@ -11,13 +11,12 @@ from engine.datasets import few_shot
 from engine.features.store import Place, Source, Texts, write_shard, write_texts
 
 
-def store_of_random_features(root, classes):
+def store_of_random_features(root, classes, dimension=32):
     """A feature store and splits under `root` as features.py leaves them: dataset `demo`, encoder `fake`.
 
     16 train, 4 val and 5 test images a class; flipped views; splits of 1 and 2 shots, seeds 1 and 2. `.flags` are the
     directories as words of a command line.
     """
-    dimension = 32
     generator = torch.Generator().manual_seed(7)
     centres = F.normalize(torch.randn(classes, dimension, generator=generator))
 

@@ -26,6 +26,7 @@ from engine.check.findings import Finding, shown
 from engine.clip import weights as clip_weights
 from engine.datasets import few_shot
 from engine.datasets.registry import FORMATS
+from engine.demo import hearing
 from engine.demo import world as demo
 from engine.download import sources
 from forks import Fork, run_fork
@@ -117,6 +118,32 @@ def test_what_is_asked_for_must_be_there(tmp_path, random_weights):
     assert "broken.safetensors is of an unknown format" in said
     done = start(tmp_path, "--clip-weights", weights).wait(check=1)
     assert done.err == "error: --clip-weights goes with --clip-encoder, which says whose weights they are\n"
+
+
+def test_altered_weights_of_the_demo_are_named(installed):
+    """By check.py, and by scripts that load them."""
+    models = shutil.copytree(clip_weights.DEMO_MODELS, installed / "models")
+    for path in models.glob("*.safetensors"):
+        content = bytearray(path.read_bytes())
+        content[-100] ^= 1
+        path.write_bytes(content)
+
+    def prepare():
+        clip_weights.DEMO_MODELS, hearing.PATH = models, models / hearing.PATH.name
+
+    said = look(installed, check=1, prepare=prepare)
+    for path in models.glob("*.safetensors"):
+        assert f"WRONG {path} is not the file that came with the project" in said
+    words = [
+        "--data_dir",
+        installed / "data",
+        "--indices_dir",
+        installed / "indices",
+        "--feature_dir",
+        installed / "new",
+    ]
+    done = Fork("features.py", [*SWEEP, *words], installed, prepare).wait(check=1)
+    assert f"error: {models / 'demo-RN.safetensors'} is not the file that came with the project" in done.err
 
 
 def test_all_is_fine(installed):

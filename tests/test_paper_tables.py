@@ -88,6 +88,8 @@ ROWS = {  # by hand, in the order of the paper
 }
 SEEDS = [1, 2]
 
+pytestmark = pytest.mark.usefixtures("short_grids")
+
 
 @pytest.fixture(scope="session")
 def script(tmp_path_factory):

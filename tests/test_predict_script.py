@@ -33,8 +33,9 @@ from engine.classifier.images import pixels
 from engine.errors import UserError
 from engine.features.store import DIGEST, digests
 from engine.optimizer import GRIDS, Hyperparameters
+from engine.results import heads
 from engine.results.heads import MissingClassifier
-from engine.results.runs import read_record
+from engine.results.runs import read_record, selected
 from engine.transforms import normalise
 from forks import Fork, run_fork
 from hostile import save_hostile
@@ -270,6 +271,31 @@ def test_one_classifier_is_kept_of_a_cell(kept, tmp_path):
     assert "6 runs, 0 to train" in train(world, *words).out
 
 
+@pytest.mark.parametrize("words", [[], ["--test", "all"]], ids=["selected", "all"])
+def test_whatever_records_say_a_sweep_ends(kept, tmp_path, words):
+    """As after records of another machine: each run that is trained again replaces its record."""
+    world = SimpleNamespace(root=tmp_path, inputs=kept.inputs, results=tmp_path / "experiments")
+    own = kept.heads["demo-RN", "linear"].relative_to(kept.results)
+    path = Path(shutil.copytree(kept.results, world.results)) / own
+    records = {place: read_record(place) for place in path.parents[1].glob("*/record.json")}
+    best, *others = sorted(records, key=lambda place: (not records[place].tested, str(place)))
+    assert len(others) == 5
+    for place, val in ((best, 0.0), (others[0], 1.0), (others[1], 0.95)):
+        said = json.loads(place.read_text())
+        for name in ("trained", "wiseft", "zeroshot"):
+            said[name]["test"] = 0.25
+        said["trained"]["val"] = val
+        place.write_text(json.dumps(said))
+    train(world, "--clip-encoder", "demo-RN", *words, "--save-heads")
+    found = {place: read_record(place) for place in records}
+    (head,) = path.parents[1].glob("*/classifier.safetensors")
+    assert load(head).classnames == NAMES
+    assert all(found[place].trained.val == records[place].trained.val for place in others[:2])
+    chosen = selected({record.hyperparameters: record for record in found.values()})
+    assert head.with_name("record.json") == next(place for place in found if found[place] == chosen)
+    assert "6 runs, 0 to train" in train(world, "--clip-encoder", "demo-RN", *words, "--save-heads").out
+
+
 def test_a_file_says_all_that_it_takes_to_use_it(kept):
     """To whoever reads it without this project."""
     with safe_open(kept.heads["demo-RN", "partial"], framework="np") as file:
@@ -486,6 +512,10 @@ def test_a_worker_that_is_killed_is_said(kept):
         (["--clip-weights", "no.pt", "a.jpg"], "weights no.pt: there is no such file"),
         (["--export", "head.onnx", "a.jpg"], "error: --export writes the classifier, and looks at no images"),
         (["--top-k", "0", "a.jpg"], "--top-k: 0 is not 1 or more"),
+        (["--top-k", "inf", "a.jpg"], "--top-k: 'inf' is not a whole number"),
+        (["--num-workers", "1025", "a.jpg"], "--num-workers: '1025' is too large; at most 1,024"),
+        (["--num-workers", "-1", "a.jpg"], "--num-workers: -1 is negative"),
+        (["--test-batch-size", "nan", "a.jpg"], "--test-batch-size: 'nan' is not a whole number"),
         (["--format", "xml", "a.jpg"], "--format"),
         (["--device", "cuda:7", "a.jpg"], "--device cuda:7 cannot be used"),
     ],
@@ -527,16 +557,16 @@ def test_a_run_without_a_classifier_says_what_keeps_it(kept, tmp_path):
 
 
 def respoil(path, change, **about):
-    """Change the tensors of a classifier by `change`, which gets them, and what its metadata say."""
+    """Change the tensors of a classifier by `change`, which gets them, and what its metadata say, without a digest."""
     tensors = load_file(path)
     with safe_open(path, framework="pt") as file:
         said = json.loads(file.metadata()["classifier"])
+    said.pop("content", None)
     change(tensors)
     save_file(tensors, path, {"classifier": json.dumps(said | about)})
 
 
 SPOILT = {
-    "fewer classes": (lambda t: t.update({"head.weight": t["head.weight"][:4].clone()}), "its output is [1, 4]"),
     "another encoder's dimension": (lambda t: t.update({"head.weight": torch.zeros(6, 5)}), "cannot be multiplied"),
     "a vector": (lambda t: t.update({"head.weight": torch.zeros(6)}), "does not fit demo-RN"),
     "no head": (lambda t: t.pop("head.weight"), "head.weight"),
@@ -565,7 +595,7 @@ def test_files_that_are_damaged_newer_or_another_runs(head):
     with pytest.raises(UserError, match="was written by a newer version of this project"):
         load(head)
     respoil(head, lambda tensors: None, format=1, classnames=NAMES[:3])
-    with pytest.raises(UserError, match="does not fit demo-RN"):
+    with pytest.raises(UserError, match="it has weights of 6 classes, and 3 names of classes"):
         load(head)
     head.write_bytes(whole)
     tested = {"shifted": {"demo_v2": {"inputs": "digest", "trained": 0.5, "wiseft": 0.5, "zeroshot": 0.5}}}
@@ -576,6 +606,107 @@ def test_files_that_are_damaged_newer_or_another_runs(head):
         load(record)
     record.unlink()
     assert load(head.parent).classnames == NAMES  # the file says all that it takes
+
+
+def say(path, change):
+    """Change the JSON in a classifier by `change`, which gets it, and leave its digest."""
+    tensors = load_file(path)
+    with safe_open(path, framework="pt") as file:
+        said = json.loads(file.metadata()["classifier"])
+    save_file(tensors, path, {"classifier": json.dumps(change(said) or said)})
+
+
+def test_a_classifier_that_is_not_as_it_was_written(kept, tmp_path):
+    """predict.py and check.py say so, and train.py --save-heads makes it anew."""
+    world = SimpleNamespace(root=tmp_path, inputs=kept.inputs, results=tmp_path / "experiments")
+    own = kept.heads["demo-RN", "linear"].relative_to(kept.results)
+    path = Path(shutil.copytree(kept.results, world.results)) / own
+    whole = path.read_bytes()
+
+    def flip():
+        path.write_bytes(whole[:-7] + bytes([whole[-7] ^ 1]) + whole[-6:])
+
+    for spoil in (flip, lambda: say(path, lambda said: said["classnames"].reverse())):
+        spoil()
+        expected = f"{path} is not a trained classifier, or it is damaged (its content is not what was written)"
+        assert expected in predict(kept, "--run", path, "a.jpg", check=1).stderr
+    places = [("data_dir", "data"), ("indices_dir", "indices"), ("feature_dir", "features")]
+    flags = [word for name, folder in places for word in (f"--{name}", kept.root / folder)]
+    done = run_fork("check.py", "--dataset", "demo", *flags, "--result_dir", world.results, folder=tmp_path, check=1)
+    assert "its content is not what was written" in " ".join(done.stdout.split())
+    assert "6 runs, 1 to train" in train(world, "--clip-encoder", "demo-RN", "--save-heads").out
+    assert load(path).classnames == NAMES
+    assert load_file(path)["head.weight"].equal(load_file(kept.heads["demo-RN", "linear"])["head.weight"])
+    say(path, lambda said: {key: value for key, value in said.items() if key != "content"})
+    assert load(path).classnames == NAMES  # of a version before there were digests
+
+
+def nested(depth):
+    return json.loads("[" * depth + "]" * depth)
+
+
+SAID = {
+    "recipe.size": (lambda said: said["recipe"].update(size="64"), "recipe.size is not a whole number"),
+    "recipe.mean": (lambda said: said["recipe"].update(mean=[0, None, 1]), "recipe.mean[1] is not a finite number"),
+    "recipe.upright": (lambda said: said["recipe"].update(upright=0), "recipe.upright is not true or false"),
+    "recipe": (lambda said: said.update(recipe=7), "recipe is not an object"),
+    "field": (lambda said: said["recipe"].update(extra=7), "recipe has an unknown field, extra"),
+    "names": (lambda said: said.update(classnames=[*NAMES[:5], 6]), "classnames[5] is not text"),
+    "fewer": (lambda said: said["classnames"].pop(), "it has weights of 6 classes, and 5 names of classes"),
+    "run": (lambda said: said["run"].pop("grid"), "run has no grid"),
+    "cell": (lambda said: said["run"]["cell"].update(logit=710), "logit is 710, beyond 87"),
+    "layers": (lambda said: said["run"]["cell"].update(image_layer=0.0), "cell.image_layer is not a whole number"),
+    "accuracy": (lambda said: said["run"]["trained"].update(val=1.5), "an accuracy is 1.5, which is not from 0 to 1"),
+    "grid": (lambda said: said["run"]["grid"][0].pop(), "run.grid[0] has 2 elements, not 3"),
+    "inputs": (lambda said: said["run"].update(inputs={}), "run.inputs has no encoder"),
+    "ratio": (lambda said: said.update(wiseft_ratio=float("nan")), "wiseft_ratio is not a finite number"),
+    "huge": (lambda said: said.update(wiseft_ratio=10**400), "wiseft_ratio is not a finite number"),
+    "nested": (lambda said: said.update(classnames=nested(500)), "classnames[0] is not text"),
+    "format": (lambda said: said.update(format="1"), "format is not a whole number"),
+    "list": (lambda said: [said], "it has no metadata 'classifier'"),
+}
+
+
+def test_metadata_that_cannot_be(kept, head):
+    """One line each, whatever the field: also of files without a digest."""
+    respoil(head, lambda tensors: None)
+    whole = head.read_bytes()
+    for how, (change, said) in SAID.items():
+        head.write_bytes(whole)
+        with safe_open(head, framework="pt") as file:
+            about = json.loads(file.metadata()["classifier"])
+        returned = change(about)
+        about = returned if how == "list" else about
+        save_file(load_file(head), head, {"classifier": json.dumps(about)})
+        with pytest.raises(UserError) as error:
+            load(head)
+        assert f"{head} is not a trained classifier, or it is damaged (" in str(error.value), how
+        assert said in str(error.value), how
+        assert "\n" not in str(error.value)
+    save_file(load_file(head), head, {"classifier": "[" * 100_000 + "]" * 100_000})
+    done = predict(kept, "--run", head, "a.jpg", check=1)
+    assert done.stderr.startswith(f"error: {head} is not a trained classifier")
+    assert done.stderr.count("\n") == 1
+
+
+def test_numbers_that_are_not_finite(kept, head):
+    """Neither weights nor probabilities."""
+    files, _ = pictures(kept)
+    whole = head.read_bytes()
+    for value in (float("nan"), float("inf")):
+        respoil(head, lambda tensors, value=value: tensors["head.weight"][2].fill_(value))
+        done = predict(kept, "--run", head, files[0], check=1)
+        assert f"{head} is not a trained classifier" in done.stderr
+        assert "weights that are not finite numbers: head.weight" in done.stderr
+        head.write_bytes(whole)
+    respoil(head, lambda tensors: tensors["head.weight"].fill_(3e38))
+    done = predict(kept, "--run", head, files[0], files[1], "--format", "jsonl", check=1)
+    assert f"error: {files[0]}: the classifier computes no finite probabilities" in done.stderr
+    assert "NaN" not in done.stdout
+    run = heads.read(kept.heads["demo-RN", "linear"])
+    run.tensors["zeroshot"][0, 0] = float("nan")
+    with pytest.raises(UserError, match="is not written: weights that are not finite numbers: zeroshot"):
+        heads.keep(run, head.parent)
 
 
 def test_weights_of_another_encoder_are_refused(head, random_weights):

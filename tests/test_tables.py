@@ -11,6 +11,7 @@ import pytest
 from engine.errors import UserError
 from engine.results import tables
 from engine.results.runs import Cell
+from forks import run_fork
 
 CELL = Cell(
     dataset="dtd",
@@ -172,6 +173,30 @@ def test_a_file_that_is_no_table_is_named(content, tmp_path):
     (tmp_path / "all_x.csv").write_text(content)
     with pytest.raises(UserError, match=r"all_x\.csv does not have"):
         tables.read_method("all_x", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"mean": 100.5}, "numbers that are not percentages: demo 1-shot"),
+        ({"mean": -1.0}, "numbers that are not percentages: demo 1-shot"),
+        ({"std": float("inf")}, "numbers that are not percentages: demo 1-shot"),
+        ({"zeroshot": float("nan")}, "does not have the columns"),
+        ({"zeroshot": "high"}, "does not have the columns"),
+        ({"seeds": "1 x"}, "seeds that are not whole numbers: demo 1-shot"),
+        ({"shots": 2}, "a row that repeats the dataset and shots of another: demo 2-shot"),
+        ({"shots": 1.5}, "does not have the columns"),
+    ],
+)
+def test_a_table_that_eval_did_not_write_is_refused(change, said, tmp_path):
+    table = method_table([1, 2], "1 2").astype(object)
+    for name, value in change.items():
+        table.loc[0, name] = value
+    table.to_csv(tmp_path / "all_x.csv", index=False, na_rep="nan")
+    words = ["--name", "all_x", "--eval_dir", tmp_path, "--avg_dir", tmp_path / "average"]
+    done = run_fork("average.py", *words, folder=tmp_path, check=1)
+    assert f"error: {tmp_path / 'all_x.csv'} " in done.stderr
+    assert said in done.stderr
 
 
 def test_a_missing_table_lists_those_that_are_there(tmp_path):

@@ -377,6 +377,66 @@ def test_garbage_in_a_record_is_named(script, swept):
     assert str(path) in done.stderr
 
 
+def test_records_that_cannot_be_are_named(script, swept):
+    """By whoever selects among the runs of a cell."""
+    small = (path for path, run in records(swept).items() if not run.tested and run.hyperparameters.batch_size == 8)
+    path, other = (swept.root / "experiments" / place for place in itertools.islice(small, 2))
+    whole = json.loads(path.read_text())
+    grid = whole["grid"]
+    faults = [
+        ({"trained": {"val": 1.5, "test": None}}, "an accuracy is 1.5, which is not from 0 to 1"),
+        ({"wiseft": {"val": float("nan"), "test": None}}, "record.wiseft.val is not a finite number"),
+        ({"trained": {"val": 0.5, "test": 0.5}}, "of its three classifiers not all are tested"),
+        ({"step": 100.0}, "record.step is not a whole number"),
+        ({"step": -1}, "step is -1"),
+        ({"seconds": "long"}, "record.seconds is not a finite number"),
+        ({"grid": [whole["hyperparameters"]]}, "its grid is not the grid 'linear' of its method"),
+        ({"grid": [point for point in grid if point[2] == 8]}, "have different grids"),
+        ({"hyperparameters": read_record(other).hyperparameters}, "lies in another run's folder"),
+        ({"hyperparameters": [1, 1, 1]}, "its hyperparameters are not in its grid"),
+        ({"shifted": {"demo_v2": {"inputs": "x", "trained": -1, "wiseft": 0, "zeroshot": 0}}}, "an accuracy is -1"),
+        ({"cell": whole["cell"] | {"logit": "4.6"}}, "record.cell.logit is not a finite number"),
+    ]
+    for change, said in faults:
+        path.write_text(json.dumps(whole | change))
+        done = evaluate(script, swept, check=1)
+        assert str(path) in done.stderr, said
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1
+    path.write_text("[" * 100_000 + "]" * 100_000)
+    assert f"error: {path} is not a run's record" in train(script, swept, check=1).stderr
+
+
+def test_features_that_cannot_be_normalised_are_not_trained_on(script, world):
+    """All zero, or with squares beyond float32 on either side: of images and of prompts."""
+    folder = world.place.bank("train", 0, "none")
+    bank = Bank(folder)
+    features, labels = bank.read()
+    split = load_split(world.root / "indices", "demo", 1, 1)
+    for row, value in zip(split.train, (0.0, 1e20, 1e-40), strict=False):
+        features[row] = value
+    shutil.rmtree(folder)
+    write_shard(folder, bank.source, list(range(len(labels))), labels, features)
+    said = train(script, world, check=1).stderr
+    assert f"demo, train images, in {folder}: features that are all zero, or too small or too large" in said
+    assert f"at positions {', '.join(map(str, sorted(split.train[:3])))};" in said
+    path = world.place.texts(0, "hand_crafted")
+    texts = read_texts(path)
+    texts.features[7] = 1e-30
+    write_texts(path, texts)
+    said = train(script, world, check=1).stderr
+    assert f"demo, prompts, in {path}: features that are all zero" in said
+    assert "at positions 7;" in said
+    assert not records(world)
+
+
+def test_an_adapter_of_few_numbers_is_refused(script, tmp_path):
+    world = store_of_random_features(tmp_path, classes=20, dimension=3)
+    done = train(script, world, "--classifier_head", "adapter", "--hyperparams", "adapter", check=1)
+    assert "features of fake have 3 numbers, and an adapter needs 4 or more" in done.stderr
+    train(script, world, "--train-shot", "1", "--seed", "1", "--max-iter", "3")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -391,6 +451,20 @@ def test_garbage_in_a_record_is_named(script, swept):
         (["--image-views", "one"], "--image-views: 'one' is not a whole number"),
         (["--max-memory", "8X"], "'8X' is not a size such as 8G or 500M"),
         (["--max-memory", "0"], "'0' is not a size"),
+        (["--max-memory", "9" * 400 + "G"], "is not a size"),
+        (["--max-memory", "inf"], "'inf' is not a size"),
+        (["--logit", "nan"], "--logit: 'nan' is not a number from -87 to 87"),
+        (["--logit=-inf"], "--logit: '-inf' is not a number from -87 to 87"),
+        (["--logit", "710"], "--logit: '710' is not a number from -87 to 87"),
+        (["--logit", "x"], "--logit: 'x' is not a number"),
+        (["--max-iter", "0"], "--max-iter: 0 is not 1 or more"),
+        (["--max-iter", "1e3"], "--max-iter: '1e3' is not a whole number"),
+        (["--max-iter", "9" * 30], "is too large; at most 1,000,000,000"),
+        (["--max-iter", "9" * 5000], "is not a whole number"),
+        (["--seed", "9" * 30], "is too large; at most 9,223,372,036,854,775,807"),
+        (["--image-views", "nan"], "--image-views: 'nan' is not a whole number"),
+        (["--image-views", "-1"], "takes --image-views 1"),
+        (["--image-augmentation", "randomcrop", "--image-views", "1001"], "is too large; at most 1,000"),
         (["--result_dir", "README.md"], "README.md"),
         (["--clip-encoder", "RN51"], "no encoder of OpenAI's or the project's is called 'RN51'; they are RN50, RN101"),
         (["--dataset", "imagenet_a"], "classifiers for it are trained on --dataset imagenet"),

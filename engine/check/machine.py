@@ -12,6 +12,7 @@ from pathlib import Path
 from engine import files
 from engine.check.findings import NOTE, OK, WRONG, Finding
 from engine.clip import names
+from engine.demo import released
 from engine.errors import UserError
 
 REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements.txt"
@@ -92,6 +93,7 @@ def encoders(asked: list[str] | None, weights: str | None, stored: set[str]) -> 
     """
     from engine.clip import load
     from engine.clip import weights as weights_of
+    from engine.demo import hearing
 
     there, absent, wrong, digests = [], [], [], {}
     for name in asked or [*names.DEMO, *names.OPENAI]:
@@ -103,11 +105,17 @@ def encoders(asked: list[str] | None, weights: str | None, stored: set[str]) -> 
             if place.file is None:
                 absent.append(name)
                 continue
+            if name in names.DEMO and not weights:
+                released.check(Path(place.file))
             if asked or folder in stored:
                 digests[folder] = load.load_encoder(name, weights).digest
             there.append(name if name in names.DEMO and not weights else f"{name} ({place.file})")
         except Exception as error:  # whatever a damaged file leads to
             wrong.append(Finding(WRONG, str(error) or type(error).__name__))
+    try:
+        released.check(hearing.PATH)
+    except (UserError, OSError) as error:
+        wrong.append(Finding(WRONG, str(error)))
     findings = [Finding(OK, f"weights are here of {', '.join(there)}")] if there else []
     if absent:
         findings.append(Finding(NOTE, f"weights are yet to be downloaded, when first used, of {', '.join(absent)}"))

@@ -23,7 +23,7 @@ from engine.features.listing import changes, listing_of, stored_listing
 from engine.features.store import Bank, Place, Source, prompts_digest, texts_source
 from engine.optimizer import Hyperparameters
 from engine.results import heads
-from engine.results.runs import RECORD, Cell, Record, read_record, selected
+from engine.results.runs import RECORD, Cell, Record, read_record, require_grid, selected
 
 
 @dataclass
@@ -147,17 +147,18 @@ class Runs:
 
 
 def runs(result_dir: str | Path) -> Runs:
-    """Read all records, and what the classifiers beside them say of themselves."""
+    """Read all records, and the classifiers beside them."""
     found = Runs()
     for path in sorted(Path(result_dir).rglob(RECORD)):
         try:
             record = read_record(path)
+            require_grid(record, path)
             found.cells.setdefault(record.cell, {})[record.hyperparameters] = record
-        except (UserError, TypeError):  # what has lists in place of numbers and names is no key
+        except UserError:
             found.damaged.append(path)
     for path in sorted(Path(result_dir).rglob(heads.FILE)):
         try:
-            heads.read(path, tensors=False)
+            heads.read(path)
         except UserError as error:
             found.faults.append(Finding(WRONG, str(error)))
     return found

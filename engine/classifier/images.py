@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from engine.errors import UserError
 from engine.features.extract import dead_workers, quiet_worker
 from engine.images import to_rgb
 from engine.results.heads import Recipe
@@ -38,7 +40,8 @@ def classify(
 ) -> Iterator[tuple[str, Predictions | str]]:
     """What is on each of `files`, in their order: its `top_k` most probable classes, or why it cannot be decoded.
 
-    Processes decode where there is more than one batch. Raises UserError when one of them was killed.
+    Processes decode where there is more than one batch. Raises UserError when one of them was killed, and for
+    probabilities that are not finite.
     """
     loader = DataLoader(
         _Files(files, classifier.recipe),
@@ -52,7 +55,14 @@ def classify(
         for images, faults in loader:
             predictions = iter(_predictions(classifier, images, top_k) if len(images) else [])
             for fault in faults:
-                yield next(names), next(predictions) if fault is None else fault
+                name = next(names)
+                found = next(predictions) if fault is None else fault
+                if fault is None and not all(math.isfinite(probability) for _, probability in found):
+                    raise UserError(
+                        f"{name}: the classifier computes no finite probabilities; are the numbers of its encoder too"
+                        f" large for {classifier.recipe.precision}, or its weights damaged?"
+                    )
+                yield name, found
 
 
 @torch.inference_mode()

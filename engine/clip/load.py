@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import open_clip
 import torch
 from torch import Tensor, nn
 
+from engine.clip import names
 from engine.clip.fit import build
 from engine.clip.frozen import Cached, FrozenImages, FrozenTexts
 from engine.clip.preprocessing import preprocessing
 from engine.clip.split import trainable_image, trainable_text
 from engine.clip.weights import download, locate
+from engine.demo import released
 from engine.digests import tensors_digest
 from engine.errors import UserError
 from engine.preprocessing import Preprocessing
@@ -117,6 +120,8 @@ def load_encoder(
     """
     place = locate(name, weights)
     architecture, config = place.architecture, place.config
+    if name in names.DEMO and weights is None:
+        released.check(Path(place.file))
     weights = place.file or download(name, place)
     tokenizer = _tokenizer(architecture)
     try:

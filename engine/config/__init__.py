@@ -36,6 +36,11 @@ SEEDS = [1, 2, 3]
 SOURCE_SHOTS = [16]
 """The shots of its domain shift (section 6 of the protocol)."""
 
+MOST, MOST_SEED = 10**9, 2**63 - 1
+"""The largest number that arguments take, and the largest seed."""
+MOST_WORKERS, MOST_VIEWS = 1024, 1000
+"""Each worker is a process, and each view is encoded of every training image."""
+
 
 def boolean(text: str) -> bool:
     """Read true/false, as in `--wise_ft False`: unlike argparse's `type=bool`, which takes every word for true."""
@@ -45,12 +50,15 @@ def boolean(text: str) -> bool:
     return words[text.lower()]
 
 
-def whole(text: str) -> int:
-    """Read a whole number."""
+def whole(text: str, most: int = MOST) -> int:
+    """Read a whole number, from -`most` to `most`."""
     try:
-        return int(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from error
+        number = int(text)
+    except ValueError as error:  # also for more digits than Python reads
+        raise argparse.ArgumentTypeError(f"'{text:.50}' is not a whole number") from error
+    if abs(number) > most:
+        raise argparse.ArgumentTypeError(f"'{text:.50}' is too large; at most {most:,}")
+    return number
 
 
 def positive(text: str) -> int:
@@ -58,6 +66,18 @@ def positive(text: str) -> int:
     number = whole(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
+
+
+def logit(text: str) -> float:
+    """Read the logarithm of a scale that is a normal number in float32."""
+    try:
+        number = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text:.50}' is not a number") from error
+    if not abs(number) <= optimizer.MAX_LOGIT:
+        most = optimizer.MAX_LOGIT
+        raise argparse.ArgumentTypeError(f"'{text:.50}' is not a number from -{most} to {most}")
     return number
 
 
@@ -69,12 +89,27 @@ def shots(text: str) -> Shots:
         raise argparse.ArgumentTypeError(f"{error}; shots are a number or 'all'") from error
 
 
-def not_negative(text: str) -> int:
-    """Read a whole number of at least 0."""
-    number = whole(text)
+def not_negative(text: str, most: int = MOST) -> int:
+    """Read a whole number from 0 to `most`."""
+    number = whole(text, most)
     if number < 0:
         raise argparse.ArgumentTypeError(f"{number} is negative")
     return number
+
+
+def _seed(text: str) -> int:
+    """A seed of few-shot splits."""
+    return not_negative(text, MOST_SEED)
+
+
+def _workers(text: str) -> int:
+    """A number of processes."""
+    return not_negative(text, MOST_WORKERS)
+
+
+def _views(text: str) -> int:
+    """A number of views of each training image, which its augmentation may refuse."""
+    return whole(text, MOST_VIEWS)
 
 
 def _layers(text: str) -> int:
@@ -91,10 +126,10 @@ def size(text: str) -> int:
     match = re.fullmatch(r"([0-9.]+)\s*([KMGT]?)(i?B)?", text.strip(), re.IGNORECASE)
     try:
         number = int(float(match[1]) * 1024 ** units[match[2].upper()])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a size such as 8G or 500M")
+        raise argparse.ArgumentTypeError(f"'{text:.50}' is not a size such as 8G or 500M")
     return number
 
 
@@ -158,7 +193,7 @@ def _named_cell(text: str) -> tuple[str, int, int]:
         dataset, per_class, seed = text.rsplit(",", 2)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"'{text}' is not dataset,shots,seed, as in dtd,16,1") from error
-    return _dataset(dataset.strip()), shots(per_class), not_negative(seed)
+    return _dataset(dataset.strip()), shots(per_class), _seed(seed)
 
 
 def _argument(*flags: str, **settings: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -204,9 +239,7 @@ ARGUMENTS = {
     "source_shot": _argument(
         "--train-shot", type=positive, **_MANY, default=SOURCE_SHOTS, help="training images per class (16)"
     ),
-    "source_seeds": _argument(
-        "--seed", type=not_negative, **_MANY, help="seeds to tabulate (those of 1 2 3 that have runs)"
-    ),
+    "source_seeds": _argument("--seed", type=_seed, **_MANY, help="seeds to tabulate (those of 1 2 3 that have runs)"),
     "shifted": _argument(
         "--shifted", type=_dataset, **_MANY, help="shifted test sets (all of the dataset that is trained on)"
     ),
@@ -220,7 +253,7 @@ ARGUMENTS = {
     "max_val_shot": _argument(
         "--max-val-shot", type=positive, default=MAX_VAL_SHOT, help="validation images per class: min(shots, this) (4)"
     ),
-    "seed": _argument("--seed", type=not_negative, **_MANY, default=SEEDS, help="seeds of the few-shot split (1 2 3)"),
+    "seed": _argument("--seed", type=_seed, **_MANY, default=SEEDS, help="seeds of the few-shot split (1 2 3)"),
     # the encoder
     "clip_encoder": _argument(
         "--clip-encoder",
@@ -301,7 +334,7 @@ ARGUMENTS = {
         help="views of each training image beside the plain one (flip)",
     ),
     "image_views": _argument(
-        "--image-views", type=whole, help="number of those views: 0 with none, 1 with flip (0 with none, else 1)"
+        "--image-views", type=_views, help="number of those views: 0 with none, 1 with flip (0 with none, else 1)"
     ),
     # the classifier
     "modality": _argument(
@@ -324,7 +357,7 @@ ARGUMENTS = {
         " random: with zeroshot the text has already come in",
     ),
     "logit": _argument(
-        "--logit", type=float, default=4.60517, help="log of the scale of the logits: 4.60517 is 100 (4.60517)"
+        "--logit", type=logit, default=4.60517, help="log of the scale of the logits: 4.60517 is 100 (4.60517)"
     ),
     "hyperparams": _argument(
         "--hyperparams", choices=list(optimizer.GRIDS), default="linear", help="hyper-parameter grid (linear)"
@@ -406,7 +439,7 @@ ARGUMENTS = {
     "test_batch_size": _argument("--test-batch-size", type=positive, default=32, help="images encoded at a time (32)"),
     "num_workers": _argument(
         "--num-workers",
-        type=not_negative,
+        type=_workers,
         help="processes that decode images (one per core, 16 at most; where the CPU encodes too, one per 8 cores)",
     ),
     "decode": _argument(

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from engine.demo import released
+
 NAME = "demo-audio"
 PATH = Path(__file__).parent / "models" / f"{NAME}.safetensors"
 DIMENSION = 128
@@ -49,7 +51,12 @@ class AudioEncoder(nn.Module):
 
 
 def load(path: Path = PATH) -> AudioEncoder:
-    """The encoder with its trained weights (stored as float16), in eval mode."""
+    """The encoder with its trained weights (stored as float16), in eval mode.
+
+    Raises UserError for a file of the project that was altered.
+    """
+    if path == PATH:
+        released.check(path)
     encoder = AudioEncoder()
     state = safetensors.torch.load_file(path)
     encoder.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from engine.demo import world
+from engine.demo import released, world
 from engine.files import write_atomically
 
 MODEL_DIR = Path(__file__).parent / "models"
@@ -182,6 +182,7 @@ def main() -> None:
         bar.set_postfix(loss=f"{loss:.3f}")
     path = args.out / f"{args.model}.safetensors"
     save(model, tokens, path)
+    released.state(path)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB in {(time.perf_counter() - start) / 60:.1f} minutes")
     for name, style in {"no domain gap": world.PRETRAINING, **world.STYLES}.items():
         accuracy = zero_shot_accuracy(model, style, per_class=50, seed=args.seed)

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from engine.clip.load import load_encoder
-from engine.demo import pretrain, sounds, world
+from engine.demo import pretrain, released, sounds, world
 from engine.demo.hearing import NAME, PATH, AudioEncoder
 from engine.files import write_atomically
 
@@ -118,6 +118,7 @@ def main() -> None:
     for loss in bar:
         bar.set_postfix(loss=f"{loss:.3f}")
     save(encoder, args.out)
+    released.state(args.out)
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.2f} MB in {(time.perf_counter() - start) / 60:.1f} minutes")
     for name, style in {"no domain gap": sounds.PRETRAINING, "demo": sounds.DEMO}.items():
         accuracy = zero_shot_accuracy(encoder, clip, style, per_class=20, seed=args.seed)

@@ -22,6 +22,7 @@ from engine.errors import UserError
 from engine.esc.benchmark import Benchmark
 from engine.features import audio
 from engine.features.audio import Fold
+from engine.features.store import check_norms
 from engine.model import Classifier, Embedding, LinearHead, random_weight
 from engine.results.esc import ALL_MODAL, AUDIO_VISUAL, DRAWS, PLUS_TEXT, SHOTS, SPLITS, UNI_MODAL
 from engine.results.runs import USUAL, WAYS, Cell, input_of
@@ -211,6 +212,7 @@ class EscData:
         by_name = {category: label for label, category in self.benchmark.all_classes.items()}
         labels = torch.tensor([by_name.get(category, -1) for category in fold.categories])
         order = fold.positions.argsort()
+        check_norms(fold.features, fold.positions.tolist(), f"fold {number} of {self.benchmark.sounds}")
         part = self._add(F.normalize(fold.features[order]), labels[order])
         needed = 2 * max(SHOTS)
         if few := [name for name, label in by_name.items() if int((part.labels == label).sum()) < needed]:

@@ -37,6 +37,8 @@ from engine.features.store import (
 from engine.preprocessing import Preprocessing
 from engine.transforms import decoded, normalise, render
 
+FILLED = 32
+"""Up to how many images a batch is filled up whatever is asked for: the default of `--test-batch-size`."""
 SHARD_IMAGES = 1024
 """About how many images a shard holds at most: what a kill can lose."""
 SHARD_BYTES = 1 << 27
@@ -154,20 +156,21 @@ def extract(
 ) -> None:
     """Encode what `plans` list and append it to its banks; `progress` hears the number of images after each batch.
 
-    Shards follow each other in ascending order and every batch is filled up to `batch_size`, so a run that goes on
-    where another was killed passes the very same batches through the network and gives the very same features.
+    Shards follow each other in ascending order and every batch of a plan is filled up to one size (`_batch_size`), so
+    a run that goes on where another was killed passes the very same batches through the network and gives the very
+    same features.
     Raises CorruptImages once all files were tried; only the shards with corrupt images are left out. Raises UserError
     when a shard cannot be written, when features are not finite, or a worker was killed.
     """
-    chunks = [chunk for plan in plans for chunk in _chunks(plan, encoder, batch_size)]
+    chunks = [chunk for plan in plans for chunk in _chunks(plan, encoder, _batch_size(plan, batch_size))]
     if not chunks:
         return
     rows = [(chunk.plan, position) for chunk in chunks for position in chunk.positions]
     images = _Images(rows, encoder.preprocessing)
     loader = DataLoader(
         images,
-        batch_sampler=_batches([len(chunk.positions) for chunk in chunks], batch_size),
-        num_workers=min(workers, -(-len(images) // batch_size)),
+        batch_sampler=(sampler := _batches(chunks)),
+        num_workers=min(workers, len(sampler)),
         collate_fn=_collate,
         pin_memory=torch.device(encoder.device).type == "cuda",
         worker_init_fn=quiet_worker,
@@ -179,11 +182,11 @@ def extract(
         for chunk in chunks:
             encoded: list[dict[int, Tensor]] = []
             faults: list[str] = []
-            for _ in range(0, len(chunk.positions), batch_size):
+            for _ in range(0, len(chunk.positions), chunk.batch_size):
                 pixels, unreadable = next(batches)
                 faults += unreadable
                 if not faults:
-                    encoded.append(_encode(pixels, encoder, batch_size, chunk.layers))
+                    encoded.append(_encode(pixels, encoder, chunk.batch_size, chunk.layers))
                 progress(len(pixels) + len(unreadable))
             corrupt += faults
             if writing:
@@ -198,10 +201,14 @@ def extract(
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Images whose features lie in memory together, and then in a shard of each bank that lacks some of them."""
+    """Images whose features lie in memory together, and then in a shard of each bank that lacks some of them.
+
+    They go through the encoder `batch_size` at a time.
+    """
 
     plan: Plan
     positions: list[int]
+    batch_size: int
 
     @property
     def layers(self) -> list[int]:
@@ -247,13 +254,22 @@ class _Chunk:
             )
 
 
+def _batch_size(plan: Plan, asked: int) -> int:
+    """The size that batches of a plan are filled up to: `asked`, or less where that is more than all of its images.
+
+    It follows from the images that are asked for, not from those that are missing, and up to `FILLED` from `asked`
+    alone: a run that goes on where another was killed has the same.
+    """
+    return min(asked, max(FILLED, len(plan.asked)))
+
+
 def _chunks(plan: Plan, encoder: Encoder, batch_size: int) -> list[_Chunk]:
     """The images of a plan in as many as the largest of their features allow."""
     if not plan.positions:
         return []
     largest = max(row_bytes(encoder, bank.source) for bank in plan.banks.values() if bank.missing)
     count = max(1, min(SHARD_IMAGES, SHARD_BYTES // largest) // batch_size) * batch_size
-    chunks = [_Chunk(plan, plan.positions[at : at + count]) for at in range(0, len(plan.positions), count)]
+    chunks = [_Chunk(plan, plan.positions[at : at + count], batch_size) for at in range(0, len(plan.positions), count)]
     return [chunk for chunk in chunks if not chunk.is_there()]
 
 
@@ -291,13 +307,13 @@ def _collate(images: list[Tensor | str]) -> tuple[Tensor, list[str]]:
     return torch.stack(pixels) if pixels else torch.empty(0), [image for image in images if isinstance(image, str)]
 
 
-def _batches(sizes: list[int], batch_size: int) -> list[list[int]]:
+def _batches(chunks: list[_Chunk]) -> list[list[int]]:
     """Indices of each batch, none of which reaches over the end of a chunk."""
     batches, start = [], 0
-    for size in sizes:
-        indices = range(start, start + size)
-        batches += [list(indices[at : at + batch_size]) for at in range(0, size, batch_size)]
-        start += size
+    for chunk in chunks:
+        indices, size = range(start, start + len(chunk.positions)), chunk.batch_size
+        batches += [list(indices[at : at + size]) for at in range(0, len(indices), size)]
+        start += len(indices)
     return batches
 
 

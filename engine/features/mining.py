@@ -23,7 +23,16 @@ from engine import templates
 from engine.datasets.few_shot import FewShotSplit
 from engine.errors import UserError
 from engine.features.listing import read_listing
-from engine.features.store import Bank, MissingFeatures, Place, Source, check_finite, read_texts, texts_source
+from engine.features.store import (
+    Bank,
+    MissingFeatures,
+    Place,
+    Source,
+    check_finite,
+    check_norms,
+    read_texts,
+    texts_source,
+)
 from engine.files import write_json
 from engine.templates import MINED, MINING
 
@@ -111,7 +120,7 @@ def mine_splits(
 
     Where these are inputs of the encoder's trainable parts, they go through them, `batch_size` at a time. `progress`
     hears the number of splits after each. Raises UserError for a file that was mined from something else, and for
-    features that are not finite.
+    features that are not finite or cannot be normalised.
     """
     text_layers, image_layers = (min(layers, key=abs) for layers in (encoder.text, encoder.image))  # 0 spares a pass
     listing, text_path = read_listing(place), place.texts(text_layers, MINING)
@@ -129,8 +138,9 @@ def mine_splits(
     if not todo:
         return
     pool = read_texts(text_path)
-    check_finite(pool.features, range(len(pool.labels)), f"{splits[0].dataset}, prompts, in {text_path}")
     texts, part = pool.features, encoder.text[text_layers]
+    check = check_norms if part is None else check_finite
+    check(texts, range(len(pool.labels)), f"{splits[0].dataset}, prompts, in {text_path}")
     if part is not None:
         batches = zip(*(tensor.split(batch_size) for tensor in pool.inputs), strict=True)
         texts = torch.cat([_final(part, batch, encoder.device).cpu() for batch in batches])
@@ -148,7 +158,8 @@ def _val_images(
     for at in range(0, len(split.val), batch_size):  # as inputs of a trainable part all may be more than memory holds
         positions = split.val[at : at + batch_size]
         read, truth = bank.read(positions)
-        check_finite(read, positions, f"{split.dataset}, val images, in {bank.folder}")
+        check = check_norms if part is None else check_finite
+        check(read, positions, f"{split.dataset}, val images, in {bank.folder}")
         features.append(_final(part, (read,), device))
         labels.append(truth.to(device))
     return torch.cat(features), torch.cat(labels)

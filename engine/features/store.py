@@ -145,6 +145,8 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 READ_ROWS = 256
 """How many rows of a shard are copied at a time."""
+SMALLEST_NORM = 1e-12
+"""What torch's normalize divides by at least: shorter features would not come out at length 1."""
 FINITE_ROWS = 64
 """How many rows are looked through for NaN at a time: they are copied for it, and may be more than memory holds."""
 
@@ -378,6 +380,19 @@ def check_finite(features: Tensor, positions: Iterable[int], what: str) -> None:
         raise UserError(
             f"{what}: features that are not finite numbers, at positions {checks.first(rows, len(rows))}; remove them"
             " there and make them again"
+        )
+
+
+def check_norms(features: Tensor, positions: Iterable[int], what: str) -> None:
+    """Raise UserError for final features [n, D] that cannot be normalised in float32, like `check_finite`."""
+    check_finite(features, positions, what)
+    norms = torch.cat([rows.norm(dim=1) for rows in features.split(FINITE_ROWS)])
+    usable = norms.isfinite() & (norms > SMALLEST_NORM)
+    if not usable.all():
+        rows = [position for position, right in zip(positions, usable.tolist(), strict=True) if not right]
+        raise UserError(
+            f"{what}: features that are all zero, or too small or too large to be normalised, at positions"
+            f" {checks.first(rows, len(rows))}; remove them there and make them again, with sound weights and images"
         )
 
 

@@ -16,6 +16,8 @@ EPS = 1e-8
 """AdamW's constants."""
 EVAL_FREQ = 100
 """Validation after the steps 0, 100, 200, ..."""
+MAX_LOGIT = 87
+"""How far from 0 the logarithm of the logits' scale may be, for the scale to be a normal number in float32."""
 
 
 class Hyperparameters(NamedTuple):

@@ -19,10 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from engine import schema
 from engine.errors import UserError
 from engine.files import write_text
 from engine.optimizer import AUDIO, MAX_ITER, Hyperparameters
-from engine.results.runs import select
+from engine.results.runs import NOT_A_RECORD, require_accuracies, select
 
 TASKS = ("image", "audio")
 DEMO_CLASSES = (10, 12)
@@ -72,6 +73,9 @@ class EscRun:
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, not one of {values}")
+        require_accuracies(self.val, self.test)
+        if self.method in PROBES and None in (self.hyperparameters, self.val):
+            raise ValueError(f"a run of {self.method} has neither hyperparameters nor val")
 
     @property
     def key(self) -> tuple:
@@ -102,20 +106,19 @@ def file_of(task: str, classes: int, shots: int, folder: str | Path) -> Path:
 
 
 def read_runs(task: str, classes: int, shots: int, folder: str | Path) -> dict[tuple, EscRun]:
-    """The complete runs of a file by their keys. Raises UserError for a line that is not one of them."""
+    """The complete runs of a file by their keys. Raises UserError for a line that is no run of it, or repeats one."""
     path = file_of(task, classes, shots, folder)
     if not path.is_file():
         return {}
     found = {}
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         try:
-            content = json.loads(line)
-            point = content["hyperparameters"]
-            content["hyperparameters"] = None if point is None else Hyperparameters(*point)
-            run = EscRun(**content)
+            run = schema.build(EscRun, json.loads(line), "run")
             if (run.task, run.classes, run.shots) != (task, classes, shots):
                 raise ValueError(f"it is of {run.task}, {run.classes} classes, {run.shots} shots")
-        except (ValueError, TypeError, KeyError) as error:
+            if run.key in found:
+                raise ValueError("the run is in an earlier line too")
+        except NOT_A_RECORD as error:
             raise UserError(
                 f"{path}, line {number}, is not a run of this file ({error}); remove the line and run imagenet_esc.py"
             ) from error

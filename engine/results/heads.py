@@ -4,7 +4,7 @@
 
 Tensors have their names in `engine.model.Classifier`: `head.weight` [C, D]; of an adapter `embedding.adapter.down` and
 `.up`; of fine-tuning the trained part of the image encoder, `embedding.encoders.0.part.*`. `zeroshot` [C, D] is what
-WiSE-FT goes back to. The rest is JSON among the metadata, the run's record with it: what tells of whom the file is.
+WiSE-FT goes back to. The rest is JSON among the metadata, with the run's record and a digest of the whole content.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from engine import schema
 from engine.datasets.checks import first
+from engine.digests import tensors_digest
 from engine.errors import UserError
 from engine.files import write_tensors
 from engine.model import WISE_FT_RATIO
@@ -30,7 +32,6 @@ from engine.results.runs import (
     Cell,
     Record,
     read_record,
-    record_of,
     record_path,
     runs_digest,
 )
@@ -40,6 +41,8 @@ FORMAT = 2
 """Raised when files change so that an earlier version of this project would misread them."""
 ABOUT = "classifier"
 """Where the metadata have the JSON."""
+DIGEST = "content"
+"""Where the JSON states the digest of the tensors and of the rest of it; files of earlier versions have none."""
 LISTED = 20
 """How many classifiers an error lists."""
 
@@ -95,11 +98,20 @@ def tensors_of(state: Mapping[str, Tensor], zeroshot: Tensor) -> dict[str, Tenso
 
 
 def keep(kept: Kept, result_dir: str | Path) -> None:
-    """Write the classifier of the run that validation selects, atomically; those of other runs of its cell go."""
+    """Write the classifier of the run that validation selects, atomically; those of other runs of its cell go.
+
+    Raises UserError for weights that are not finite.
+    """
     path = head_path(kept.run.cell, kept.run.hyperparameters, result_dir)
+    try:
+        _check_weights(kept)
+    except ValueError as error:
+        raise UserError(f"{path} is not written: {error}") from error
     about = asdict(replace(kept, tensors={}))
     del about["tensors"]
-    write_tensors(path, kept.tensors, {ABOUT: json.dumps({"format": FORMAT} | about)})
+    about = {"format": FORMAT} | about
+    digest = _digest(about, kept.tensors)
+    write_tensors(path, kept.tensors, {ABOUT: json.dumps(about | {DIGEST: digest})})
     for other in path.parent.parent.glob(f"*/{FILE}"):
         if other != path:
             other.unlink(missing_ok=True)
@@ -109,7 +121,7 @@ def is_kept(record: Record, result_dir: str | Path) -> bool:
     """Whether the classifier of this very run is there, whole, and can be read."""
     path = head_path(record.cell, record.hyperparameters, result_dir)
     try:
-        return path.is_file() and _same(read(path, tensors=False).run, record)
+        return path.is_file() and _same(read(path).run, record)
     except UserError:
         return False
 
@@ -138,21 +150,27 @@ def find(place: Path) -> Path:
     raise MissingClassifier(place, dict(_cell_and_results(path) for path in records))
 
 
-def read(path: Path, *, tensors: bool = True) -> Kept:
-    """Read a classifier; without `tensors` only what its file says of itself, and whether that has its full length.
+def read(path: Path) -> Kept:
+    """Read a classifier.
 
-    Raises UserError for a file that is not one, or a newer version's, and for one of another run than the record
-    beside it.
+    Raises UserError for a file that is not one, that is not as it was written, or a newer version's, and for one of
+    another run than the record beside it.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})[ABOUT])
-            if about.pop("format") > FORMAT:
+            about = json.loads((file.metadata() or {}).get(ABOUT, "null"))
+            if not isinstance(about, dict):
+                raise ValueError(f"it has no metadata '{ABOUT}'")
+            if schema.build(int, about.get("format"), "format") > FORMAT:
                 raise UserError(f"{path} was written by a newer version of this project, which this one cannot read")
-            kept = _kept(about, {name: file.get_tensor(name) for name in (file.keys() if tensors else ())})
-    except (SafetensorError, OSError, *NOT_A_RECORD) as error:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        digest = about.pop(DIGEST, None)
+        if digest not in (None, _digest(about, tensors)):
+            raise ValueError("its content is not what was written")
+        kept = _kept(about, tensors)
+    except (SafetensorError, OSError, RuntimeError, *NOT_A_RECORD) as error:  # torch's for types that it hardly knows
         raise UserError(
-            f"{path} is not a trained classifier, or it is damaged ({type(error).__name__}: {error}); where train.py"
+            f"{path} is not a trained classifier, or it is damaged ({error}); where train.py"
             " --save-heads wrote it, remove it, and the same command makes it anew"
         ) from error
     record = path.with_name(RECORD)
@@ -173,9 +191,31 @@ def _cell_and_results(path: Path) -> tuple[Cell, Path | None]:
 
 
 def _kept(about: dict[str, Any], tensors: dict[str, Tensor]) -> Kept:
-    """The classifier that the JSON in its file tells of."""
-    recipe = Recipe(**about["recipe"] | {name: tuple(about["recipe"][name]) for name in ("mean", "std")})
-    return Kept(recipe, about["classnames"], record_of(about["run"]), tensors, about["wiseft_ratio"])
+    """The classifier that the JSON in its file tells of. Raises ValueError where that or the tensors cannot be."""
+    types = {"recipe": Recipe, "classnames": list[str], "run": Record, "wiseft_ratio": float}
+    kept = Kept(**{name: schema.build(kind, about.get(name), name) for name, kind in types.items()}, tensors=tensors)
+    if not 0 <= kept.wiseft_ratio <= 1:
+        raise ValueError(f"wiseft_ratio is {kept.wiseft_ratio}, which is not from 0 to 1")
+    if "encoder" not in kept.run.inputs:
+        raise ValueError("run.inputs has no encoder")
+    weight = tensors.get("head.weight")
+    if weight is not None and weight.dim() and len(weight) != len(kept.classnames):
+        raise ValueError(f"it has weights of {len(weight)} classes, and {len(kept.classnames)} names of classes")
+    _check_weights(kept)
+    return kept
+
+
+def _check_weights(kept: Kept) -> None:
+    """Raise ValueError, naming tensors, for weights that are not finite numbers."""
+    bad = [name for name, tensor in kept.tensors.items() if not tensor.float().isfinite().all()]
+    if bad:
+        raise ValueError(f"weights that are not finite numbers: {first(bad, len(bad))}")
+
+
+def _digest(about: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """The digest of a classifier's content: `about` is the JSON without it."""
+    # as it is read again: JSON makes lists of tuples
+    return tensors_digest(tensors, json.dumps(about, sort_keys=True))
 
 
 def _same(one: Record, other: Record) -> bool:

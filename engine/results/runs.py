@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine import schema
 from engine.datasets.few_shot import MAX_VAL_SHOT, Shots
 from engine.errors import UserError
 from engine.files import write_json
-from engine.optimizer import MAX_ITER, Hyperparameters
+from engine.optimizer import GRIDS, MAX_ITER, MAX_LOGIT, Hyperparameters
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Cell:
     hyperparams: str
     max_iter: int = MAX_ITER
     max_val_shot: int = MAX_VAL_SHOT
+
+    def __post_init__(self):
+        if not abs(self.logit) <= MAX_LOGIT:
+            raise ValueError(f"logit is {self.logit}, beyond {MAX_LOGIT} on either side of 0")
 
     def folder(self, result_dir: str | Path) -> Path:
         """Where the runs of this cell lie under `result_dir`."""
@@ -66,6 +71,16 @@ class Accuracy:
 
     val: float
     test: float | None = None
+
+    def __post_init__(self):
+        require_accuracies(self.val, self.test)
+
+
+def require_accuracies(*accuracies: float | None) -> None:
+    """Raise ValueError for accuracies that are not from 0 to 1; None is one that is yet to be measured."""
+    for accuracy in accuracies:
+        if accuracy is not None and not 0 <= accuracy <= 1:
+            raise ValueError(f"an accuracy is {accuracy}, which is not from 0 to 1")
 
 
 CLASSIFIERS = ("trained", "wiseft", "zeroshot")
@@ -97,6 +112,9 @@ class Shifted:
     wiseft: float
     zeroshot: float
 
+    def __post_init__(self):
+        require_accuracies(self.trained, self.wiseft, self.zeroshot)
+
 
 @dataclass(frozen=True)
 class Record:
@@ -121,6 +139,15 @@ class Record:
     versions: dict[str, str] = field(compare=False)
     diverged: bool = False
     shifted: dict[str, Shifted] = field(default_factory=dict)
+
+    def __post_init__(self):
+        """Raises ValueError for a run that cannot be."""
+        if self.step < 0:
+            raise ValueError(f"step is {self.step}")
+        if self.hyperparameters not in self.grid:
+            raise ValueError("its hyperparameters are not in its grid")
+        if self.tested and None in (self.wiseft.test, self.zeroshot.test):
+            raise ValueError("of its three classifiers not all are tested")
 
     @property
     def tested(self) -> bool:
@@ -167,31 +194,49 @@ def read_record(path: Path) -> Record:
         raise UserError(f"{path} is not a run's record ({error}); remove it and train again") from error
 
 
-NOT_A_RECORD = (ValueError, TypeError, KeyError, AttributeError)
-"""What `record_of` raises for something else."""
+NOT_A_RECORD = (ValueError, RecursionError)
+"""What JSON and `record_of` raise for something else."""
 
 
-def record_of(content: dict[str, Any]) -> Record:
-    """The record whose `asdict` this is, as JSON keeps it."""
-    content = dict(content)
-    content["cell"] = Cell(**content["cell"])
-    content["hyperparameters"] = Hyperparameters(*content["hyperparameters"])
-    content["grid"] = [Hyperparameters(*point) for point in content["grid"]]
-    for classifier in CLASSIFIERS:
-        content[classifier] = Accuracy(**content[classifier])
-    content["shifted"] = {name: Shifted(**tested) for name, tested in content.get("shifted", {}).items()}
-    return Record(**content)
+def record_of(content: Any) -> Record:
+    """The record whose `asdict` this is, as JSON keeps it. Raises ValueError for anything else."""
+    return schema.build(Record, content, "record")
 
 
 def read_cell(cell: Cell, result_dir: str | Path) -> dict[Hyperparameters, Record]:
-    """The complete runs of a cell. Raises UserError for a record that cannot be read or belongs to another cell."""
-    records = {}
+    """The complete runs of a cell.
+
+    Raises UserError for a record that cannot be read or belongs elsewhere, and for one whose grid is not its method's
+    or not that of the records beside it: validation would select among other runs than all.
+    """
+    records: dict[Hyperparameters, Record] = {}
+    first: tuple[Path, Record] | None = None
     for path in sorted(cell.folder(result_dir).glob(f"*/{RECORD}")):
         record = read_record(path)
         if record.cell != cell:
             raise UserError(f"{path} says it is {record.cell}, and it lies in the folder of {cell}; remove it")
+        place = record_path(cell, record.hyperparameters, result_dir).parent.name
+        if place != path.parent.name:
+            raise UserError(f"{path} is the record of {place}, and lies in another run's folder; remove it")
+        require_grid(record, path)
+        first = first or (path, record)
+        if record.grid != first[1].grid:
+            raise UserError(f"{first[0]} and {path} have different grids; remove the wrong one and train again")
         records[record.hyperparameters] = record
     return records
+
+
+def require_grid(record: Record, path: Path) -> None:
+    """Raise UserError unless the grid of a record is its method's: all of it, or up to some batch size.
+
+    Larger batches than the samples of a cell admit leave a grid.
+    """
+    largest = max(point.batch_size for point in record.grid)
+    points = GRIDS.get(record.cell.hyperparams, ())
+    if record.grid != [point for point in points if point.batch_size <= largest]:
+        raise UserError(
+            f"{path}: its grid is not the grid '{record.cell.hyperparams}' of its method; remove it and train again"
+        )
 
 
 def select(grid: list[Hyperparameters], val_accuracy: dict[Hyperparameters, float]) -> Hyperparameters:

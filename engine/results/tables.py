@@ -11,6 +11,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from engine import templates
+from engine.datasets.checks import first
 from engine.datasets.few_shot import MAX_VAL_SHOT, Shots, read_shots
 from engine.errors import UserError
 from engine.files import write_text
@@ -19,6 +20,7 @@ from engine.results.runs import WAYS, Cell, Record, input_of, read_cell, runs_di
 
 COLUMNS = ["dataset", "shots", "seeds", "mean", "std", "zeroshot", "method", "runs"]
 """Columns of a method's table: a row per dataset and shots; `runs` is the digest of the runs behind it."""
+PERCENTAGES = ["mean", "std", "zeroshot"]
 
 
 def method_name(cell: Cell, mode: str, wise_ft: bool) -> str:
@@ -174,14 +176,26 @@ def not_covered(path: Path, table: pd.DataFrame) -> list[str]:
 
 
 def read_method(name: str, eval_dir: str | Path) -> pd.DataFrame:
-    """The table that eval.py wrote. Raises UserError when it is not there or not such a table."""
+    """The table that eval.py wrote. Raises UserError when it is not there, or not as eval.py writes it."""
     path = Path(eval_dir) / f"{name}.csv"
     if not path.is_file():
         there = sorted(p.stem for p in Path(eval_dir).glob("all_*.csv"))
         raise UserError(f"there is no {path}; eval.py writes it. Tables there: {', '.join(there) or 'none'}")
     table = _read(path, [COLUMNS])
     if table is None:
-        raise UserError(f"{path} does not have the columns {', '.join(COLUMNS)}; write it again with eval.py")
+        raise UserError(
+            f"{path} does not have the columns {', '.join(COLUMNS)}, or not with numbers in them; write it again with"
+            " eval.py"
+        )
+    faults = {
+        "a row that repeats the dataset and shots of another": table.duplicated(["dataset", "shots"]),
+        "numbers that are not percentages": ~table[PERCENTAGES].map(lambda number: 0 <= number <= 100).all(axis=1),
+        "seeds that are not whole numbers": ~table["seeds"].str.fullmatch(r"\d+( \d+)*"),
+    }
+    for fault, rows in faults.items():
+        if rows.any():
+            named = [f"{row.dataset} {row.shots}-shot" for row in table[rows].itertuples()]
+            raise UserError(f"{path} has {fault}: {first(named, len(named))}; write it again with eval.py")
     return table
 
 
@@ -195,4 +209,4 @@ def _read(path: Path, layouts: list[list[str]]) -> pd.DataFrame | None:
         return None
     if list(table.columns) not in layouts or table.empty:
         return None
-    return table if is_numeric_dtype(table["mean"]) and is_numeric_dtype(table["std"]) else None
+    return table if all(map(is_numeric_dtype, (table[name] for name in PERCENTAGES))) else None

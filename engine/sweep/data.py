@@ -25,12 +25,21 @@ from engine.features.store import (
     Source,
     Texts,
     check_finite,
+    check_norms,
     prompts_digest,
     read_texts,
     texts_source,
 )
 from engine.features.views import training_views
-from engine.model import Adapter, Classifier, Embedding, LinearHead, random_weight, zeroshot_weight
+from engine.model import (
+    ADAPTER_REDUCTION,
+    Adapter,
+    Classifier,
+    Embedding,
+    LinearHead,
+    random_weight,
+    zeroshot_weight,
+)
 from engine.results.heads import Recipe
 from engine.results.runs import WAYS, Cell
 from engine.sweep.shifted import ShiftedSet, ShiftedTest, classnames, shifted_test
@@ -114,9 +123,8 @@ class DatasetFeatures:
         self.shifted = [self._shifted_test(own, encoder) for own in shifted]
         self.recipe = encoder and self._recipe(encoder)
         self._texts, self._prompts = self._mined(place) if cell.text_augmentation == MINING else self._all_prompts()
-        check_finite(
-            self._texts.features, range(len(self._texts.labels)), f"{cell.dataset}, prompts, in {self._text_path}"
-        )
+        check = check_norms if self.text_part is None else check_finite
+        check(self._texts.features, range(len(self._texts.labels)), f"{cell.dataset}, prompts, in {self._text_path}")
         self.classes = int(self._texts.labels.max()) + 1
 
     def sizes(self, cell: Cell) -> list[int]:
@@ -295,6 +303,11 @@ class DatasetFeatures:
             initial = self.zeroshot(cell)
         else:
             initial = random_weight(*self.zeroshot(cell).shape, generator(f"{name}/init"))
+        if cell.head == "adapter" and initial.shape[1] < ADAPTER_REDUCTION:
+            raise UserError(
+                f"{cell}: features of {cell.encoder} have {initial.shape[1]} numbers, and an adapter needs"
+                f" {ADAPTER_REDUCTION} or more; use --classifier_head linear"
+            )
         adapter = Adapter(initial.shape[1], generator(f"{name}/adapter")) if cell.head == "adapter" else None
         embedding = Embedding([self.image_part, self.text_part][:sources], adapter)
         return Classifier(embedding, LinearHead(initial, scale=math.exp(cell.logit))).to(self.device).eval()
@@ -355,7 +368,8 @@ class DatasetFeatures:
         """
         features, labels = bank.read(positions, out)
         where = range(len(labels)) if positions is None else positions
-        check_finite(features, where, f"{bank.folder.parents[1].name}, {part} images, in {bank.folder}")
+        check = check_norms if self.image_part is None else check_finite
+        check(features, where, f"{bank.folder.parents[1].name}, {part} images, in {bank.folder}")
         if int(labels.max()) >= classes:
             raise UserError(f"{bank.folder} has label {int(labels.max())}, but there are prompts of {classes} classes")
         if self.image_part is None:

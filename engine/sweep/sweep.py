@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import platform
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -38,6 +39,9 @@ from engine.training import EXECUTORS
 from engine.training.evaluate import Heads, accuracies, accuracies_among, embedder
 from engine.training.problem import Inputs, Job, Outcome, Problem, admits
 
+AGAIN = 2
+"""How often a sweep trains a run again that has a record: once for what the record lacks, and once more where it has
+become the selected one since."""
 MEMORY_SHARE = 0.8
 """The part of free memory that runs may take where the user does not say."""
 
@@ -100,6 +104,8 @@ class CellSweep:
         self.classnames = data.classnames if options.save_heads else []
         self.records = read_cell(cell, options.result_dir)
         self.waiting: dict[Hyperparameters, Trained] = {}
+        self.again: Counter[Hyperparameters] = Counter()
+        self.kept: set[Hyperparameters] = set()
         self.outdated = self._drop_outdated() if data.is_custom else 0
         for record in self.records.values():
             if record.inputs != self.inputs or record.grid != self.points:
@@ -138,20 +144,35 @@ class CellSweep:
 
         A selected run is without a test when a sweep was killed before it knew which run that would be, and without
         that of a shifted set, or its classifier, when nobody asked for it. It is trained again, which gives the same
-        run.
+        run. Where it does not, as for a record of another machine, its record is replaced, and validation selects
+        anew: each run is trained again `AGAIN` times at most. Raises UserError where that is not enough.
         """
         absent = [point for point in self.points if point not in self.records]
         if absent:
             return absent
         wanted = self.points if self.options.test_all else [self._selected()]
-        return [point for point in wanted if not self._is_complete(self.records[point])]
+        lacking = [point for point in wanted if not self._is_complete(self.records[point])]
+        for point in lacking:
+            if self.again[point] >= AGAIN:
+                path = record_path(self.cell, point, self.options.result_dir)
+                raise UserError(
+                    f"{path} and its classifier do not stay as they were written: the run was trained again"
+                    f" {AGAIN} times, and they still lack something. Does another process or machine write there?"
+                    " Let one do it at a time, or give another --result_dir"
+                )
+        return lacking
 
     def _is_complete(self, record: Record) -> bool:
         """Whether a run that is to be tested is, on all test sets as they are now, and kept if it is to be."""
         found = {name: shifted.inputs for name, shifted in record.shifted.items()}
         tested = record.tested and self.data.shifted_digests.items() <= found.items()
-        keeps = self._keeps(record.hyperparameters)
-        return tested and (not keeps or heads.is_kept(record, self.options.result_dir))
+        return tested and (not self._keeps(record.hyperparameters) or self._is_kept(record))
+
+    def _is_kept(self, record: Record) -> bool:
+        """Whether the classifier of a run is there; it is read until it is found once."""
+        if record.hyperparameters not in self.kept and heads.is_kept(record, self.options.result_dir):
+            self.kept.add(record.hyperparameters)
+        return record.hyperparameters in self.kept
 
     def _keeps(self, point: Hyperparameters) -> bool:
         """Whether the classifier of a run is to be kept, as far as is known yet."""
@@ -173,6 +194,7 @@ class CellSweep:
         best = self._selected()
         # whatever a run that is trained again comes to on this machine: without a test it would be asked for for ever
         again = self.waiting.keys() & self.records.keys()
+        self.again.update(again & outcomes.keys())
         for point in self.waiting.keys() - {best} - again:
             self._record(point, self.waiting.pop(point), test=None)
         if self._known().keys() >= set(self.points):
@@ -221,8 +243,9 @@ class CellSweep:
     def _record(self, point: Hyperparameters, trained: Trained, test: Tested | None) -> None:
         """Write the record of a run, unless another process has: that one stays and counts, but for missing tests.
 
-        A run that is trained again for a test replaces its record. It is the same run, bit for bit on one machine, and
-        keeps what it was tested on before; on another it may differ, and the record then says what was tested.
+        A run that is trained again replaces its record, whatever that says. It is the same run, bit for bit on one
+        machine, and keeps what it was tested on before; on another it may differ, and the record then says what was
+        tested.
         """
         outcome, (trained_test, wiseft_test) = trained.outcome, test.own if test else (None, None)
         record = Record(
@@ -241,7 +264,8 @@ class CellSweep:
         )
         path = record_path(self.cell, point, self.options.result_dir)
         there = read_record(path) if path.exists() else None
-        if there is None or (test is not None and not self._is_complete(there)):
+        if there is None or point in self.records or (test is not None and not self._is_complete(there)):
+            self.kept.discard(point)
             if there is not None and there == replace(record, shifted=there.shifted):
                 record = replace(record, shifted=there.shifted | record.shifted)
             if test is not None and self._keeps(point):

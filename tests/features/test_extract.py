@@ -109,6 +109,30 @@ def test_a_run_that_goes_on_gives_the_same_bytes(world, stop):
     assert contents(world.root / "pieces") == contents(world.root / "whole")
 
 
+def test_batches_are_filled_up_no_further_than_there_are_images(world, encoder, monkeypatch):
+    """However large the batches that are asked for; a run that goes on fills up to the same size."""
+    monkeypatch.setattr(module, "FILLED", 4)
+    encoded, through = [], type(encoder).encode_images
+
+    def count(self, pixels, layers=None):
+        encoded.append(len(pixels))
+        return through(self, pixels, layers)
+
+    monkeypatch.setattr(type(encoder), "encode_images", count)
+    world.run("whole", TRAIN[:3], batch_size=2)
+    world.run("small", TRAIN[:3], batch_size=4096)
+    world.run("large", TRAIN[:10], batch_size=4096)
+    assert encoded == [2, 2, 4, 10]
+    monkeypatch.setattr(module, "SHARD_IMAGES", 1)  # shards of one batch each
+    world.run("whole", batch_size=12)
+    expected = contents(world.bank("whole"))
+    for path in sorted(world.bank("whole").glob("*"))[1:]:
+        path.unlink()
+    world.run("whole", batch_size=12)
+    assert contents(world.bank("whole")) == expected
+    assert set(encoded[4:]) == {12}
+
+
 def test_a_shard_that_another_process_made_since_is_left_alone(world, encoder):
     todo = plan(world.benchmark, "train", "none", TRAIN, Place(world.root / "bank"), encoder)
     world.run("bank")

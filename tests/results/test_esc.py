@@ -83,6 +83,12 @@ def test_what_is_no_run_of_the_benchmark(change):
         lambda line: line.replace('"shots":1', '"shots":2'),
         lambda line: line.replace('"split":1', '"split":9'),
         lambda line: line.replace('"val"', '"value"'),
+        lambda line: line.replace('"val":0.1', '"val":1.1'),
+        lambda line: line.replace('"val":0.1', '"val":null'),
+        lambda line: line.replace('"val":0.1', '"val":NaN'),
+        lambda line: line.replace('"max_iter":12800', '"max_iter":12800.0'),
+        lambda line: line.replace('"draw":1', '"draw":true'),
+        lambda line: "[" * 100_000,
     ],
 )
 def test_a_line_that_is_no_run_is_named(spoil, tmp_path):
@@ -91,6 +97,16 @@ def test_a_line_that_is_no_run_is_named(spoil, tmp_path):
     lines = path.read_text().splitlines()
     assert all(json.loads(line) for line in lines)
     lines[4] = spoil(lines[4])
+    assert lines[4] not in lines[:4]
     path.write_text("\n".join(lines) + "\n")
     with pytest.raises(UserError, match=r"image_19-shot_1\.jsonl, line 5, is not a run of this file"):
+        read_runs(*PLACE, tmp_path)
+
+
+def test_a_line_that_is_there_twice_is_named(tmp_path):
+    add_runs(probe(esc.UNI_MODAL, (1, 1)), tmp_path)
+    path = file_of(*PLACE, tmp_path)
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, lines[3]]))
+    with pytest.raises(UserError, match=r"image_19-shot_1\.jsonl, line 13, .*the run is in an earlier line too"):
         read_runs(*PLACE, tmp_path)
