@@ -28,7 +28,7 @@ from engine.datasets import few_shot
 from engine.datasets.registry import FORMATS
 from engine.demo import world as demo
 from engine.download import sources
-from forks import Fork, run_fork
+from forks import Fork, as_a_user, run_fork
 from servers import serving, tar, zipped
 from stores import install_pictures
 
@@ -220,6 +220,55 @@ def test_stale_features_and_runs(installed, random_weights):
     assert f"not a run's record; remove and train again: {first}, {second}" in said
     shutil.rmtree(installed / "feature")
     assert "note runs of 1 cell whose features are no longer there" in look(installed, check=1)
+
+
+def test_empty_files_are_damaged(installed):
+    split = installed / "indices" / "demo" / "shot_2-seed_1.json"
+    mined = installed / "feature" / "demo-RN" / "demo" / "template_mining-shot_2-seed_1.json"
+    for path in (split, mined):
+        path.write_bytes(b"")
+    said = look(installed, check=1)
+    assert f"WRONG 1 few-shot split damaged: {split}. Delete them; few_shot_split.py makes them anew" in said
+    assert f"WRONG {mined} cannot be read" in said
+
+
+def test_what_cannot_be_opened_may_be_sound(installed):
+    """Nobody is told to remove it."""
+    split = installed / "indices" / "demo" / "shot_2-seed_1.json"
+    record = next((installed / "result").rglob("record.json"))
+    classifier = record.with_name("classifier.safetensors")
+    classifier.write_bytes(b"")
+    store = installed / "feature" / "demo-RN" / "demo"
+    shard, bank = next((store / "val-layer_0" / "none").iterdir()), store / "test-layer_0" / "none"
+    for path in (split, classifier, record, shard, bank):
+        path.chmod(0)
+    try:
+        said = look(installed, check=1, prepare=as_a_user)
+    finally:
+        bank.chmod(0o700)
+    for path in (split, classifier, record, shard, bank):
+        assert f"{path} cannot be opened (Permission denied)" in said
+    assert "emove" not in said
+    assert "elete" not in said
+    for path in (split, record):
+        path.chmod(0o600)
+    words = [*SWEEP, "--max-iter", 1, *places(installed)[2:]]
+    done = Fork("train.py", words, installed, as_a_user).wait(check=1)
+    assert done.err == f"error: {shard} cannot be opened (Permission denied)\n"
+
+
+def test_temporary_files_are_counted_everywhere(installed):
+    (installed / "photos").mkdir()
+    for number, picture in enumerate(sorted(installed.glob("data/demo/images/test/*.png"))[:6]):
+        (installed / "photos" / f"class {number % 2}").mkdir(exist_ok=True)
+        shutil.copy(picture, installed / "photos" / f"class {number % 2}")
+    for folder in ("photos", "indices/photos", "feature/demo-RN/demo", "result/deep/down"):
+        (installed / folder).mkdir(parents=True, exist_ok=True)
+        (installed / folder / ".x.tmp").write_bytes(b"left over")
+    said = look(installed, "--dataset", installed / "photos")
+    assert f"note 2 temporary files, to be removed when nothing runs: {installed}/photos/.x.tmp" in said
+    assert f"{installed}/feature/demo-RN/demo/.x.tmp" in said
+    assert f"{installed}/result/deep/down/.x.tmp" in said
 
 
 def test_many_findings_still_fit_a_screen():

@@ -21,7 +21,7 @@ from typing import Any
 from engine.datasets import checks, registry
 from engine.datasets.benchmark import Benchmark
 from engine.errors import UserError
-from engine.files import write_text
+from engine.files import opening, write_text
 
 MAX_VAL_SHOT = 4
 """Validation images per class: min(shots, 4) (PROTOCOL section 1)."""
@@ -257,11 +257,8 @@ def load_split(
 
 
 def _read_split(path: Path, dataset: str, shots: Shots, seed: int, max_val_shot: int) -> FewShotSplit:
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError:
-        content = None
-    if not _is_split(content):
+    content = read_lists(path)
+    if content is None:
         raise MissingSplits(
             f'{path} is damaged: it should hold {{"train": [positions], "val": [positions]}}.'
             " Delete it; few_shot_split.py makes it anew",
@@ -272,6 +269,16 @@ def _read_split(path: Path, dataset: str, shots: Shots, seed: int, max_val_shot:
     return FewShotSplit(
         dataset, shots, seed, content["train"], content["val"], max_val_shot=max_val_shot, counts=counts
     )
+
+
+def read_lists(path: Path) -> dict[str, list[int]] | None:
+    """Return the positions of a split by part, None for a file that is damaged. Raises CannotOpen."""
+    try:
+        with opening(path):
+            content = json.loads(path.read_bytes())
+    except ValueError:
+        return None
+    return content if _is_split(content) else None
 
 
 def _is_split(content: Any) -> bool:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from engine.datasets.checks import first
 from engine.errors import UserError
-from engine.files import write_tensors
+from engine.files import CannotOpen, opening, write_tensors
 from engine.model import WISE_FT_RATIO
 from engine.optimizer import Hyperparameters
 from engine.results.runs import (
@@ -115,6 +115,8 @@ def is_kept(record: Record, result_dir: str | Path) -> bool:
     path = head_path(record.cell, record.hyperparameters, result_dir)
     try:
         return path.is_file() and _same(read(path, tensors=False).run, record)
+    except CannotOpen:  # training anew would replace a file that may be sound
+        raise
     except UserError:
         return False
 
@@ -150,7 +152,7 @@ def read(path: Path, *, tensors: bool = True) -> Kept:
     beside it.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with opening(path), safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})[ABOUT])
             if about.pop("format") > FORMAT:
                 raise UserError(f"{path} was written by a newer version of this project, which this one cannot read")

@@ -15,7 +15,7 @@ from engine.datasets.benchmark import PARTS, Benchmark, Item
 from engine.datasets.checks import counted, first
 from engine.datasets.custom.finding import Found
 from engine.errors import UserError
-from engine.files import write_text
+from engine.files import CannotOpen, opening, write_text
 
 HEAD = 1 << 16
 """How many bytes of a file tell it from others of its size: to read all of many photographs takes minutes."""
@@ -135,8 +135,10 @@ def _look_at(folder: Path, impaths: list[str]) -> tuple[str, list[str]]:
     faults, digests = [], {}
     for impath in impaths:
         try:
-            with opened(folder / impath):
+            with opening(folder / impath), opened(folder / impath):
                 digests[impath] = _file_digest(folder / impath)
+        except CannotOpen:
+            raise
         except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and more on bad bytes
             faults.append(f"  {folder / impath}: {error}")
     if faults:
