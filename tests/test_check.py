@@ -8,10 +8,13 @@ import io
 import json
 import os
 import pty
+import random
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -341,6 +344,7 @@ class Hosts:
 
     def __init__(self, site, root):
         self.site, self.root = site, root
+        site.headers = {"ETag": '"one"'}
         self.archives, self.split_files = {}, {}
         for name, content in PACKED.items():
             archive = sources.ARCHIVES[name]
@@ -354,8 +358,15 @@ class Hosts:
         (root / "indices").mkdir()
         (root / "indices" / "class_counts.json").write_text("{}")
 
-    def start(self, *names):
+    def serve(self, name, content):
+        """Another archive as the published one."""
+        self.site.files[f"/{self.archives[name].name}"] = content
+        self.archives[name] = dataclasses.replace(self.archives[name], md5=hashlib.md5(content).hexdigest())
+
+    def start(self, *names, limit=None):
         def prepare():
+            if limit:
+                resource.setrlimit(*limit)
             sources.ARCHIVES.update(self.archives)
             sources.SPLIT_FILES.update(self.split_files)
 
@@ -467,10 +478,55 @@ def test_interrupted_it_goes_on(hosts):
     assert not part.parent.exists()
 
 
+def test_an_altered_byte_in_an_archive_without_a_digest(hosts):
+    content = bytearray(PACKED["fgvc_aircraft"])
+    content[-8] ^= 1  # of the checksum at its end
+    hosts.site.files["/fgvc-aircraft-2013b.tar.gz"] = bytes(content)
+    done = hosts.start("fgvc_aircraft").wait(check=1)
+    kept = hosts.folder("fgvc_aircraft") / ".download" / "fgvc-aircraft-2013b.tar.gz"
+    assert f"fgvc_aircraft: {kept} cannot be unpacked (CRC check failed" in done.err
+    assert "Remove it, and the same command downloads it again" in done.err
+    assert os.listdir(hosts.folder("fgvc_aircraft")) == [".download"]
+    assert os.listdir(kept.parent) == [kept.name]
+
+
+def test_a_disk_that_is_full_and_one_that_fails_stop_no_other(hosts):
+    """A limit on the size of files stands for the full disk."""
+    hosts.serve("dtd", tar({"dtd/images/noise": random.Random(0).randbytes(200_000)} | images("dtd/images")))
+    hosts.serve("eurosat", zipped({"2750/large.jpg": bytes(200_000)} | images("2750")))
+    hosts.folder("caltech101").parent.mkdir()
+    hosts.folder("caltech101").write_bytes(b"no folder")
+    limit = resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY)
+    done = hosts.start("dtd", "eurosat", "caltech101", "fgvc_aircraft", limit=limit).wait(check=1)
+    part = hosts.folder("dtd") / ".download" / "dtd-r1.0.1.tar.gz.part"
+    assert f"dtd: {part} cannot be written (File too large). dtd-r1.0.1.tar.gz, unpacked too, takes about 4" in done.err
+    packed = hosts.folder("eurosat") / ".download" / "EuroSAT.zip"
+    assert f"eurosat: {packed} cannot be unpacked ({packed.parent}/unpacked: File too large). EuroSAT.zip" in done.err
+    assert f"caltech101: [Errno 20] Not a directory: '{hosts.folder('caltech101')}" in done.err
+    assert "ok    fgvc_aircraft: 6 images, all there" in done.out
+    assert "WRONG" in done.out
+    assert sorted(os.listdir(part.parent)) == [part.name, f"{part.name}.version"]
+    assert os.listdir(packed.parent) == [packed.name]
+    asked = len(hosts.site.asked)
+    hosts.start("dtd").wait(check=0)
+    assert hosts.site.asked[asked:] == ["bytes=100000-", None], "it goes on, and the list comes next"
+    assert not part.parent.exists()
+
+
+def test_links_are_judged_where_they_end_up(hosts):
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        link = tarfile.TarInfo("dtd/images/a")
+        link.type, link.linkname = tarfile.SYMTYPE, "../../evil"
+        archive.addfile(link)
+    hosts.serve("dtd", packed.getvalue())
+    done = hosts.start("dtd").wait(check=1)
+    assert "images/a is a link to '../../evil', which leads out of" in done.err
+    assert os.listdir(hosts.folder("dtd")) == [".download"]
+
+
 def test_an_archive_with_names_that_lead_out(hosts):
-    content = zipped({"../../evil.jpg": b"evil"} | images("2750"))
-    hosts.site.files["/EuroSAT.zip"] = content
-    hosts.archives["eurosat"] = dataclasses.replace(hosts.archives["eurosat"], md5=hashlib.md5(content).hexdigest())
+    hosts.serve("eurosat", zipped({"../../evil.jpg": b"evil"} | images("2750")))
     done = hosts.start("eurosat").wait(check=1)
     assert "leads out of it" in done.err
     assert not list(hosts.root.rglob("evil.jpg"))
