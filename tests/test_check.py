@@ -47,7 +47,7 @@ def places(root):
     return [word for name in PLACES for word in (f"--{name}_dir", root / name)]
 
 
-def start(root, *words, prepare=lambda: None):
+def start(root, *words, prepare=lambda: None, cwd=ROOT):
     """check.py in a fork, where this machine's caches of weights have no part."""
 
     def prepare_all():
@@ -56,7 +56,7 @@ def start(root, *words, prepare=lambda: None):
         huggingface_hub.try_to_load_from_cache = lambda *where: cached(*where, cache_dir=root / "hub")
         prepare()
 
-    return Fork("check.py", [*words, *places(root)], root, prepare_all)
+    return Fork("check.py", [*words, *places(root)], root, prepare_all, cwd)
 
 
 def look(root, *words, check=0, **settings):
@@ -265,13 +265,14 @@ def test_temporary_files_are_counted_everywhere(installed):
     for number, picture in enumerate(sorted(installed.glob("data/demo/images/test/*.png"))[:6]):
         (installed / "photos" / f"class {number % 2}").mkdir(exist_ok=True)
         shutil.copy(picture, installed / "photos" / f"class {number % 2}")
-    for folder in ("photos", "indices/photos", "feature/demo-RN/demo", "result/deep/down"):
+    for folder in ("photos", "indices/photos", "feature/demo-RN/demo", "result/deep/down", "results/new"):
         (installed / folder).mkdir(parents=True, exist_ok=True)
         (installed / folder / ".x.tmp").write_bytes(b"left over")
-    said = look(installed, "--dataset", installed / "photos")
+    said = look(installed, "--dataset", installed / "photos", cwd=installed)
     assert f"note 2 temporary files, to be removed when nothing runs: {installed}/photos/.x.tmp" in said
     assert f"{installed}/feature/demo-RN/demo/.x.tmp" in said
     assert f"{installed}/result/deep/down/.x.tmp" in said
+    assert "tables note 1 temporary file, to be removed when nothing runs: results/new/.x.tmp" in said
 
 
 def test_many_findings_still_fit_a_screen():
