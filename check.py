@@ -57,7 +57,7 @@ def download(args: argparse.Namespace) -> int:
         with closing(Bar()) as bar:
             try:
                 steps[name] = download(name, args.data_dir, bar.show)
-            except UserError as error:
+            except (UserError, OSError) as error:
                 steps[name] = [str(error)]
     for name, own in steps.items():
         for step in own:

@@ -1,12 +1,19 @@
-"""Writing files so that a reader, or a run after a kill, never sees half of one."""
+"""Writing files so that a reader, or a run after a kill, never sees half of one; opening them."""
 
 from __future__ import annotations
 
+import fnmatch
+import functools
+import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +25,67 @@ if TYPE_CHECKING:
 UMASK = os.umask(0o022)
 """The process's file mode mask, which mkstemp ignores. The system tells it only while another one is set."""
 os.umask(UMASK)
+TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)\.\w+\.tmp", re.DOTALL)
+"""The names that `temporary_name` begins; in groups, the machine and the process that made the file."""
+ABANDONED = 24 * 3600
+"""Seconds without a change after which a temporary file of another machine has no owner any more."""
+
+
+class CannotOpen(UserError):
+    """A file or folder that the system does not let this process read now. It may be sound: no message says to remove
+    it."""
+
+    def __init__(self, path: Path, error: OSError):
+        super().__init__(f"{path} cannot be opened ({error.strerror or error})")
+
+
+@contextmanager
+def opening(path: Path) -> Iterator[None]:
+    """Raise CannotOpen where the system fails to open or read `path` in this block; errors of its content pass.
+
+    Decoders raise OSErrors too, without a number. So does safetensors for all that the system refuses, and a file that
+    may not be opened it calls missing: such a file is opened once more for the reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno:
+            raise CannotOpen(path, error) from error
+        failure = _failure_to_open(path)
+        if failure or isinstance(error, FileNotFoundError) or "(os error " in str(error):
+            raise CannotOpen(path, failure or error) from error
+        raise
+
+
+def matching(folder: Path, pattern: str) -> list[Path]:
+    """Return what in `folder` has a name of this pattern, sorted; nothing where there is no such folder.
+
+    Raises CannotOpen for a folder that may not be listed, which `Path.glob` takes for an empty one.
+    """
+    try:
+        return sorted(folder / name for name in fnmatch.filter(os.listdir(folder), pattern))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise CannotOpen(folder, error) from error
+
+
+def _failure_to_open(path: Path) -> OSError | None:
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        return error
+    return None
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it to `path`.
 
     The temporary name starts with a dot and is unique to this call, so several processes may write the same `path`:
-    each leaves a whole file and the last rename wins. Folders are made as needed. A failed write leaves nothing.
-    Raises UserError when the disk is full, or where nothing may be written.
+    each leaves a whole file and the last rename wins. Folders are made as needed. A failed write leaves nothing, and
+    what killed processes left in the folder is removed (`remove_abandoned`). Raises UserError when the disk is full,
+    or where nothing may be written.
     """
     try:
         _write_and_rename(path, write)
@@ -35,7 +95,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 def _write_and_rename(path: Path, write: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    remove_abandoned(path.parent)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=temporary_name(path.name), suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
     try:
@@ -47,6 +108,54 @@ def _write_and_rename(path: Path, write: Callable[[Path], None]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def temporary_name(name: str) -> str:
+    """Return what a temporary file or folder for `name` is called, up to random letters and `.tmp`.
+
+    It states who owns it: this machine and process. Long names are cut, as a file system takes 255 bytes.
+    """
+    return f".{name[:40]}.{_machine()}-{os.getpid()}."
+
+
+@functools.cache
+def _machine() -> str:
+    """Return 8 hex digits that the processes share whose numbers mean the same: of one boot and one container.
+
+    A system that does not tell is a machine of its own in each process.
+    """
+    try:
+        identity = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        identity = secrets.token_hex()
+    return hashlib.sha256(identity.encode()).hexdigest()[:8]
+
+
+@functools.cache
+def remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files in `folder` that no live process can own; once in a process, and without errors.
+
+    A file of this machine is abandoned when its process is gone. A process of another machine, which may share the
+    disk, cannot be looked up: its file is abandoned after a day without a change. Names that `temporary_name` did not
+    make are left alone.
+    """
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(OSError):  # several processes may do this at once
+                if (owner := TEMPORARY.fullmatch(entry.name)) and _is_abandoned(entry, *owner.groups()):
+                    (shutil.rmtree if entry.is_dir(follow_symlinks=False) else os.unlink)(entry.path)
+
+
+def _is_abandoned(entry: os.DirEntry[str], machine: str, process: str) -> bool:
+    if machine != _machine():
+        return time.time() - entry.stat(follow_symlinks=False).st_mtime > ABANDONED
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:  # another user's
+        return False
+    return False
 
 
 def require_writable(folder: Path) -> None:

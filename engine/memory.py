@@ -50,7 +50,8 @@ def scratch(shape: Sequence[int], folder: Path) -> Tensor:
             f"{files.shown(taken)} of features are more than memory holds, and {place} has no room for them."
             " Make room there, or train fewer shots and seeds at a time"
         )
-    with tempfile.NamedTemporaryFile(dir=place, prefix=".scratch") as file:
+    files.remove_abandoned(place)
+    with tempfile.NamedTemporaryFile(dir=place, prefix=files.temporary_name("scratch"), suffix=".tmp") as file:
         return torch.from_file(file.name, shared=True, size=size).view(torch.Size(shape))
 
 

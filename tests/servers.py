@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Site:
     """`files` by path. `ranges`: whether parts can be asked for; after `cut` bytes of an answer the connection ends.
 
+    `headers` go with each answer; with `if_range` a part is sent of the version alone that an If-Range header names.
+
     While `held` is not set it does not end, but nothing more comes. `asked` are the Range headers of all requests, None
     where there was none.
     """
@@ -19,6 +21,7 @@ class Site:
     def __init__(self):
         self.files, self.asked, self.ranges, self.cut, self.held = {}, [], True, None, threading.Event()
         self.held.set()
+        self.headers, self.if_range = {}, True
 
 
 @contextmanager
@@ -34,7 +37,9 @@ def serving():
                 self.send_error(404)
                 return
             start = int(re.fullmatch(r"bytes=(\d+)-", self.headers["Range"])[1]) if self.headers["Range"] else 0
-            if not site.ranges or not start:
+            wanted = self.headers["If-Range"]
+            is_other = site.if_range and wanted is not None and wanted not in site.headers.values()
+            if not site.ranges or not start or is_other:
                 self.send_response(200)
                 start = 0
             elif start >= len(content):
@@ -47,6 +52,8 @@ def serving():
                 self.send_response(206)
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
             self.send_header("Content-Length", str(len(content) - start))
+            for header in site.headers.items():
+                self.send_header(*header)
             self.end_headers()
             self.wfile.write(content[start:] if site.cut is None else content[start : start + site.cut])
             self.wfile.flush()

@@ -8,10 +8,13 @@ import io
 import json
 import os
 import pty
+import random
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -29,7 +32,7 @@ from engine.datasets.registry import FORMATS
 from engine.demo import hearing
 from engine.demo import world as demo
 from engine.download import sources
-from forks import Fork, run_fork
+from forks import Fork, as_a_user, run_fork
 from servers import serving, tar, zipped
 from stores import install_pictures
 
@@ -45,7 +48,7 @@ def places(root):
     return [word for name in PLACES for word in (f"--{name}_dir", root / name)]
 
 
-def start(root, *words, prepare=lambda: None):
+def start(root, *words, prepare=lambda: None, cwd=ROOT):
     """check.py in a fork, where this machine's caches of weights have no part."""
 
     def prepare_all():
@@ -54,7 +57,7 @@ def start(root, *words, prepare=lambda: None):
         huggingface_hub.try_to_load_from_cache = lambda *where: cached(*where, cache_dir=root / "hub")
         prepare()
 
-    return Fork("check.py", [*words, *places(root)], root, prepare_all)
+    return Fork("check.py", [*words, *places(root)], root, prepare_all, cwd)
 
 
 def look(root, *words, check=0, **settings):
@@ -249,6 +252,56 @@ def test_stale_features_and_runs(installed, random_weights):
     assert "note runs of 1 cell whose features are no longer there" in look(installed, check=1)
 
 
+def test_empty_files_are_damaged(installed):
+    split = installed / "indices" / "demo" / "shot_2-seed_1.json"
+    mined = installed / "feature" / "demo-RN" / "demo" / "template_mining-shot_2-seed_1.json"
+    for path in (split, mined):
+        path.write_bytes(b"")
+    said = look(installed, check=1)
+    assert f"WRONG 1 few-shot split damaged: {split}. Delete them; few_shot_split.py makes them anew" in said
+    assert f"WRONG {mined} cannot be read" in said
+
+
+def test_what_cannot_be_opened_may_be_sound(installed):
+    """Nobody is told to remove it."""
+    split = installed / "indices" / "demo" / "shot_2-seed_1.json"
+    record = next((installed / "result").rglob("record.json"))
+    classifier = record.with_name("classifier.safetensors")
+    classifier.write_bytes(b"")
+    store = installed / "feature" / "demo-RN" / "demo"
+    shard, bank = next((store / "val-layer_0" / "none").iterdir()), store / "test-layer_0" / "none"
+    for path in (split, classifier, record, shard, bank):
+        path.chmod(0)
+    try:
+        said = look(installed, check=1, prepare=as_a_user)
+    finally:
+        bank.chmod(0o700)
+    for path in (split, classifier, record, shard, bank):
+        assert f"{path} cannot be opened (Permission denied)" in said
+    assert "emove" not in said
+    assert "elete" not in said
+    for path in (split, record):
+        path.chmod(0o600)
+    words = [*SWEEP, "--max-iter", 1, *places(installed)[2:]]
+    done = Fork("train.py", words, installed, as_a_user).wait(check=1)
+    assert done.err == f"error: {shard} cannot be opened (Permission denied)\n"
+
+
+def test_temporary_files_are_counted_everywhere(installed):
+    (installed / "photos").mkdir()
+    for number, picture in enumerate(sorted(installed.glob("data/demo/images/test/*.png"))[:6]):
+        (installed / "photos" / f"class {number % 2}").mkdir(exist_ok=True)
+        shutil.copy(picture, installed / "photos" / f"class {number % 2}")
+    for folder in ("photos", "indices/photos", "feature/demo-RN/demo", "result/deep/down", "results/new"):
+        (installed / folder).mkdir(parents=True, exist_ok=True)
+        (installed / folder / ".x.tmp").write_bytes(b"left over")
+    said = look(installed, "--dataset", installed / "photos", cwd=installed)
+    assert f"note 2 temporary files, to be removed when nothing runs: {installed}/photos/.x.tmp" in said
+    assert f"{installed}/feature/demo-RN/demo/.x.tmp" in said
+    assert f"{installed}/result/deep/down/.x.tmp" in said
+    assert "tables note 1 temporary file, to be removed when nothing runs: results/new/.x.tmp" in said
+
+
 def test_many_findings_still_fit_a_screen():
     many = shown("title", [Finding("note", f"number {k} {'long ' * 200}") for k in range(9)])
     assert "... and 7 more" in many
@@ -319,6 +372,7 @@ class Hosts:
 
     def __init__(self, site, root):
         self.site, self.root = site, root
+        site.headers = {"ETag": '"one"'}
         self.archives, self.split_files = {}, {}
         for name, content in PACKED.items():
             archive = sources.ARCHIVES[name]
@@ -332,8 +386,15 @@ class Hosts:
         (root / "indices").mkdir()
         (root / "indices" / "class_counts.json").write_text("{}")
 
-    def start(self, *names):
+    def serve(self, name, content):
+        """Another archive as the published one."""
+        self.site.files[f"/{self.archives[name].name}"] = content
+        self.archives[name] = dataclasses.replace(self.archives[name], md5=hashlib.md5(content).hexdigest())
+
+    def start(self, *names, limit=None):
         def prepare():
+            if limit:
+                resource.setrlimit(*limit)
             sources.ARCHIVES.update(self.archives)
             sources.SPLIT_FILES.update(self.split_files)
 
@@ -445,10 +506,55 @@ def test_interrupted_it_goes_on(hosts):
     assert not part.parent.exists()
 
 
+def test_an_altered_byte_in_an_archive_without_a_digest(hosts):
+    content = bytearray(PACKED["fgvc_aircraft"])
+    content[-8] ^= 1  # of the checksum at its end
+    hosts.site.files["/fgvc-aircraft-2013b.tar.gz"] = bytes(content)
+    done = hosts.start("fgvc_aircraft").wait(check=1)
+    kept = hosts.folder("fgvc_aircraft") / ".download" / "fgvc-aircraft-2013b.tar.gz"
+    assert f"fgvc_aircraft: {kept} cannot be unpacked (CRC check failed" in done.err
+    assert "Remove it, and the same command downloads it again" in done.err
+    assert os.listdir(hosts.folder("fgvc_aircraft")) == [".download"]
+    assert os.listdir(kept.parent) == [kept.name]
+
+
+def test_a_disk_that_is_full_and_one_that_fails_stop_no_other(hosts):
+    """A limit on the size of files stands for the full disk."""
+    hosts.serve("dtd", tar({"dtd/images/noise": random.Random(0).randbytes(200_000)} | images("dtd/images")))
+    hosts.serve("eurosat", zipped({"2750/large.jpg": bytes(200_000)} | images("2750")))
+    hosts.folder("caltech101").parent.mkdir()
+    hosts.folder("caltech101").write_bytes(b"no folder")
+    limit = resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY)
+    done = hosts.start("dtd", "eurosat", "caltech101", "fgvc_aircraft", limit=limit).wait(check=1)
+    part = hosts.folder("dtd") / ".download" / "dtd-r1.0.1.tar.gz.part"
+    assert f"dtd: {part} cannot be written (File too large). dtd-r1.0.1.tar.gz, unpacked too, takes about 4" in done.err
+    packed = hosts.folder("eurosat") / ".download" / "EuroSAT.zip"
+    assert f"eurosat: {packed} cannot be unpacked ({packed.parent}/unpacked: File too large). EuroSAT.zip" in done.err
+    assert f"caltech101: [Errno 20] Not a directory: '{hosts.folder('caltech101')}" in done.err
+    assert "ok    fgvc_aircraft: 6 images, all there" in done.out
+    assert "WRONG" in done.out
+    assert sorted(os.listdir(part.parent)) == [part.name, f"{part.name}.version"]
+    assert os.listdir(packed.parent) == [packed.name]
+    asked = len(hosts.site.asked)
+    hosts.start("dtd").wait(check=0)
+    assert hosts.site.asked[asked:] == ["bytes=100000-", None], "it goes on, and the list comes next"
+    assert not part.parent.exists()
+
+
+def test_links_are_judged_where_they_end_up(hosts):
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        link = tarfile.TarInfo("dtd/images/a")
+        link.type, link.linkname = tarfile.SYMTYPE, "../../evil"
+        archive.addfile(link)
+    hosts.serve("dtd", packed.getvalue())
+    done = hosts.start("dtd").wait(check=1)
+    assert "images/a is a link to '../../evil', which leads out of" in done.err
+    assert os.listdir(hosts.folder("dtd")) == [".download"]
+
+
 def test_an_archive_with_names_that_lead_out(hosts):
-    content = zipped({"../../evil.jpg": b"evil"} | images("2750"))
-    hosts.site.files["/EuroSAT.zip"] = content
-    hosts.archives["eurosat"] = dataclasses.replace(hosts.archives["eurosat"], md5=hashlib.md5(content).hexdigest())
+    hosts.serve("eurosat", zipped({"../../evil.jpg": b"evil"} | images("2750")))
     done = hosts.start("eurosat").wait(check=1)
     assert "leads out of it" in done.err
     assert not list(hosts.root.rglob("evil.jpg"))

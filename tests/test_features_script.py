@@ -27,7 +27,7 @@ from engine.clip import weights as clip_weights
 from engine.datasets import few_shot
 from engine.features import extract
 from engine.features.store import Bank, Place, read_texts
-from forks import Fork
+from forks import Fork, as_a_user
 from hostile import save_hostile
 
 ROOT = Path(__file__).parents[1]
@@ -237,6 +237,7 @@ def test_killed_again_and_again_it_leaves_the_same_store(world):
     assert killed >= 3
     world.start(*SEVERAL).wait(check=0)
     assert stored(world) == whole
+    assert not list(world.root.rglob(".*.tmp")), "what the killed left"
 
 
 def test_a_killed_script_goes_on(world):
@@ -417,6 +418,22 @@ def test_verify_names_what_is_bad_and_repair_removes_it(world):
     weights.rename(world.weights)
     world.start().wait(check=0)
     assert stored(world) == before
+
+
+def test_repair_leaves_alone_what_only_cannot_be_opened(world):
+    """It may be sound. A file of mined templates that is empty is damaged."""
+    world.start().wait(check=0)
+    mined, shard = world.place.mined("shot_1-seed_1"), next(world.place.bank("test", 0, "none").iterdir())
+    mined.write_bytes(b"")
+    shard.chmod(0)
+    for word, end in (("--verify", "which --repair removes"), ("--repair", "removed, and features.py makes them anew")):
+        said = world.start(word, prepare=as_a_user).wait(check=1).out
+        assert f"{shard} cannot be opened (Permission denied)\n" in said
+        assert f"{mined} cannot be read (Expecting value" in said
+        assert f", 1 of them bad, {end}\n1 file that cannot be opened, and may be sound: --repair leaves them" in said
+    assert shard.exists()
+    assert not mined.exists()
+    assert world.start(prepare=as_a_user).wait(check=1).err.endswith(f"{shard} cannot be opened (Permission denied)\n")
 
 
 def test_verify_takes_what_is_there(world):

@@ -2,11 +2,18 @@
 
 import errno
 import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from engine import files
 from engine.errors import UserError
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -42,3 +49,57 @@ def test_where_nothing_can_be_written(tmp_path):
     for write in (files.require_writable, lambda path: files.write_text(path, "")):
         with pytest.raises(UserError, match="file/folder cannot be written"):
             write(tmp_path / "file" / "folder")
+
+
+def test_what_killed_processes_left_goes_when_its_folder_is_next_written(tmp_path):
+    """Of this machine what no live process made; of others, which may share the disk, what is a day old."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    machine, day = files.temporary_name("x").split(".")[2].split("-")[0], 25 * 3600
+    made = {
+        f".a.{machine}-{gone.pid}.abcdefg_.tmp": 0,
+        f".a.b.{machine}-{gone.pid}.abcdefg_.tmp": day,
+        f".scratch.{machine}-{99 * 10**18}.abcdefg_.tmp": 0,
+        f".{machine}-{gone.pid}.abcdefg_.tmp": 0,
+        f".a.{machine}-{os.getpid()}.abcdefg_.tmp": day,
+        ".a.0123abcd-1.abcdefg_.tmp": day,
+        ".b.0123abcd-1.abcdefg_.tmp": 0,
+        ".settings.tmp": day,
+        f"a.{machine}-{gone.pid}.abcdefg_.tmp": day,
+    }
+    for name, age in made.items():
+        (tmp_path / name).write_text("half")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    (tmp_path / f".folder.{machine}-{gone.pid}.abcdefg_.tmp").mkdir()
+    (tmp_path / f".folder.{machine}-{gone.pid}.abcdefg_.tmp" / "model.onnx").write_text("half")
+    files.write_text(tmp_path / "file", "whole")
+    kept = [name for name, place in zip(made, range(len(made)), strict=True) if place in (3, 4, 6, 7, 8)]
+    assert sorted(os.listdir(tmp_path)) == sorted(["file", *kept])
+
+
+def test_the_temporary_file_of_a_killed_process_goes(tmp_path):
+    code = (
+        "import os; from pathlib import Path; from engine import files\n"
+        f"files.write_atomically(Path({str(tmp_path / 'f')!r}), lambda temporary: os.kill(os.getpid(), 9))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    assert [name.startswith(".f.") for name in os.listdir(tmp_path)] == [True]
+    files.write_text(tmp_path / "f", "whole")
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_names_as_long_as_a_file_system_takes(tmp_path):
+    for name in ("x" * 255, "写" * 85):
+        files.write_text(tmp_path / name, "text")
+        assert (tmp_path / name).read_text() == "text"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "I/O"), OSError("Too many (os error 24)"), FileNotFoundError()])
+def test_what_cannot_be_opened_is_told_from_what_is_damaged(tmp_path, error):
+    path = tmp_path / "file"
+    path.write_text("")
+    with pytest.raises(files.CannotOpen, match=f"^{path} cannot be opened"), files.opening(path):
+        raise error
+    for damage in (ValueError("not JSON"), OSError("image file is truncated")):
+        with pytest.raises(type(damage), match=str(damage)), files.opening(path):
+            raise damage

@@ -6,6 +6,9 @@ import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate, chain
+from pathlib import Path
+
+from engine.datasets.checks import counted, first
 
 OK, NOTE, WRONG = "ok", "note", "WRONG"
 """As it should be; worth knowing, such as what is missing and was not asked for; broken, or asked for and missing."""
@@ -24,6 +27,14 @@ class Finding:
     text: str
 
 
+def left_over(paths: list[Path]) -> list[Finding]:
+    """Temporary files, which a killed process left behind or one that is at work has just made."""
+    if not paths:
+        return []
+    text = f"{counted(len(paths), 'temporary file')}, to be removed when nothing runs: {first(paths, len(paths))}"
+    return [Finding(NOTE, text)]
+
+
 def shown(title: str, findings: Iterable[Finding], width: int = 100, colour: bool = False) -> str:
     """A section for a terminal that is `width` characters wide: what is fine first, what is wrong last."""
     lines = [f"\033[1m{title}\033[0m" if colour else title]
@@ -35,8 +46,8 @@ def shown(title: str, findings: Iterable[Finding], width: int = 100, colour: boo
             mark = f"\033[{COLOURS[state]}m{state:5}\033[0m" if colour else f"{state:5}"
             text = " ".join(finding.text.split())
             text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
-            first, *rest = textwrap.wrap(text, width - 8, break_long_words=False, break_on_hyphens=False) or [""]
-            paragraphs.append([f"  {mark} {first}", *(f"        {line}" for line in rest)])
+            head, *rest = textwrap.wrap(text, width - 8, break_long_words=False, break_on_hyphens=False) or [""]
+            paragraphs.append([f"  {mark} {head}", *(f"        {line}" for line in rest)])
         fitting = sum(lines_so_far <= SHOWN for lines_so_far in accumulate(map(len, paragraphs)))
         kept = len(own) if state == OK else max(1, fitting)
         lines += chain.from_iterable(paragraphs[:kept])

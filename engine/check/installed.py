@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import shlex
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from audioclip import released
-from engine import datasets
+from engine import datasets, files
 from engine.check.findings import NOTE, OK, WRONG, Finding
 from engine.config import default
 from engine.datasets import esc50, few_shot
@@ -24,6 +26,7 @@ from engine.datasets.registry import FORMATS
 from engine.download.install import WORK
 from engine.download.sources import ARCHIVES, SPLIT_FILES
 from engine.errors import UserError
+from engine.files import CannotOpen
 
 
 @dataclass(frozen=True)
@@ -110,36 +113,62 @@ def _remedies(missing: list[str], data_dir: str | Path) -> list[str]:
 
 
 def splits(names: Iterable[str], indices_dir: str | Path) -> list[Finding]:
-    """The few-shot splits of these datasets against the digests in `sha256.csv` beside them."""
+    """The few-shot splits of these datasets: each can be read, and has its digest in `sha256.csv`, if that has one."""
     folder, names = Path(indices_dir), list(names)
     try:
-        with (folder / "sha256.csv").open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["dataset"] in names]
-            published = {
-                few_shot.split_path(folder, row["dataset"], int(row["shot"]), int(row["seed"])): row["sha256"]
-                for row in rows
-            }
-    except FileNotFoundError:
-        published = {}
+        published = _published(folder, names)
     except (OSError, ValueError, KeyError) as error:
         return [Finding(WRONG, f"{folder / 'sha256.csv'} cannot be read ({error})")]
-    try:
-        found = [path for name in names for path in sorted((folder / name).glob("shot_*.json"))]
-        other = [path for path in found if published.get(path, digest := split_digest(path)) != digest]
-    except OSError as error:
-        return [Finding(WRONG, str(error))]
-    findings = [Finding(OK, f"{counted(len(found), 'few-shot split')} in {folder}")] if len(found) > len(other) else []
-    if other:
-        findings.append(
-            Finding(
-                WRONG,
-                f"{counted(len(other), 'few-shot split')} other than published: {first(other, len(other))}."
-                " Delete them; few_shot_split.py makes them anew",
-            )
-        )
+    sound, damaged, other, faults = [], [], [], []
+    found: list[Path] = []
+    for name in names:
+        try:
+            found += files.matching(folder / name, "shot_*.json")
+        except CannotOpen as error:
+            faults.append(Finding(WRONG, str(error)))
+    for path in found:
+        try:
+            if few_shot.read_lists(path) is None:
+                damaged.append(path)
+            elif published.get(path) in (None, split_digest(path)):
+                sound.append(path)
+            else:
+                other.append(path)
+        except CannotOpen as error:
+            faults.append(Finding(WRONG, str(error)))
+    findings = [Finding(OK, f"{counted(len(sound), 'few-shot split')} in {folder}")] if sound else []
+    for paths, what in (damaged, "damaged"), (other, "other than published"):
+        if paths:
+            text = f"{counted(len(paths), 'few-shot split')} {what}: {first(paths, len(paths))}"
+            findings.append(Finding(WRONG, f"{text}. Delete them; few_shot_split.py makes them anew"))
     if absent := sorted(str(path) for path in published if path not in found):
         findings.append(Finding(NOTE, f"{first(absent, len(absent))} are missing; few_shot_split.py makes them"))
-    return findings
+    return findings + faults
+
+
+def _published(folder: Path, names: list[str]) -> dict[Path, str]:
+    """The digests that `sha256.csv` in `folder` has of the splits of these datasets; none without that file."""
+    try:
+        with (folder / "sha256.csv").open(encoding="utf-8", newline="") as file:
+            return {
+                few_shot.split_path(folder, row["dataset"], int(row["shot"]), int(row["seed"])): row["sha256"]
+                for row in csv.DictReader(file)
+                if row["dataset"] in names
+            }
+    except FileNotFoundError:
+        return {}
+
+
+def temporary_files(judged: Iterable[Judged], data_dir: str | Path, indices_dir: str | Path) -> list[Path]:
+    """Return the temporary files below `indices_dir` and in datasets' folders, where split files are written."""
+    roots = [Path(data_dir) / FORMATS[own.name].folder for own in judged if own.is_there]
+    folders = [root if root.is_dir() else root.parent for root in roots]
+    folders += [Path(folder) for folder, _, _ in os.walk(indices_dir)]
+    found = []
+    for folder in dict.fromkeys(folders):
+        with suppress(CannotOpen):  # which is another finding
+            found += files.matching(folder, ".*.tmp")
+    return found
 
 
 def split_digest(path: Path) -> str:

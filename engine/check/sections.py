@@ -8,11 +8,13 @@ from pathlib import Path
 
 from engine import datasets, files
 from engine.check import installed, machine
-from engine.check.findings import WRONG, Finding
+from engine.check.findings import WRONG, Finding, left_over
 from engine.check.installed import Judged
 from engine.clip import names
+from engine.config import default
 
 Section = tuple[str, list[Finding]]
+TABLES = default.EVAL_DIR, default.AVG_DIR, default.ESC_RESULT_DIR
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def of_datasets(asked: Asked, judged: list[Judged]) -> Section:
     """The section of datasets and of their few-shot splits."""
     findings = installed.report(judged, asked.data_dir, bool(asked.datasets))
     findings += installed.splits([own.name for own in judged], asked.indices_dir)
+    findings += left_over(installed.temporary_files(judged, asked.data_dir, asked.indices_dir))
     return f"datasets in {asked.data_dir}, few-shot splits in {asked.indices_dir}", findings
 
 
@@ -87,6 +90,9 @@ def on_disk(
     runs.cells = {cell: own for cell, own in runs.cells.items() if is_asked(cell.encoder, cell.dataset)}
     findings = _guarded(asked.result_dir, lambda: stored.report_runs(runs, places, asked.indices_dir))
     yield _folder("runs", asked.result_dir, findings)
+    tables = [path for folder in TABLES for path in stored.size_of(Path(folder))[1]]
+    if tables:
+        yield "tables", left_over(tables)
 
 
 def _guarded(what: str, look: Callable[[], list[Finding]]) -> list[Finding]:
@@ -102,4 +108,4 @@ def _folder(what: str, folder: str, findings: list[Finding]) -> Section:
     from engine.check import stored
 
     size, temporary = stored.size_of(Path(folder))
-    return f"{what} in {folder}: {files.shown(size)}", findings + stored.left_over(temporary)
+    return f"{what} in {folder}: {files.shown(size)}", findings + left_over(temporary)

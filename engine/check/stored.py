@@ -20,7 +20,9 @@ from engine.datasets.few_shot import load_split, split_path
 from engine.errors import UserError
 from engine.features import audio
 from engine.features.listing import changes, listing_of, stored_listing
+from engine.features.mining import read_any
 from engine.features.store import Bank, Place, Source, prompts_digest, texts_source
+from engine.files import CannotOpen
 from engine.optimizer import Hyperparameters
 from engine.results import heads
 from engine.results.runs import RECORD, Cell, Record, read_record, require_grid, selected
@@ -66,6 +68,11 @@ def features(feature_dir: str | Path, encoder: str, dataset: str) -> Stored:
             _take(stored, f"{folder.name}/{bank.name}", lambda bank=bank: _bank(bank, stored))
         for path in sorted(folder.glob("*.safetensors")):
             _take(stored, f"{folder.name}/{path.stem}", lambda path=path: texts_source(path))
+    for path in sorted(root.glob(stored.place.mined("*").name)):
+        try:
+            read_any(path)
+        except UserError as error:
+            stored.faults.append(Finding(WRONG, str(error)))
     return stored
 
 
@@ -154,6 +161,8 @@ def runs(result_dir: str | Path) -> Runs:
             record = read_record(path)
             require_grid(record, path)
             found.cells.setdefault(record.cell, {})[record.hyperparameters] = record
+        except CannotOpen as error:
+            found.faults.append(Finding(WRONG, str(error)))
         except UserError:
             found.damaged.append(path)
     for path in sorted(Path(result_dir).rglob(heads.FILE)):
@@ -233,14 +242,6 @@ def _subfolders(folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError:
         return []
-
-
-def left_over(paths: list[Path]) -> list[Finding]:
-    """Temporary files, which a killed process left behind or one that is at work has just made."""
-    if not paths:
-        return []
-    text = f"{counted(len(paths), 'temporary file')}, to be removed when nothing runs: {first(paths, len(paths))}"
-    return [Finding(NOTE, text)]
 
 
 def summary(feature_dir: str | Path, stored: list[Stored]) -> list[Finding]:

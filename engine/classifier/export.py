@@ -19,7 +19,7 @@ import torch
 
 from engine.classifier import ImageClassifier
 from engine.errors import UserError
-from engine.files import write_atomically
+from engine.files import temporary_name, write_atomically
 
 
 def export(classifier: ImageClassifier, path: Path) -> None:
@@ -49,7 +49,7 @@ def export(classifier: ImageClassifier, path: Path) -> None:
 
 def _save(program: torch.onnx.ONNXProgram, path: Path, temporary: Path) -> None:
     """Write `temporary`, which becomes `path`, and the file of weights that a large model knows by that name."""
-    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp") as folder:
+    with TemporaryDirectory(dir=path.parent, prefix=temporary_name(path.name), suffix=".tmp") as folder:
         model = Path(folder) / path.name
         program.save(model, external_data=False)
         for weights in Path(folder).glob("*.data"):

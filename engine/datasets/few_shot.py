@@ -24,7 +24,7 @@ from typing import Any
 from engine.datasets import checks, registry
 from engine.datasets.benchmark import Benchmark
 from engine.errors import UserError
-from engine.files import write_text
+from engine.files import opening, write_text
 
 MAX_VAL_SHOT = 4
 """Validation images per class: min(shots, 4) (PROTOCOL section 1)."""
@@ -276,11 +276,8 @@ def _read_split(
     max_val_shot: int,
     contents: Mapping[str, Sequence[str]] | None,
 ) -> FewShotSplit:
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError:
-        content = None
-    if not _is_split(content) or (contents is None and _is_tracked(content)):
+    content = read_lists(path)
+    if content is None or (contents is None and _is_tracked(content)):
         raise MissingSplits(
             f'{path} is damaged: it should hold {{"train": [positions], "val": [positions]}}.'
             " Delete it; few_shot_split.py makes it anew",
@@ -314,6 +311,16 @@ def _positions(wanted: Iterable[str | int], contents: Sequence[str]) -> list[int
 def _is_tracked(content: dict[str, list[str] | list[int]]) -> bool:
     """Whether a split has content digests, and not positions."""
     return any(isinstance(one, str) for one in content["train"])
+
+
+def read_lists(path: Path) -> dict[str, list[int] | list[str]] | None:
+    """Return the positions or content digests of a split by part, None for a damaged file. Raises CannotOpen."""
+    try:
+        with opening(path):
+            content = json.loads(path.read_bytes())
+    except ValueError:
+        return None
+    return content if _is_split(content) else None
 
 
 def _is_split(content: Any) -> bool:
@@ -372,8 +379,8 @@ def _kept(path: Path, contents: Mapping[str, Sequence[str]]) -> dict[str, list[i
     None for a split that is not there, or holds positions: it is from before images were tracked, and drawing it again
     from the same list gives the same images.
     """
-    content = json.loads(path.read_bytes()) if path.exists() else None
-    if not _is_split(content) or not _is_tracked(content):
+    content = read_lists(path) if path.exists() else None
+    if content is None or not _is_tracked(content):
         return None
     found = {part: _positions(content[part], contents[part]) for part in contents}
     if all(position is None for own in found.values() for position in own):

@@ -1,11 +1,13 @@
 """Download a file that may be large, over a network that may break, to a name that only a complete file gets.
 
 What has arrived is kept in `<name>.part`, and the next call goes on from there (HTTP's Range), in this process or
-another. A server that knows no ranges starts over.
+another. A server that knows no ranges starts over, and so does one whose file has changed since: `<name>.part.version`
+has what the server calls the version that has arrived in part (HTTP's ETag or Last-Modified).
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -56,15 +58,15 @@ def fetch(url: str, path: Path, progress: Progress, *, room: float = 0.0) -> Non
                 )
                 raise NotDownloaded(f"{url} cannot be downloaded ({reason}){kept}")
             arrived = size
-        file.flush()
         os.fsync(file.fileno())
+        _version_file(part).unlink(missing_ok=True)
         part.replace(path)
 
 
 def check_md5(path: Path, md5: str, url: str, progress: Progress) -> None:
     """Raise UserError for a file that is not the published one. It stays there, for whoever wants to look at it."""
     digest, size = hashlib.md5(usedforsecurity=False), path.stat().st_size
-    with path.open("rb") as file:
+    with files.opening(path), path.open("rb") as file:
         while block := file.read(BLOCK):
             digest.update(block)
             progress(f"checking {path.name}", file.tell(), size)
@@ -78,33 +80,44 @@ def check_md5(path: Path, md5: str, url: str, progress: Progress) -> None:
 @contextmanager
 def locked(part: Path) -> Iterator[BinaryIO]:
     """The file of what has arrived, or another, for one process at a time. It goes if nothing is in it."""
-    with part.open("ab") as file:
+    with part.open("ab", buffering=0) as file:  # a buffer that a full disk does not take fails once more, on closing
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise UserError(f"{part}: another process is downloading this file") from error
+        except OSError as error:
+            raise UserError(f"{part} cannot be locked ({error.strerror}); try another disk (--data_dir)") from error
         try:
             yield file
         finally:
             if not file.seek(0, os.SEEK_END):
+                _version_file(part).unlink(missing_ok=True)
                 part.unlink(missing_ok=True)
 
 
 def _go_on(url: str, file: BinaryIO, part: Path, progress: Progress, room: float) -> str | None:
     """Fetch what is not in `file` yet. None when all is there, else why the connection broke."""
-    have = file.seek(0, os.SEEK_END)
+    have, version_file = file.seek(0, os.SEEK_END), _version_file(part)
+    version = version_file.read_text(encoding="utf-8") if have and version_file.exists() else None
     try:
-        response = _open(url, have, part)
+        response = _open(url, have, part, version)
         if response is None:
             return None
         with response:
-            if response.status != 206 and have:  # the whole file, whatever was asked for
+            found = _version(response)
+            changed = version and found and found != version  # and the server does not know If-Range
+            if have and (changed or response.status != 206):  # or it sends the whole file, whatever was asked for
                 file.truncate(0)
+                if response.status == 206:
+                    return _go_on(url, file, part, progress, room)
                 have = 0
+            if not have:
+                version_file.write_text(found, encoding="utf-8") if found else version_file.unlink(missing_ok=True)
             total = have + response.length if response.length is not None else None
-            require_room(part.parent, int((1 + room) * (total or 0)) - have, f"{part.stem}, unpacked too,")
+            needs = int((1 + room) * (total or 0)), f"{part.stem}, unpacked too,"
+            require_room(part.parent, needs[0] - have, needs[1])
             while block := _read(response):
-                file.write(block)
+                _write(file, block, part, *needs)
                 have += len(block)
                 progress(f"downloading {part.stem}", have, total)
     except _Broken as error:
@@ -112,9 +125,27 @@ def _go_on(url: str, file: BinaryIO, part: Path, progress: Progress, room: float
     return None if total in (None, have) else f"the connection was closed after {have} of {total} bytes"
 
 
-def _open(url: str, have: int, part: Path) -> HTTPResponse | None:
-    """The answer to a request for the bytes from `have` on, None if there are none. Raises NotDownloaded if refused."""
-    headers = {"User-Agent": "check.py", **({"Range": f"bytes={have}-"} if have else {})}
+def _version_file(part: Path) -> Path:
+    """Where the version of the file is kept that has arrived in part."""
+    return part.with_name(f"{part.name}.version")
+
+
+def _version(response: HTTPResponse) -> str | None:
+    """Return what a server calls the version of its file: an ETag for these very bytes, or a time; None without."""
+    tag = response.headers.get("ETag", "")
+    return tag if tag.startswith('"') else response.headers.get("Last-Modified")
+
+
+def _open(url: str, have: int, part: Path, version: str | None) -> HTTPResponse | None:
+    """The answer to a request for the bytes from `have` on, None if there are none. Raises NotDownloaded if refused.
+
+    A server whose file is no longer of that `version` answers with the whole file.
+    """
+    headers = {"User-Agent": "check.py"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    if have and version:
+        headers["If-Range"] = version
     try:
         response = urlopen(Request(url, headers=headers), timeout=TIMEOUT)
     except HTTPError as error:
@@ -141,11 +172,36 @@ def _read(response: HTTPResponse) -> bytes:
         raise _Broken(error) from error
 
 
+def _write(file: BinaryIO, block: bytes, part: Path, size: int, what: str) -> None:
+    """Write a block to `file`, which is `part`. What a full disk takes of it stays there.
+
+    Raises UserError, which states how large `what` is: `size` bytes.
+    """
+    left = memoryview(block)
+    try:
+        while left:
+            left = left[file.write(left) :]
+    except OSError as error:
+        remedy = after(error, part.parent, size, what)
+        raise UserError(f"{part} cannot be written ({error.strerror}){remedy}") from error
+
+
 def require_room(folder: Path, size: int, what: str) -> None:
     """Raise UserError unless `size` bytes can still be written in `folder`."""
-    free = files.free_space(folder)
-    if size > free:
-        raise UserError(
-            f"{what} takes about {files.shown(size)}, and {folder} has {files.shown(free)} left. Make room there, or"
-            " make the dataset's folder a symbolic link to another disk; the same command goes on from there"
-        )
+    if size > files.free_space(folder):
+        raise UserError(_room(folder, size, what))
+
+
+def after(error: OSError, folder: Path, size: int, what: str) -> str:
+    """Return what to do after writing in `folder` failed, to be said behind the reason; `size` is in bytes."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "; once that is mended, the same command goes on"
+    return f". {_room(folder, size, what)}"
+
+
+def _room(folder: Path, size: int, what: str) -> str:
+    needs = f"{what} takes about {files.shown(size)}, and " * bool(size)  # some servers do not tell
+    return (
+        f"{needs}{folder} has {files.shown(files.free_space(folder))} left. Make room there, or make the dataset's"
+        " folder a symbolic link to another disk; the same command goes on from there"
+    )

@@ -73,9 +73,12 @@ def _install_archive(archive: Archive, root: Path, progress: Progress) -> None:
             http.fetch(archive.url, path, progress, room=archives.UNPACKED)
             if archive.md5:
                 http.check_md5(path, archive.md5, archive.url, progress)
-            archives.unpack(path, unpacked, [folder / name for name in absent], archive.inner, progress)
-            for name in absent:
-                (unpacked / folder / name).rename(root / name)
+            wanted = [folder / name for name in absent]
+            archives.unpack(path, unpacked, wanted, archive.inner, progress)
+            try:
+                archives.move(unpacked, wanted, root)
+            finally:
+                shutil.rmtree(unpacked, ignore_errors=True)
     for done_with in work.glob(f"{archive.name}*"):  # which a process that was killed here left
         done_with.unlink(missing_ok=True)
     shutil.rmtree(unpacked, ignore_errors=True)

@@ -33,7 +33,7 @@ from engine.features.store import (
     read_texts,
     texts_source,
 )
-from engine.files import write_json
+from engine.files import opening, write_json
 from engine.templates import MINED, MINING
 
 if TYPE_CHECKING:  # open_clip takes seconds to import, and reading what was mined does not need it
@@ -182,22 +182,11 @@ def write_mined(path: Path, mined: Mined) -> None:
 def read_mined(path: Path, origin: Origin) -> Mined:
     """Read what was mined.
 
-    Raises MissingFeatures when the file is not there or cannot be read, UserError when it has another `origin`.
+    Raises MissingFeatures when the file is not there or damaged, UserError when it has another `origin`.
     """
     if not path.is_file():
         raise MissingFeatures(f"no mined templates {path}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found = {name: value if name == "split" else Source(**value) for name, value in content["mined_from"].items()}
-        columns = ([row[name] for row in content["templates"]] for name in ("position", "template", "accuracy"))
-        mined = Mined(Origin(**found), *columns)
-        pool = dict(enumerate(templates.pool()))
-        if not mined.positions or mined.templates != [pool.get(position) for position in mined.positions]:
-            raise ValueError("its templates are not those of the pool at these positions")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise MissingFeatures(
-            f"{path} cannot be read ({error}); remove it, as templates must be mined again"
-        ) from error
+    mined = read_any(path)
     if mined.origin != origin:
         words = {
             "text": "other prompts or weights than there are now",
@@ -206,4 +195,22 @@ def read_mined(path: Path, origin: Origin) -> Mined:
         }
         changed = [said for name, said in words.items() if getattr(mined.origin, name) != getattr(origin, name)]
         raise UserError(f"{path} was mined from {', from '.join(changed)}; remove it to mine anew")
+    return mined
+
+
+def read_any(path: Path) -> Mined:
+    """Read what was mined, whatever from. Raises MissingFeatures for a file that is damaged."""
+    try:
+        with opening(path):
+            content = json.loads(path.read_text(encoding="utf-8"))
+        found = {name: value if name == "split" else Source(**value) for name, value in content["mined_from"].items()}
+        columns = ([row[name] for row in content["templates"]] for name in ("position", "template", "accuracy"))
+        mined = Mined(Origin(**found), *columns)
+        pool = dict(enumerate(templates.pool()))
+        if not mined.positions or mined.templates != [pool.get(position) for position in mined.positions]:
+            raise ValueError("its templates are not those of the pool at these positions")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise MissingFeatures(
+            f"{path} cannot be read ({error}); remove it, as templates must be mined again"
+        ) from error
     return mined

@@ -34,7 +34,7 @@ from torch import Tensor
 from engine.datasets import checks
 from engine.digests import tensors_digest
 from engine.errors import UserError
-from engine.files import write_tensors
+from engine.files import matching, opening, write_tensors
 from engine.preprocessing import USUAL
 
 
@@ -135,7 +135,10 @@ class Place:
         return self.folder / "images.json"
 
     def mined(self, split: str) -> Path:
-        """The file that says which templates were mined on the split of this name; they are the same for all layers."""
+        """The file that says which templates were mined on the split of this name; they are the same for all layers.
+
+        `*` stands for any split, in a pattern of file names.
+        """
         return self.folder / f"template_mining-{split}.json"
 
 
@@ -158,13 +161,14 @@ class Bank:
         """Open the bank in `folder`, which may be empty or not exist.
 
         Rows have the positions that their shards state; with `listed`, the positions that their images have there.
-        Raises MissingFeatures for a shard that cannot be read, UserError for two shards of different sources.
+        Raises MissingFeatures for a shard that is damaged, CannotOpen for one, or a folder, that may not be read, and
+        UserError for two shards of different sources.
         """
         self.folder, self.listed = folder, listed
         self.source: Source | None = None
         self._rows: dict[int, tuple[Path, int]] = {}
         by_content: dict[str, tuple[Path, int]] = {}
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in matching(folder, "*.safetensors"):
             header = read_header(path)
             if self.source not in (None, header.source):
                 raise UserError(f"{folder} mixes features of two sources:\n{differences(self.source, header.source)}")
@@ -406,9 +410,12 @@ def save(path: Path, tensors: dict[str, Tensor], source: Source, **metadata: str
 
 @contextmanager
 def reading(path: Path) -> Iterator[safe_open]:
-    """A file of the store, mapped: only what is picked of it is read. Raises MissingFeatures where there is none."""
+    """A file of the store, mapped: only what is picked of it is read.
+
+    Raises MissingFeatures where it is damaged, CannotOpen where it is only that the system does not let it be read.
+    """
     try:
-        with safe_open(path, framework="pt") as file:
+        with opening(path), safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise MissingFeatures(

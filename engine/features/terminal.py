@@ -74,23 +74,26 @@ def _say_zeroshot(plan: DatasetPlan) -> None:
 
 
 def verify(paths: list[Path], repair: bool) -> int:
-    """Check files of features, name those that are bad, and remove them with `repair`; how many are bad."""
-    bad = undigested = 0
+    """Check files of features, name those that are bad, and remove the damaged ones with `repair`; how many are bad."""
+    bad = unopened = undigested = 0
     with tqdm(total=sum(path.stat().st_size for path in paths), unit="B", unit_scale=True) as bar:
         for file in check(paths, bar.update):
             undigested += not file.has_digest
             if file.twice:
                 bar.write(f"note: {file.path} has {file.twice} rows that other shards have too, which harms nothing")
             if file.fault:
-                bad += 1
+                bad += file.can_be_opened
+                unopened += not file.can_be_opened
                 bar.write(f"{file.path} {file.fault}")
-            if file.fault and repair:
+            if file.fault and file.can_be_opened and repair:
                 file.path.unlink(missing_ok=True)
     what = "removed, and features.py makes them anew" if repair else "which --repair removes"
     print(f"{counted(len(paths), 'file')}, {bad} of them bad" + f", {what}" * (bad > 0))
+    if unopened:
+        print(f"{counted(unopened, 'file')} that cannot be opened, and may be sound: --repair leaves them alone")
     if undigested:
         print(f"{counted(undigested, 'file')} from before there were digests: whether they are as written is not known")
-    return bad
+    return bad + unopened
 
 
 def verify_images(place: Place, benchmark: Benchmark, repair: bool) -> int:

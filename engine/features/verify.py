@@ -21,6 +21,7 @@ from engine.datasets.benchmark import PARTS
 from engine.datasets.checks import first
 from engine.datasets.custom.tracking import file_states
 from engine.features.listing import stored_listing
+from engine.features.mining import read_any
 from engine.features.store import (
     BY_CONTENT,
     CONTENT_BYTES,
@@ -37,6 +38,7 @@ from engine.features.store import (
     reading,
     shard_path,
 )
+from engine.files import CannotOpen, matching, opening
 
 READ_BYTES = 1 << 24
 """How much of a file is read at a time."""
@@ -48,7 +50,8 @@ class Checked:
 
     `has_digest` is False for one from before digests were stated, whose numbers nothing tells to be the ones that were
     written. A sound shard has `rows` (positions, or content digests), of which `twice` are in shards before it too: two
-    runs at once may do that, and it harms nothing. `source` is None for a file that cannot be read.
+    runs at once may do that, and it harms nothing. `source` is None for a file that cannot be read, and for mined
+    templates. `can_be_opened` is False for a file that may be sound, which the system does not let this process read.
     """
 
     path: Path
@@ -57,11 +60,14 @@ class Checked:
     source: Source | None = None
     rows: tuple[int | str, ...] = ()
     twice: int = 0
+    can_be_opened: bool = True
 
 
 def stored_files(places: Iterable[Place]) -> list[Path]:
-    """All files of features under `places`, those of a folder together."""
-    paths = (path for place in places for path in place.folder.rglob("*.safetensors"))
+    """All files of features and of mined templates under `places`, those of a folder together."""
+    paths = []
+    for place in places:
+        paths += [*place.folder.rglob("*.safetensors"), *matching(place.folder, place.mined("*").name)]
     return sorted(paths, key=lambda path: (path.parent, path.name))
 
 
@@ -97,12 +103,17 @@ def changed_images(place: Place, benchmark: Benchmark) -> dict[str, list[Path]]:
 def _check_file(path: Path, progress: Callable[[int], object]) -> Checked:
     try:
         # what a disk cannot read is an error here; read through a mapping, it would end the process
-        with path.open("rb") as file:
+        with opening(path), path.open("rb") as file:
             while block := file.read(READ_BYTES):
                 progress(len(block))
+        if path.suffix == ".json":
+            read_any(path)
+            return Checked(path, None)
         with reading(path) as file:
             return _check_content(path, file)
-    except (MissingFeatures, OSError) as error:
+    except CannotOpen as error:
+        return Checked(path, str(error).removeprefix(f"{path} "), can_be_opened=False)
+    except MissingFeatures as error:
         return Checked(path, f"cannot be read ({error.__cause__ or error})")
 
 

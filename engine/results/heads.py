@@ -22,7 +22,7 @@ from engine import schema
 from engine.datasets.checks import first
 from engine.digests import tensors_digest
 from engine.errors import UserError
-from engine.files import write_tensors
+from engine.files import CannotOpen, opening, write_tensors
 from engine.model import WISE_FT_RATIO
 from engine.optimizer import Hyperparameters
 from engine.preprocessing import Preprocessing
@@ -122,6 +122,8 @@ def is_kept(record: Record, result_dir: str | Path) -> bool:
     path = head_path(record.cell, record.hyperparameters, result_dir)
     try:
         return path.is_file() and _same(read(path).run, record)
+    except CannotOpen:  # training anew would replace a file that may be sound
+        raise
     except UserError:
         return False
 
@@ -157,7 +159,7 @@ def read(path: Path) -> Kept:
     another run than the record beside it.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with opening(path), safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get(ABOUT, "null"))
             if not isinstance(about, dict):
                 raise ValueError(f"it has no metadata '{ABOUT}'")

@@ -18,7 +18,7 @@ from typing import Any
 from engine import schema
 from engine.datasets.few_shot import MAX_VAL_SHOT, Shots
 from engine.errors import UserError
-from engine.files import write_json
+from engine.files import opening, write_json
 from engine.optimizer import GRIDS, MAX_ITER, MAX_LOGIT, Hyperparameters
 
 
@@ -187,10 +187,11 @@ def write_record(record: Record, result_dir: str | Path) -> None:
 
 
 def read_record(path: Path) -> Record:
-    """Read a record. Raises UserError for a file that is not one."""
+    """Read a record. Raises UserError for a file that is not one, CannotOpen for one that cannot be read now."""
     try:
-        return record_of(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, *NOT_A_RECORD) as error:
+        with opening(path):
+            return record_of(json.loads(path.read_text(encoding="utf-8")))
+    except NOT_A_RECORD as error:
         raise UserError(f"{path} is not a run's record ({error}); remove it and train again") from error
 
 

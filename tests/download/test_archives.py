@@ -59,21 +59,81 @@ def test_names_that_lead_out_are_refused(unpack, pack, name):
     assert not list(unpack.target.parent.parent.rglob("evil.jpg"))
 
 
-def test_links_that_lead_out_are_refused(unpack, tmp_path):
+def linked(links):
+    """A .tar.gz of links."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        link = tarfile.TarInfo("d/images/a")
-        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path)
-        archive.addfile(link)
+        for name, to in links.items():
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, to
+            archive.addfile(link)
+    return packed.getvalue()
+
+
+def test_links_that_lead_out_are_refused(unpack, tmp_path):
     with pytest.raises(UserError, match="cannot be unpacked"):
-        unpack(packed.getvalue())
-    assert not unpack.there()
+        unpack(linked({"d/images/a": str(tmp_path)}))
+    assert not unpack.target.exists()
 
 
-@pytest.mark.parametrize("content", [tar(MEMBERS)[:-20], zipped(MEMBERS)[:-40], b"<html>", b""])
-def test_what_is_no_archive(unpack, content):
-    with pytest.raises(UserError, match="Remove it"):
-        unpack(content)
+@pytest.mark.parametrize(
+    ("links", "leads_out"),
+    [
+        ({"d/images/a/b": "../c"}, False),
+        ({"d/images/a": "../images/c"}, False),
+        ({"d/images/a": "../../c"}, True),
+        ({"d/images/a": "../../d/images/c"}, True),
+        ({"d/images/a": ".."}, True),
+        ({"d/images/a/b/c": "../..", "d/images/e": "a/b/c/../.."}, True),
+    ],
+)
+def test_links_are_judged_where_they_end_up(unpack, tmp_path, links, leads_out):
+    unpack(linked(links))
+    root = tmp_path / "called otherwise"
+    root.mkdir()
+    if leads_out:
+        with pytest.raises(UserError, match="which leads out of"):
+            archives.move(unpack.target, WANTED, root)
+    else:
+        archives.move(unpack.target, WANTED, root)
+    assert os.listdir(root) == ["images"] * (not leads_out)
+
+
+def altered(content, at, after=b""):
+    """`content` with another byte `at` a place, counted from where `after` is in it, or from its end."""
+    at += content.index(after) if at >= 0 else len(content)
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+LISTED = b"PK\1\2"
+"""What the entry of a .zip's first file in its list begins with."""
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (tar(MEMBERS)[:-20], "ended before the end"),
+        (altered(tar(MEMBERS), -8), "CRC check failed"),
+        (altered(tar(MEMBERS), -1), "Incorrect length"),
+        (zipped({"x/in.tar.gz": altered(tar(MEMBERS), -8)}), "CRC check failed"),
+        (altered(zipped({"x/in.tar.gz": tar(MEMBERS)}), 16, LISTED), "Bad CRC-32"),
+        (zipped(MEMBERS)[:-40], "Not a gzip"),
+        (altered(altered(zipped(MEMBERS), 6), 8, LISTED), "is encrypted"),
+        (tar({"d/images/" + "a/" * 1500 + "1.jpg": b""}), "a path of 3014 characters"),
+        (b"<html>", "Not a gzip"),
+        (b"", "empty file"),
+    ],
+)
+def test_what_is_no_sound_archive(unpack, content, reason):
+    inner = "x/in.tar.gz" if b"x/in.tar.gz" in content else None
+    with pytest.raises(UserError, match=rf"{reason}.*\)\. Remove it, and the same command downloads it again"):
+        unpack(content, inner=inner)
+    assert not unpack.target.exists()
+
+
+def test_names_that_the_disk_does_not_take(unpack):
+    with pytest.raises(UserError, match=r"cannot be unpacked \(.*: File name too long\); once that is mended"):
+        unpack(tar({f"d/images/{'x' * 300}": b""}))
 
 
 def test_what_lacks_something(unpack):

@@ -64,6 +64,26 @@ def test_a_download_that_was_complete_but_for_its_name(site, fetch):
     assert fetch() == CONTENT
 
 
+@pytest.mark.parametrize("if_range", [True, False])
+@pytest.mark.parametrize("name", ["ETag", "Last-Modified"])
+def test_a_file_that_has_changed_since_is_fetched_from_its_start(site, fetch, name, if_range):
+    site.headers, site.if_range = {"ETag": 'W/"not these very bytes"'} | {name: '"one"'}, if_range
+    site.cut, site.files["/a/b.zip"] = 100_000, CONTENT[::-1]
+    site.ranges = False
+    with pytest.raises(http.NotDownloaded):
+        fetch()
+    assert sorted(os.listdir(fetch.path.parent)) == ["b.zip.part", "b.zip.part.version"]
+    site.cut, site.ranges, site.files["/a/b.zip"], site.headers[name] = None, True, CONTENT, '"two"'
+    assert fetch() == CONTENT
+    assert os.listdir(fetch.path.parent) == ["b.zip"]
+
+
+def test_a_file_that_has_not_changed_goes_on(site, fetch):
+    site.headers, site.cut = {"ETag": '"one"', "Last-Modified": "a time"}, 100_000
+    assert fetch() == CONTENT
+    assert site.asked == [None, "bytes=100000-", "bytes=200000-"]
+
+
 def test_more_than_there_is(site, fetch):
     fetch.part.parent.mkdir()
     fetch.part.write_bytes(CONTENT + b"more")

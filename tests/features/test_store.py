@@ -189,7 +189,7 @@ def test_a_shard_that_goes_away_is_named(tmp_path):
     path = write(tmp_path, [0, 1])
     bank = Bank(tmp_path)
     path.unlink()
-    with pytest.raises(UserError, match=rf"{path.name} cannot be read"):
+    with pytest.raises(UserError, match=rf"{path.name} cannot be opened"):
         bank.read([0])
 
 

@@ -13,7 +13,7 @@ from engine.datasets.benchmark import PARTS, Benchmark, FileState, Item
 from engine.datasets.checks import first
 from engine.datasets.custom.finding import Found
 from engine.errors import UserError
-from engine.files import write_text
+from engine.files import CannotOpen, opening, write_text
 
 SHARES = {"train": 0.5, "val": 0.2, "test": 0.3}
 """How the images of a class are divided where nothing says it, as CoOp does for datasets without a split."""
@@ -112,8 +112,10 @@ def inspect_images(folder: Path, impaths: list[str]) -> None:
     faults = []
     for impath in impaths:
         try:
-            with opened(folder / impath):
+            with opening(folder / impath), opened(folder / impath):
                 pass
+        except CannotOpen:
+            raise
         except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and more on bad bytes
             faults.append(f"  {folder / impath}: {error}")
     if faults:
