@@ -576,8 +576,13 @@ def test_what_is_assumed_of_weights_is_said(world):
     assert "note: " not in world.start("--dry-run").wait(check=0).out
 
 
-def test_prompts_that_are_too_long_are_said(world):
+def test_prompts_that_are_too_long_or_the_same_are_said(world):
     listing = world.root / "data" / "demo_v2" / "classnames.txt"
-    listing.write_text(listing.read_text().replace("dot", " ".join(["dot"] * 60)))
+    listing.write_text(listing.read_text().replace("dot", " ".join(["dot"] * 60)).replace("blue {} ring", "Red STAR"))
     run = world.start("--dataset", "demo_v2").wait(check=0)
     assert "warning: 1 prompts are too long for demo-RN and lose their end, such as 'a photo of a dot dot" in run.out
+    same = "'a photo of a red star.' and 'a photo of a Red STAR.'"
+    assert (
+        f"note: in 1 pair of classes, prompts are the same tokens for demo-RN, which cannot tell them apart: {same}\n"
+        in run.out
+    )

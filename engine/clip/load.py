@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import huggingface_hub
 import open_clip
 import torch
+from huggingface_hub.constants import HF_HUB_CACHE
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor, nn
 
 from engine.clip import names
@@ -24,6 +27,8 @@ from engine.preprocessing import Preprocessing
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What `--precision` names: the type that matrix products and convolutions of the frozen parts are made in."""
+TOKENIZED = 4096
+"""How many prompts are tokenized at a time: Hugging Face's tokenizers take over 10 kB for each until they return."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Encoder:
     model: nn.Module
     image: dict[int, nn.Module | None]
     text: dict[int, nn.Module | None]
-    tokenizer: open_clip.SimpleTokenizer
+    tokenizer: SimpleTokenizer | HFTokenizer
     preprocessing: Preprocessing
     device: str
     precision: str = "fp32"
@@ -57,8 +62,8 @@ class Encoder:
             return _float32(self._images(pixels.to(self.device), self.image if layers is None else layers))
 
     def tokens(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
-        """Prompts as tokens, int64 [n, context length], and how many of each matter, int64 [n]."""
-        tokens = self.tokenizer(prompts)
+        """Return prompts as tokens, int64 [n, context length], and how many of each matter, int64 [n]."""
+        tokens = self._tokenized(prompts, self.tokenizer.context_length)
         return tokens, self._texts.lengths(tokens)
 
     @torch.inference_mode()
@@ -90,10 +95,20 @@ class Encoder:
         return torch.autocast(torch.device(self.device).type, PRECISIONS[self.precision], enabled=lower)
 
     def truncated(self, prompts: list[str]) -> list[str]:
-        """Those of `prompts` that do not fit the text encoder: the tokenizer cuts their end off without a word."""
-        encode = getattr(self.tokenizer, "encode", None)
-        room = self.tokenizer.context_length - 2  # start and end of text
-        return [prompt for prompt in prompts if len(encode(prompt)) > room] if encode else []
+        """Return those of `prompts` that do not fit the text encoder: the tokenizer cuts their end off without a word.
+
+        A prompt that does not fit has more tokens, padding aside, where there is twice the room. Tokenizers share no
+        other way to find that out: they clean texts in different ways, and add different special tokens.
+        """
+        room = self.tokenizer.context_length
+        padding = self.tokenizer([""], 2 * room).mode().values
+        kept, whole = ((self._tokenized(prompts, length) != padding).sum(1) for length in (room, 2 * room))
+        return [prompt for prompt, is_cut in zip(prompts, (whole > kept).tolist(), strict=True) if is_cut]
+
+    def _tokenized(self, prompts: list[str], length: int) -> Tensor:
+        """Return prompts as tokens [n, length], int64."""
+        chunks = (prompts[at : at + TOKENIZED] for at in range(0, len(prompts), TOKENIZED))
+        return torch.cat([torch.empty(0, length, dtype=torch.int64), *(self.tokenizer(own, length) for own in chunks)])
 
 
 def _float32(outputs: dict[int, Cached]) -> dict[int, Cached]:
@@ -152,12 +167,39 @@ def state_digest(model: nn.Module) -> str:
     return tensors_digest(model.state_dict())
 
 
-def _tokenizer(architecture: str) -> open_clip.SimpleTokenizer:
-    """CLIP's tokenizer, which comes with open_clip, or for some architectures (SigLIP) one of Hugging Face's."""
+def _tokenizer(architecture: str) -> SimpleTokenizer | HFTokenizer:
+    """Return CLIP's tokenizer, which comes with open_clip, or for some architectures one of Hugging Face's.
+
+    Raises UserError when its files, or the package that reads them, are not on this machine.
+    """
+    repository = open_clip.get_model_config(architecture)["text_cfg"].get("hf_tokenizer_name", "")
     try:
-        return open_clip.get_tokenizer(architecture)
-    except (ImportError, OSError) as error:
+        # without a network, Hugging Face's code would retry for most of a minute before it looks at its cache
+        local = {"local_files_only": True} if repository and not _is_reachable(repository) else {}
+        return open_clip.get_tokenizer(architecture, **local)
+    except ImportError as error:
         raise UserError(
-            f"the tokenizer of {architecture} is not on this machine ({str(error).splitlines()[0]}):"
-            " it needs `pip install transformers` and, the first time, a network"
+            f"the tokenizer of {architecture} is one of Hugging Face's, and needs a package that is not installed"
+            f' ({_in_a_line(error)}): pip install "transformers[sentencepiece]"'
         ) from error
+    except Exception as error:  # transformers, tokenizers and the hub have an exception each for every mishap
+        folder = f"models--{repository.replace('/', '--')}"
+        raise UserError(
+            f"the tokenizer of {architecture} cannot be loaded ({_in_a_line(error)}).\nRun this where there is a"
+            f" network, and copy the folder {folder} of its cache to {HF_HUB_CACHE}:\n"
+            f"  python -c \"import open_clip; open_clip.get_tokenizer('{architecture}')\""
+        ) from error
+
+
+def _is_reachable(repository: str) -> bool:
+    """Whether files of a repository can be asked for on Hugging Face's hub."""
+    try:
+        url = huggingface_hub.hf_hub_url(repository, "tokenizer_config.json")
+        huggingface_hub.get_session().head(url, timeout=10)
+    except Exception:  # whatever the network and its libraries come up with
+        return False
+    return True
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

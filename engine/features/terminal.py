@@ -11,7 +11,7 @@ from tqdm import tqdm
 from engine import datasets
 from engine.clip.load import Encoder, load_encoder
 from engine.datasets import Benchmark
-from engine.datasets.checks import counted
+from engine.datasets.checks import counted, first
 from engine.features.extract import CorruptImages, extract
 from engine.features.listing import write_listing
 from engine.features.mining import mine_splits
@@ -56,6 +56,12 @@ def _remarks(texts: TextPlan, encoder: str) -> list[str]:
     remarks = []
     if cut := texts.truncated:
         remarks.append(f"warning: {len(cut)} prompts are too long for {encoder} and lose their end, such as '{cut[0]}'")
+    if alike := texts.alike:
+        shown = first((f"'{one}' and '{other}'" for one, other in alike), len(alike))
+        remarks.append(
+            f"note: in {counted(len(alike), 'pair')} of classes, prompts are the same tokens for {encoder},"
+            f" which cannot tell them apart: {shown}"
+        )
     count, least = len(texts.prompts), min(grid.fewest_prompts for grid in GRIDS.values())
     if count < least:
         remarks.append(

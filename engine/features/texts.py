@@ -1,6 +1,7 @@
 """Make features of prompts: one pass of the text tower serves all numbers of trainable layers.
 
-A batch is as long as the longest of its prompts, so prompts of one length go together.
+A batch is as long as the longest of its prompts where attention is causal, and so no token sees what comes after it:
+prompts of one length go together. Other text encoders see their padding, and get it whole.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ class TextPlan:
     """Prompts of a dataset with their classes, and by number of trainable layers the files of their features.
 
     `sizes` has the bytes of those files that are missing, by number of trainable layers. Where there are any, `tokens`
-    are those of the prompts [n, L], as many as the longest has, `lengths` [n] say how many matter, and `truncated` are
-    the prompts that lose their end.
+    are those of the prompts [n, L], as many as the longest has, `lengths` [n] say how many matter, `truncated` are the
+    prompts that lose their end, and `alike` prompts of two classes that are the same tokens, one pair of two classes.
     """
 
     augmentation: str
@@ -38,6 +39,7 @@ class TextPlan:
     tokens: Tensor | None = None
     lengths: Tensor | None = None
     truncated: tuple[str, ...] = ()
+    alike: tuple[tuple[str, str], ...] = ()
 
     @property
     def missing(self) -> list[int]:
@@ -91,8 +93,9 @@ def plan_texts(
     if not missing:
         return TextPlan(augmentation, prompts, labels, wanted, {})
     tokens, lengths = encoder.tokens(prompts)
-    full = (lengths == encoder.tokenizer.context_length).nonzero().flatten().tolist()
+    full = (lengths == tokens.shape[1]).nonzero().flatten().tolist()
     truncated = encoder.truncated([prompts[row] for row in full])
+    alike = _alike(tokens, prompts, labels)
     tokens = tokens[:, : int(lengths.max())].clone()
     encoded = encoder.encode_texts(tokens[:1, : int(lengths[0])], missing)  # how large is what it makes of a prompt?
     widths = {layers: cached[0].shape[-1] * (tokens.shape[1] if layers else 1) for layers, cached in encoded.items()}
@@ -100,7 +103,18 @@ def plan_texts(
         k: widths[k] * DTYPES[wanted[k][1].dtype].itemsize + (2 if k else 1) * torch.int64.itemsize for k in missing
     }
     sizes = {layers: len(prompts) * row + len(json.dumps(prompts)) for layers, row in rows.items()}
-    return TextPlan(augmentation, prompts, labels, wanted, sizes, tokens, lengths, tuple(truncated))
+    return TextPlan(augmentation, prompts, labels, wanted, sizes, tokens, lengths, tuple(truncated), alike)
+
+
+def _alike(tokens: Tensor, prompts: list[str], labels: list[int]) -> tuple[tuple[str, str], ...]:
+    """Return prompts of different classes that are the same tokens [n, L], the first pair for each pair of classes."""
+    seen: dict[bytes, int] = {}
+    pairs: dict[tuple[int, int], tuple[str, str]] = {}
+    for row, own in enumerate(tokens.numpy()):
+        first = seen.setdefault(own.tobytes(), row)
+        if labels[first] != labels[row]:
+            pairs.setdefault((labels[first], labels[row]), (prompts[first], prompts[row]))
+    return tuple(pairs.values())
 
 
 def _difference(found: Source, wanted: Source) -> str:

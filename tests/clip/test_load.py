@@ -287,10 +287,24 @@ def test_wrong_weights_are_named_with_the_architecture(small, save_archive, tmp_
         load_encoder("RN50", str(tmp_path / file))
 
 
-def test_a_tokenizer_that_cannot_be_had(small, tmp_path, monkeypatch):
-    def fail(architecture):
-        raise ModuleNotFoundError("No module named 'transformers'")
+@pytest.mark.parametrize(
+    ("mishap", "message"),
+    [
+        (ModuleNotFoundError("No module named 'transformers'"), r"'transformers'\): pip install \"transformers\["),
+        (
+            OSError("cannot find it in\nthe cache"),
+            r"\(OSError: cannot find it in the cache\)\.(?s:.*)models--timm--ViT-B-16-",
+        ),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_had(tmp_path, monkeypatch, mishap, message):
+    """Without a network the hub's cache alone is asked, which takes no time."""
+
+    def fail(architecture, local_files_only):
+        raise mishap
 
     monkeypatch.setattr(open_clip, "get_tokenizer", fail)
-    with pytest.raises(UserError, match=r"the tokenizer of RN50 .*'transformers'.*pip install transformers"):
-        load_encoder("RN50", str(safetensors(small(), tmp_path / "w.safetensors")))
+    monkeypatch.setattr(huggingface_hub, "get_session", None)
+    (tmp_path / "w.pt").touch()
+    with pytest.raises(UserError, match=rf"the tokenizer of ViT-B-16-SigLIP .*{message}"):
+        load_encoder("ViT-B-16-SigLIP:webli", str(tmp_path / "w.pt"))

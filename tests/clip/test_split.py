@@ -150,13 +150,16 @@ def test_what_is_cached_for_all_text_layers_is_the_embedded_tokens():
     assert torch.equal(inputs, model.token_embedding(tokens))
 
 
-def test_text_towers_that_cannot_be_split_say_so():
+@pytest.mark.parametrize("way", ["embed_cls", "use_pad_mask"])
+def test_text_towers_that_cannot_be_split_say_so(way):
     torch.manual_seed(0)
-    model = CustomTextCLIP(embed_dim=24, vision_cfg=RESNET, text_cfg=TEXT | {"embed_cls": True})
+    text = TEXT | {"embed_cls": way == "embed_cls", "no_causal_mask": way == "use_pad_mask"}
+    model = CustomTextCLIP(embed_dim=24, vision_cfg=RESNET, text_cfg=text).eval()
+    model.text.use_pad_mask = way == "use_pad_mask"  # which no configuration of open_clip's can say
     assert trainable_text(model, 0) is None
     tokens, frozen = prompts(), FrozenTexts(model, [0])
     assert frozen.lengths(tokens).tolist() == [12] * 3
-    assert frozen(tokens, [0])[0][0].shape == (3, 24)
+    assert torch.equal(*frozen(tokens, [0])[0], model.encode_text(tokens))
     for layers in (1, -1):
         with pytest.raises(UserError, match=r"--text-layer-idx .* \(TextTransformer\) .* supports 0$"):
             trainable_text(model, layers)
