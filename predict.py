@@ -24,7 +24,8 @@ from engine.results.predictions import CSV_HEADER, lines
 
 def main() -> int:
     args = config.parser(__doc__, *config.PREDICT).parse_args()
-    files = find_images([*args.images, *(config.lines_of(args.list) if args.list else [])])
+    files, notes = find_images(args.images, config.lines_of(args.list) if args.list else [])
+    print(*(f"note: {note}\n" for note in notes), sep="", end="", file=sys.stderr)
     if not files and not args.export:
         raise UserError("no images: name files or folders, or give a list of them with --list (- is stdin)")
     if files and args.export:

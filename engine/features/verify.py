@@ -28,6 +28,7 @@ from engine.features.store import (
     reading,
     shard_path,
 )
+from engine.files import entries_below
 
 READ_BYTES = 1 << 24
 """How much of a file is read at a time."""
@@ -51,9 +52,12 @@ class Checked:
 
 
 def stored_files(places: Iterable[Place]) -> list[Path]:
-    """All files of features under `places`, those of a folder together."""
-    paths = (path for place in places for path in place.folder.rglob("*.safetensors"))
-    return sorted(paths, key=lambda path: (path.parent, path.name))
+    """Return all files of features under `places`, linked folders too, those of a folder together.
+
+    Raises UserError for a folder that cannot be listed.
+    """
+    paths = (Path(entry.path) for place in places if place.folder.exists() for entry in entries_below(place.folder))
+    return sorted((path for path in paths if path.suffix == ".safetensors"), key=lambda path: (path.parent, path.name))
 
 
 def check(paths: list[Path], progress: Callable[[int], object] = lambda count: None) -> Iterator[Checked]:

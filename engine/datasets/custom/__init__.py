@@ -17,8 +17,9 @@ from pathlib import Path
 from engine.datasets.benchmark import Benchmark
 from engine.datasets.custom.classnames import check_classes, renamed
 from engine.datasets.custom.dividing import compare, draw, new_split, write_split
-from engine.datasets.custom.finding import from_folders
+from engine.datasets.custom.finding import doubt_classes, from_folders
 from engine.datasets.custom.lists import from_list
+from engine.datasets.custom.parts import gaps
 from engine.datasets.readers import JsonSplit
 from engine.errors import UserError
 
@@ -42,8 +43,8 @@ class Own:
         does not belong to them.
         """
         path = Path(self.given)
-        is_list = path.is_file()
-        if is_list and path.suffix.lower() != ".csv":
+        is_list = not path.is_dir()
+        if is_list and not (path.is_file() and path.suffix.lower() == ".csv"):
             raise UserError(f"{path} is neither a folder of images nor a list of them, which ends in .csv")
         folder = path.parent if is_list else path
         split_file = folder / (f"{path.stem}.split.json" if is_list else "split.json")
@@ -57,6 +58,8 @@ class Own:
             split = coop.read(name, folder, check_images=False)
             notes += compare(images, names, split, split_file)
         else:
+            if not is_list:
+                doubt_classes(path, images)
             split = new_split(draw(images, path), names, name, folder)
             notes += [*split.notes, *([write_split(split, split_file)] if write else [])]
-        return replace(split, notes=tuple(notes), upright=True)
+        return replace(split, notes=(*notes, *gaps(split)), upright=True)
