@@ -22,7 +22,7 @@ from engine.errors import UserError
 from engine.results.predictions import CSV_HEADER, lines
 
 
-def main() -> int:
+def main() -> int | None:
     args = config.parser(__doc__, *config.PREDICT).parse_args()
     files, notes = find_images(args.images, config.lines_of(args.list) if args.list else [])
     print(*(f"note: {note}\n" for note in notes), sep="", end="", file=sys.stderr)
@@ -31,13 +31,12 @@ def main() -> int:
     if files and args.export:
         raise UserError("--export writes the classifier, and looks at no images: leave them out")
     classifier = load(args)
-    if args.export:
-        from engine.classifier.export import export
+    if not args.export:
+        return predict(args, classifier, files)
+    from engine.classifier.export import export
 
-        export(classifier, Path(args.export))
-        print(args.export)
-        return 0
-    return predict(args, classifier, files)
+    export(classifier, Path(args.export))
+    print(args.export)
 
 
 def load(args: argparse.Namespace):

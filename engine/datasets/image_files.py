@@ -17,6 +17,7 @@ ENDINGS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".
 ENDINGS |= {".pgm", ".pbm", ".pnm", ".tga", ".ico"}
 HEIC = {".heic", ".heif", ".hif"}
 """The endings of images that need the package pillow-heif."""
+REMEDY = ". `pip install pillow-heif` lets HEIC be read; or convert such files to JPEG"
 
 SYSTEM = (
     # file servers and cameras' cards
@@ -88,11 +89,8 @@ class PassedOver:
         return notes
 
 
-REMEDY = ". `pip install pillow-heif` lets HEIC be read; or convert such files to JPEG"
-
-
 def _kinds(names: list[str]) -> str:
-    kinds = Counter(names).most_common()
+    kinds = sorted(Counter(names).items(), key=lambda kind: (-kind[1], kind[0]))
     return first((f"{name} ({count})" for name, count in kinds), len(kinds))
 
 

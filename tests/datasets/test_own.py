@@ -404,7 +404,7 @@ def test_lists_of_all_files_have_system_files_too(csv, put_images):
     rows = [f"images/{number}.jpg,n{number % 2}" for number in range(20)]
     found = read(csv(["image,label", *rows, "images/@eaDir/0.jpg/thumb.jpg,n1", "images/._0.jpg,n0"]))
     assert len(every_path(found)) == 20
-    assert found.notes[0].endswith("birds.csv: 2 hidden or system names skipped: @eaDir (1), ._0.jpg (1)")
+    assert found.notes[0].endswith("birds.csv: 2 hidden or system names skipped: ._0.jpg (1), @eaDir (1)")
 
 
 def test_a_list_in_another_encoding_is_refused(csv):
