@@ -29,6 +29,7 @@ from engine import images
 from engine.classifier import ImageClassifier, load
 from engine.classifier.export import export
 from engine.classifier.images import pixels
+from engine.datasets import image_files
 from engine.errors import UserError
 from engine.optimizer import GRIDS, Hyperparameters
 from engine.results.heads import MissingClassifier
@@ -395,6 +396,7 @@ def test_heic_needs_its_package(kept, tmp_path):
     def with_package():
         sys.path.insert(0, str(tmp_path))
         images._take_in_plugins.cache_clear()  # other tests may have looked for it
+        image_files._reads_heic.cache_clear()
 
     done = Fork("predict.py", [*run, tmp_path, "--top-k", 1], kept.root, with_package).wait(check=0)
     assert [line.split(",")[0] for line in done.out.splitlines()[1:]] == [

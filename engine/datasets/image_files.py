@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.util import find_spec
 
 from engine.datasets.checks import counted, first
@@ -50,7 +51,12 @@ def is_skipped(name: str) -> bool:
 def is_image(name: str) -> bool:
     """Return whether the name of a file ends as images' do, in small or capital letters."""
     ending = os.path.splitext(name)[1].lower()
-    return ending in ENDINGS or (ending in HEIC and find_spec("pillow_heif") is not None)
+    return ending in ENDINGS or (ending in HEIC and _reads_heic())
+
+
+@cache
+def _reads_heic() -> bool:
+    return find_spec("pillow_heif") is not None
 
 
 @dataclass
