@@ -22,21 +22,21 @@ from engine.errors import UserError
 from engine.results.predictions import CSV_HEADER, lines
 
 
-def main() -> int:
+def main() -> int | None:
     args = config.parser(__doc__, *config.PREDICT).parse_args()
-    files = find_images([*args.images, *(config.lines_of(args.list) if args.list else [])])
+    files, notes = find_images(args.images, config.lines_of(args.list) if args.list else [])
+    print(*(f"note: {note}\n" for note in notes), sep="", end="", file=sys.stderr)
     if not files and not args.export:
         raise UserError("no images: name files or folders, or give a list of them with --list (- is stdin)")
     if files and args.export:
         raise UserError("--export writes the classifier, and looks at no images: leave them out")
     classifier = load(args)
-    if args.export:
-        from engine.classifier.export import export
+    if not args.export:
+        return predict(args, classifier, files)
+    from engine.classifier.export import export
 
-        export(classifier, Path(args.export))
-        print(args.export)
-        return 0
-    return predict(args, classifier, files)
+    export(classifier, Path(args.export))
+    print(args.export)
 
 
 def load(args: argparse.Namespace):

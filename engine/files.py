@@ -189,6 +189,46 @@ def shown(size: int) -> str:
     return f"{size / 1024**power:.1f} {'KMGT'[power - 1]}iB"
 
 
+def entries(folder: Path | str) -> list[os.DirEntry[str]]:
+    """Return the entries of a folder, sorted by name. Raises UserError for a folder that cannot be listed."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be listed ({error.strerror or error})") from error
+
+
+def entries_below(
+    folder: Path | str, list_folder: Callable[[str], list[os.DirEntry[str]]] = entries
+) -> Iterator[os.DirEntry[str]]:
+    """Yield all entries in and below a folder, folders included, in no certain order.
+
+    Links to folders are followed, after all other folders, and no folder is entered twice: links may lead anywhere.
+    `list_folder` returns the entries of a folder that are wanted, and raises what is raised here.
+    """
+    folders, links, seen = [os.fspath(folder)], [], set()
+    while folders or links:
+        path = (folders or links).pop()
+        with suppress(OSError):  # listing it says why
+            status = os.stat(path)
+            identity = status.st_dev, status.st_ino
+            if identity in seen:
+                continue
+            seen.add(identity)
+        for entry in list_folder(path):
+            if is_folder(entry):
+                (links if entry.is_symlink() else folders).append(entry.path)
+            yield entry
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder or a link to one, which a link in a circle is not."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file in UTF-8, without spaces around them, nor the empty ones at its end.
 

@@ -1,6 +1,7 @@
 """Scripts in forks of the tests' process, which has imported torch and open_clip already: the same, seconds earlier."""
 
 import ctypes
+import errno
 import os
 import runpy
 import signal
@@ -90,3 +91,19 @@ def run_fork(script, *words, folder, cwd=ROOT, check=None):
     done = Fork(script, words, folder, cwd=cwd).wait(check)
     done.stdout, done.stderr, done.returncode = done.out, done.err, done.code
     return done
+
+
+def unlistable(folder):
+    """A `prepare` after which nobody may list a folder: permissions do not hold for root, who may run the tests."""
+
+    def prepare():
+        scandir = os.scandir
+
+        def refuse(path="."):
+            if os.fspath(path) == str(folder):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return scandir(path)
+
+        os.scandir = refuse
+
+    return prepare

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine import datasets
+from engine import datasets, files
 from engine.check.findings import Finding, shown
 from engine.clip import weights as clip_weights
 from engine.datasets import few_shot
@@ -32,7 +32,7 @@ from engine.datasets.registry import FORMATS
 from engine.demo import hearing
 from engine.demo import world as demo
 from engine.download import sources
-from forks import Fork, as_a_user, run_fork
+from forks import Fork, as_a_user, run_fork, unlistable
 from servers import serving, tar, zipped
 from stores import install_pictures
 
@@ -159,12 +159,37 @@ def test_all_is_fine(installed):
     assert look(installed).count("WRONG") == 0
 
 
+def test_links_are_followed_and_folders_that_cannot_be_listed_are_wrong(installed):
+    """Stores grow out of a disk, and a file server puts folders of its own anywhere."""
+    size = f"demo-RN: demo; {shown_size(installed / 'feature')}"
+    for name in ("feature", "result"):
+        elsewhere = installed / "another disk" / name
+        (own,) = (installed / name).iterdir()
+        shutil.move(own, elsewhere / own.name)
+        own.symlink_to(elsewhere / own.name)
+        (elsewhere / "back").symlink_to(installed / name)
+    (installed / "feature" / "demo-RN" / "@eaDir").mkdir()
+    (installed / "feature" / "#recycle" / "demo").mkdir(parents=True)
+    said = look(installed, "--dataset", "demo", "--clip-encoder", "demo-RN")
+    assert size in said
+    assert "ok 6 runs of 1 cell" in said
+    bank = installed / "feature" / "demo-RN" / "demo" / "val-layer_0"
+    assert f"WRONG {bank} cannot be listed (Permission denied)" in look(installed, prepare=unlistable(bank), check=1)
+
+
+def shown_size(folder):
+    return files.shown(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+
+
 def test_images_of_ones_own_are_looked_at_and_left_alone(installed):
     for number, picture in enumerate(sorted(installed.glob("data/demo/images/test/*.png"))[:6]):
         (installed / "photos" / f"class {number % 2}").mkdir(parents=True, exist_ok=True)
         shutil.copy(picture, installed / "photos" / f"class {number % 2}")
+    shutil.copytree(installed / "photos" / "class 0", installed / "photos" / "class 0" / "@eaDir")
     before = sorted((installed / "photos").rglob("*"))
-    assert "ok photos: 6 images, all there" in look(installed, "--dataset", installed / "photos")
+    said = look(installed, "--dataset", installed / "photos")
+    assert "ok photos: 6 images, all there" in said
+    assert f"note {installed}/photos: 1 hidden or system name skipped: @eaDir (1)" in said
     assert sorted((installed / "photos").rglob("*")) == before
 
 

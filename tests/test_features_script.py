@@ -27,7 +27,7 @@ from engine.clip import weights as clip_weights
 from engine.datasets import few_shot
 from engine.features import extract
 from engine.features.store import Bank, Place, read_texts
-from forks import Fork, as_a_user
+from forks import Fork, as_a_user, unlistable
 from hostile import save_hostile
 
 ROOT = Path(__file__).parents[1]
@@ -448,7 +448,13 @@ def test_verify_takes_what_is_there(world):
     source = json.loads(metadata["source"])
     del source["content"]
     save_file(tensors, path, metadata={"source": json.dumps(source)})
+    shutil.move(path.parent, world.root / "on another disk")
+    path.parent.symlink_to(world.root / "on another disk")
+    (world.root / "on another disk" / "back").symlink_to(world.root / "features")
     assert "1 file from before there were digests" in world.start("--verify").wait(check=0).out
+    bank = world.place.bank("test", 0, "none")
+    refused = world.start("--verify", prepare=unlistable(bank)).wait(check=1)
+    assert f"error: {bank} cannot be listed (Permission denied)" in refused.err
 
 
 # --- what it says ----------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from engine.demo import world as drawn
 from engine.features.listing import read_listing
 from engine.features.store import Bank, Place, read_texts
 from engine.results.runs import read_record
-from forks import run_fork
+from forks import Fork, run_fork, unlistable
 
 ROOT = Path(__file__).parents[1]
 ENCODER = ["--clip-encoder", "demo-RN", "--image-augmentation", "none", "--device", "cpu"]
@@ -294,6 +294,81 @@ def test_two_classes_need_more_templates(photos):
     assert "of 2 classes, prompts in 3 templates or more are needed" in refused.stderr
     assert "--text-augmentation template_mining" in refused.stderr
     photos.run("train.py", *ALL, *STEPS, "--text-augmentation", "template_mining", check=0)
+
+
+def test_layouts_are_doubted(photos):
+    """What few_shot_split.py believes of a folder, what it notes, and what it stops at."""
+    split = ["few_shot_split.py", "--dataset", "my photos", "--train-shot", "1", "--seed", "1"]
+    classes = sorted(photos.folder.iterdir())
+    for part, count in (("Training", 6), ("valid", 2)):
+        for own in classes:
+            (photos.folder / part / own.name).mkdir(parents=True)
+            for path in sorted(own.iterdir())[:count]:
+                path.rename(photos.folder / part / own.name / path.name)
+    for own in classes:
+        own.rename(photos.root / own.name)
+    refused = photos.run(*split, check=1)
+    assert "my photos has parts, Training (train), valid (val), and lacks test" in refused.stderr
+    (photos.folder / "testing").mkdir()
+    for own in classes:
+        (photos.root / own.name).rename(photos.folder / "testing" / own.name)
+    system = photos.folder / "valid" / "@eaDir" / "0.JPG"
+    system.mkdir(parents=True)
+    shutil.copy(next(photos.folder.rglob("*.JPG")), system / "thumbnail.jpg")
+    shutil.copy(system / "thumbnail.jpg", photos.folder / "valid" / "loose.jpg")
+    done = photos.run(*split, check=0)
+    assert done.stdout.splitlines()[:3] == [
+        "note: my photos: 1 hidden or system name skipped: @eaDir (1)",
+        "note: my photos: beside the class folders, in none, and so left out: 1 image (valid/loose.jpg)",
+        "note: my photos/split.json written: 5 classes, 30 train, 10 val, 10 test",
+    ]
+    valid = photos.folder / "valid"
+    refused = Fork(split[0], split[1:], photos.root, unlistable("my photos/valid"), photos.root).wait(check=1)
+    assert "error: my photos/valid cannot be listed (Permission denied)" in refused.err
+    (photos.folder / "split.json").unlink()
+    (photos.folder / "testing").rename(photos.root / "away")
+    (photos.folder / "Training").rename(photos.folder / "learn")
+    valid.rename(photos.folder / "exam")
+    refused = photos.run(*split, check=1)
+    assert (
+        "exam, learn would be the classes, but all have the same folders in them: checkered_brown_moo" in refused.stderr
+    )
+
+
+def test_a_list_of_another_program(photos):
+    """Separated by semicolons, with backslashes, labels and a fold as pandas writes them; a pipe is not opened."""
+    files = sorted(path.relative_to(photos.folder) for path in photos.folder.glob("*/*"))
+    rows = [f"{str(path).replace('/', chr(92))};{number // 10}.0;test" for number, path in enumerate(files)]
+    listed = photos.folder / "birds.csv"
+    split = ["few_shot_split.py", "--dataset", "my photos/birds.csv", "--train-shot", "1", "--seed", "1"]
+    listed.write_text("\n".join(["Image;Label;fold", *rows]))
+    done = photos.run(*split, check=0)
+    assert done.stdout.splitlines()[:2] == [
+        "note: my photos/birds.csv: not read: fold. A column that says train, val or test has to be called split",
+        "note: my photos/birds.csv: classes are called 0.0, 1.0, 2.0, 3.0, 4.0; prompts need names: see classnames.txt",
+    ]
+    os.mkfifo(photos.folder / "pipe.jpg")
+    (photos.folder / "birds.split.json").unlink()
+    listed.write_text("\n".join(["Image;Label;fold", *rows, "pipe.jpg;0.0;test"]))
+    refused = photos.run(*split, check=1)
+    assert "my photos/pipe.jpg: it is a named pipe, and no regular file" in refused.stderr
+
+
+def test_classes_of_one_and_of_two_images_are_trained_on(photos):
+    """They are missing in validation or in test, which is said, for all shots and for few."""
+    for folder, count in zip(sorted(photos.folder.iterdir()), (1, 2), strict=False):
+        for path in sorted(folder.iterdir())[count:]:
+            path.unlink()
+    asked = ["--dataset", "my photos", "--train-shot", "all", "2", "--seed", "1", *ENCODER]
+    said = photos.run("features.py", *asked, *FEATURES, "--text-augmentation", "template_mining", check=0).stdout
+    names = [path.name for path in sorted(photos.folder.iterdir()) if path.is_dir()]
+    assert (
+        f"2 of 5 classes have no images in val, so settings are selected without them: {names[0]}, {names[1]}" in said
+    )
+    assert "1 of 5 classes have no images in test, so test accuracy says nothing of how well they are recogn" in said
+    trained = photos.run("train.py", *asked, *STEPS, "--text-augmentation", "template_mining", "--save-heads", check=0)
+    for shots in ("all-shot", "2-shot"):
+        assert re.search(rf"my-photos {shots} seed 1: val .*test ", trained.stdout)
 
 
 def test_pictures_of_every_kind(photos):

@@ -27,9 +27,11 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from torchvision import transforms
 
+from engine import images
 from engine.classifier import ImageClassifier, load
 from engine.classifier.export import export
 from engine.classifier.images import pixels
+from engine.datasets import image_files
 from engine.errors import UserError
 from engine.features.store import DIGEST, digests
 from engine.optimizer import GRIDS, Hyperparameters
@@ -37,7 +39,7 @@ from engine.results import heads
 from engine.results.heads import MissingClassifier
 from engine.results.runs import read_record, selected
 from engine.transforms import normalise
-from forks import Fork, run_fork
+from forks import Fork, run_fork, unlistable
 from hostile import save_hostile
 from stores import install_pictures
 
@@ -435,6 +437,60 @@ def test_a_folder_a_list_and_stdin(kept, photos):
     assert [line["image"] for line in map(json.loads, by_list.stdout.splitlines())] == [tree, a]
     expected = {"class": found[0]["class"], "probability": pytest.approx(probabilities[0], abs=1e-5)}
     assert lines[0]["predictions"] == [expected]
+
+
+def test_what_is_passed_over_in_folders_is_said(kept, photos):
+    """Links are followed once; what a system left is skipped, and what is no image is named."""
+    run = ["--run", kept.heads["demo-RN", "linear"], "--top-k", 1, "--num-workers", 0]
+    (photos / "cut.jpg").unlink()
+    for name in ("b.heic", "IMG_1", "c.JPG.part"):
+        (photos / name).touch()
+    shutil.copytree(photos / "bäume", photos / "@eaDir" / "a.png")
+    os.mkfifo(photos / "pipe.jpg")
+    shutil.copytree(photos / "bäume", photos.parent / "elsewhere")
+    (photos / "again").symlink_to(photos)
+    (photos / "linked").symlink_to(photos.parent / "elsewhere")
+    listed = photos.parent / "list"
+    listed.write_text("".join(f"{path}\n" for path in sorted(photos.rglob("木*"))))
+    done = predict(kept, *run, photos, "--list", listed, check=1)
+    a, tree, linked = (str(photos / name) for name in ("a.png", "bäume/木, 1.PNG", "linked/木, 1.PNG"))
+    assert [row["image"] for row in rows(done)] == [a, tree, linked, tree]
+    notes = [line for line in done.stderr.splitlines() if line.startswith("note: ")]
+    assert notes[0] == (
+        f"note: {photos}: files whose names do not end as images' do are passed over: .heic (1), .txt (1), IMG_1 (1)."
+        " `pip install pillow-heif` lets HEIC be read; or convert such files to JPEG"
+    )
+    assert notes[1].startswith(f"note: {photos}: 4 hidden or system names skipped: ")
+    assert notes[2:] == ["note: the list: 1 hidden or system name skipped: @eaDir (1)"]
+    assert f"{photos / 'pipe.jpg'} cannot be read: it is a named pipe, and no regular file" in done.stderr
+    refused = Fork("predict.py", [*run, photos], kept.root, unlistable(photos / "bäume")).wait(check=1)
+    assert f"error: {photos / 'bäume'} cannot be listed (Permission denied)" in refused.err
+
+
+def test_heic_needs_its_package(kept, tmp_path):
+    """Whose opener is taken in where it can be imported; else its name is said, whatever that of the file is."""
+    run = ["--run", kept.heads["demo-RN", "linear"], "--num-workers", 0]
+    (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x1cftypheic and so on")
+    shutil.copy(tmp_path / "photo.heic", tmp_path / "photo.jpg")
+    done = predict(kept, *run, tmp_path / "photo.jpg", check=1)
+    assert "it is HEIC, which Pillow does not read: `pip install pillow-heif`, or convert it to JPEG" in done.stderr
+    done = predict(kept, *run, tmp_path, "--top-k", 1, check=1)
+    assert ".heic (1). `pip install pillow-heif` lets HEIC be read" in done.stderr
+    (tmp_path / "pillow_heif.py").write_text(
+        "from PIL import Image\n"
+        "def register_heif_opener():\n"
+        "    Image.register_open('HEIF', lambda *file: Image.new('RGB', (80, 70)), lambda head: b'heic' in head)\n"
+    )
+
+    def with_package():
+        sys.path.insert(0, str(tmp_path))
+        images._take_in_plugins.cache_clear()  # other tests may have looked for it
+        image_files._reads_heic.cache_clear()
+
+    done = Fork("predict.py", [*run, tmp_path, "--top-k", 1], kept.root, with_package).wait(check=0)
+    assert [line.split(",")[0] for line in done.out.splitlines()[1:]] == [
+        str(tmp_path / name) for name in ("photo.heic", "photo.jpg")
+    ]
 
 
 def test_names_that_are_no_text_come_out_as_they_are(kept, photos):

@@ -87,6 +87,7 @@ def report(judged: Iterable[Judged], data_dir: str | Path, asked: bool) -> list[
         images = sum(len(own.benchmark.part(part)) for own in fine for part in PARTS)
         names = ", ".join(own.name for own in fine)
         findings.append(Finding(OK, f"{names}: {images:,} images, all there"))
+    findings += [Finding(NOTE, note) for own in fine for note in own.benchmark.notes]
     wrong = [own for own in judged if own.fault is not None and (asked or (own.is_there and not own.unfinished))]
     findings += [Finding(WRONG, own.fault) for own in wrong]
     if missing:

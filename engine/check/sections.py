@@ -107,5 +107,5 @@ def _folder(what: str, folder: str, findings: list[Finding]) -> Section:
     """The section of a folder, with its size and the temporary files in it."""
     from engine.check import stored
 
-    size, temporary = stored.size_of(Path(folder))
-    return f"{what} in {folder}: {files.shown(size)}", findings + left_over(temporary)
+    size, temporary, unlisted = stored.size_of(Path(folder))
+    return f"{what} in {folder}: {files.shown(size)}", findings + left_over(temporary) + unlisted

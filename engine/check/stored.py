@@ -6,7 +6,7 @@ Of features the headers are read, and no rows; `features.py --verify` reads all.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from engine.check.installed import split_digest
 from engine.datasets.benchmark import PARTS, Benchmark
 from engine.datasets.checks import counted, first
 from engine.datasets.few_shot import load_split, split_path
+from engine.datasets.image_files import is_skipped
 from engine.errors import UserError
 from engine.features import audio
 from engine.features.listing import changes, listing_of, stored_listing
@@ -156,7 +157,11 @@ class Runs:
 def runs(result_dir: str | Path) -> Runs:
     """Read all records, and the classifiers beside them."""
     found = Runs()
-    for path in sorted(Path(result_dir).rglob(RECORD)):
+    named = {RECORD: [], heads.FILE: []}
+    for entry in _below(Path(result_dir), []):
+        if entry.name in named:
+            named[entry.name].append(Path(entry.path))
+    for path in sorted(named[RECORD]):
         try:
             record = read_record(path)
             require_grid(record, path)
@@ -165,7 +170,7 @@ def runs(result_dir: str | Path) -> Runs:
             found.faults.append(Finding(WRONG, str(error)))
         except UserError:
             found.damaged.append(path)
-    for path in sorted(Path(result_dir).rglob(heads.FILE)):
+    for path in sorted(named[heads.FILE]):
         try:
             heads.read(path)
         except UserError as error:
@@ -224,22 +229,36 @@ def _are_changed(cell: Cell, records: Iterable[Record], place: Stored, indices_d
     return any(digest not in found.get(name, {digest}) for name, digest in inputs)
 
 
-def size_of(folder: Path) -> tuple[int, list[Path]]:
-    """The bytes of all files below `folder`, and the temporary files among them."""
-    size, temporary = 0, []
-    for parent, _, names in os.walk(folder):
-        for path in (Path(parent) / name for name in names):
-            with suppress(OSError):  # it may go while it is looked at
-                size += path.lstat().st_size
-                if path.name.startswith(".") and (path.name.endswith(".tmp") or path.name.startswith(".scratch")):
-                    temporary.append(path)
-    return size, temporary
+def size_of(folder: Path) -> tuple[int, list[Path], list[Finding]]:
+    """The bytes of all files below `folder`, linked ones too, temporary files, and folders that cannot be listed."""
+    size, temporary, unlisted = 0, [], []
+    for entry in _below(folder, unlisted):
+        if files.is_folder(entry):
+            continue
+        with suppress(OSError):  # it may go while it is looked at
+            size += entry.stat().st_size
+            if entry.name.startswith(".") and (entry.name.endswith(".tmp") or entry.name.startswith(".scratch")):
+                temporary.append(Path(entry.path))
+    return size, sorted(temporary), unlisted
+
+
+def _below(folder: Path, unlisted: list[Finding]) -> Iterator[os.DirEntry[str]]:
+    """All entries below `folder`, none where it is none; folders that cannot be listed are added to `unlisted`."""
+
+    def list_folder(path: str) -> list[os.DirEntry[str]]:
+        try:
+            return files.entries(path)
+        except UserError as error:
+            unlisted.append(Finding(WRONG, str(error)))
+            return []
+
+    return files.entries_below(folder, list_folder) if folder.exists() else iter(())
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    """The folders in `folder`, by name; none where it is none."""
+    """The folders in `folder`, by name; none where it is none, or cannot be listed, which `size_of` finds."""
     try:
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not is_skipped(path.name))
     except OSError:
         return []
 

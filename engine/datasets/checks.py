@@ -68,13 +68,13 @@ def missing_images(impaths: Iterable[str], image_dir: Path) -> list[str]:
     for impath in impaths:
         folder, _, file = impath.rpartition("/")
         if folder not in present:
-            present[folder] = _listing(image_dir / folder)
+            present[folder] = listing(image_dir / folder)
         if file not in present[folder]:
             missing.append(impath)
     return missing
 
 
-def _listing(folder: Path) -> set[str]:
+def listing(folder: Path) -> set[str]:
     """The names of what lies in `folder`; none when there is no such folder."""
     try:
         with os.scandir(folder) as entries:

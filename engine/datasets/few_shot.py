@@ -413,7 +413,7 @@ def shortages(benchmark: Benchmark, shots: Iterable[Shots], max_val_shot: int = 
         if short:
             notes.append(
                 f"{benchmark.name}: of {asked} images a class in {part}, some have fewer, and give all they have:"
-                f" {checks.first(short, len(short))}. {min(counts.values())} are to be had of every class"
+                f" {checks.first(short, len(short))}. {min(counts.values())} are to be had of every class that has any"
             )
     return notes
 

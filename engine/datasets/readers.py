@@ -8,7 +8,6 @@ a UserError with the file and the first offenders.
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,11 +15,12 @@ from typing import Any
 
 from engine.datasets import checks
 from engine.datasets.benchmark import PARTS, Benchmark, FileState, Item
+from engine.datasets.image_files import PassedOver
 from engine.errors import UserError
 from engine.files import read_lines
 
 IGNORED = {"README.txt"}
-"""Files in class folders that are no images (ImageNet-A and -R have one); hidden files are passed over too."""
+"""Files in class folders that are no images (ImageNet-A and -R have one)."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ class ClassFolders:
         names = _names_by_id(checks.require(root / "classnames.txt", "list of classes", name))
         ids = [str(label) for label in range(len(names))] if self.numbered else list(names)
         image_dir = checks.require(root / self.images, "image folder", name)
-        folders = [entry.name for entry in _visible(image_dir) if entry.is_dir()]
+        passed = PassedOver()
+        folders = [entry.name for entry in passed.list_folder(image_dir) if entry.is_dir()]
         self._check(folders, ids, name, image_dir)
         folders = sorted(folders, key=int) if self.numbered else sorted(folders)
         place = {class_id: label for label, class_id in enumerate(ids)}
@@ -107,9 +108,10 @@ class ClassFolders:
         test = [
             Item(f"{folder}/{file}", label, classnames[label])
             for label, folder in enumerate(folders)
-            for file in _image_files(image_dir / folder)
+            for file in _image_files(image_dir / folder, passed)
         ]
-        return Benchmark(name, image_dir, [], [], test, classnames, parent_labels)
+        notes = tuple(passed.notes(image_dir))
+        return Benchmark(name, image_dir, [], [], test, classnames, parent_labels, notes=notes)
 
     def _check(self, folders: list[str], ids: list[str], name: str, image_dir: Path) -> None:
         """The folders are classes of the parent: all of them, or as many as `one_in` says."""
@@ -208,16 +210,9 @@ def _names_by_id(path: Path) -> dict[str, str]:
     return names
 
 
-def _visible(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in `folder`, without hidden files and read-me files, sorted by name."""
-    with os.scandir(folder) as entries:
-        seen = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in IGNORED]
-    return sorted(seen, key=lambda entry: entry.name)
-
-
-def _image_files(folder: Path) -> list[str]:
+def _image_files(folder: Path, passed: PassedOver) -> list[str]:
     """The names of the images in a class folder; raises UserError when there is none."""
-    files = [entry.name for entry in _visible(folder) if entry.is_file()]
+    files = [entry.name for entry in passed.list_folder(folder) if entry.is_file() and entry.name not in IGNORED]
     if not files:
         raise UserError(f"{folder}: a class folder without images")
     return files

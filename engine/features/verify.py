@@ -38,7 +38,7 @@ from engine.features.store import (
     reading,
     shard_path,
 )
-from engine.files import CannotOpen, matching, opening
+from engine.files import CannotOpen, entries_below, matching, opening
 
 READ_BYTES = 1 << 24
 """How much of a file is read at a time."""
@@ -64,10 +64,15 @@ class Checked:
 
 
 def stored_files(places: Iterable[Place]) -> list[Path]:
-    """All files of features and of mined templates under `places`, those of a folder together."""
+    """Return all files of features and of mined templates under `places`, those of a folder together.
+
+    Linked folders are followed. Raises UserError for a folder that cannot be listed.
+    """
     paths = []
     for place in places:
-        paths += [*place.folder.rglob("*.safetensors"), *matching(place.folder, place.mined("*").name)]
+        below = entries_below(place.folder) if place.folder.exists() else ()
+        paths += [Path(entry.path) for entry in below if entry.name.endswith(".safetensors")]
+        paths += matching(place.folder, place.mined("*").name)
     return sorted(paths, key=lambda path: (path.parent, path.name))
 
 

@@ -22,7 +22,7 @@ from engine import schema
 from engine.datasets.checks import first
 from engine.digests import tensors_digest
 from engine.errors import UserError
-from engine.files import CannotOpen, opening, write_tensors
+from engine.files import CannotOpen, entries_below, opening, write_tensors
 from engine.model import WISE_FT_RATIO
 from engine.optimizer import Hyperparameters
 from engine.preprocessing import Preprocessing
@@ -140,16 +140,21 @@ def find(place: Path) -> Path:
     folder = place.parent if place.is_file() else place
     if (beside := folder / FILE).is_file():
         return beside
-    found = [] if place.is_file() else sorted(folder.rglob(FILE))
+    found = [] if place.is_file() else _named(folder, FILE)
     if len(found) > 1:
         some = [f"  {path.parent}" for path in found[:LISTED]] + ["  ..."] * (len(found) > LISTED)
         raise UserError("\n".join([f"{place} holds {len(found)} classifiers; give the folder of one of them:", *some]))
     if found:
         return found[0]
-    records = [place] if place.is_file() else sorted(folder.rglob(RECORD))
+    records = [place] if place.is_file() else _named(folder, RECORD)
     if not records:
         raise UserError(f"{place} holds neither a classifier nor a run's record; train.py --save-heads makes them")
     raise MissingClassifier(place, dict(_cell_and_results(path) for path in records))
+
+
+def _named(folder: Path, name: str) -> list[Path]:
+    """All files of a name in and below a folder, links followed."""
+    return sorted(Path(entry.path) for entry in entries_below(folder) if entry.name == name)
 
 
 def read(path: Path) -> Kept:

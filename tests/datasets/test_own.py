@@ -284,9 +284,87 @@ def test_folders_are_gone_through_to_the_last(photos, put_images):
     found = read(photos)
     assert len(every_path(found)) == 23
     assert {"cat/deep/er/10.JPG", "cat/link.Jpeg", "cat/folder/two.jpg"} < set(every_path(found))
-    assert found.notes[0].endswith("names do not end as images' do are passed over: .txt (2), .HEIC (1)")
+    said = "\n".join(found.notes)
+    assert "names do not end as images' do are passed over: .txt (2), .HEIC (1). `pip install pillow-heif` lets" in said
+    assert f"{photos}: 3 hidden or system names skipped: .git (1), .hidden.jpg (1), .thumbnails (1)" in said
+    assert f"{photos}: beside the class folders, in none, and so left out: 1 image (top.jpg)" in said
     (photos / "cat" / "deep" / "loop").symlink_to(photos / "cat")
     assert "cat/deep/loop is a link to a folder that it lies in; remove it" in error(photos)
+
+
+@pytest.mark.parametrize(
+    "spelt",
+    [
+        {"train": "Training", "val": "valid", "test": "TESTING"},
+        {"train": "train_set", "val": "Validation", "test": "test-images"},
+        {"train": "trainset", "val": "dev", "test": "Test Set"},
+    ],
+)
+def test_parts_are_spelt_in_many_ways(tmp_path, put_images, spelt):
+    counts = {"train": 4, "val": 2, "test": 3}
+    root = tmp_path / "own"
+    put_images(root, [f"{spelt[p]}/{name}/{i}.jpg" for p, n in counts.items() for name in "ba" for i in range(n)])
+    put_images(root, ["loose.jpg", f"{spelt['val']}/loose.jpg"])
+    found = read(root)
+    assert found.classnames == ["a", "b"]
+    for part, count in counts.items():
+        assert paths(found, part) == [f"{spelt[part]}/{name}/{i}.jpg" for name in "ab" for i in range(count)]
+    assert f"left out: 2 images (loose.jpg, {spelt['val']}/loose.jpg)" in found.notes[0]
+    assert read(root).digest("train") == found.digest("train")
+
+
+def test_classes_that_look_like_parts_are_believed(tmp_path, put_images):
+    """A train is a vehicle too; one folder of the same name in each class, or a split that is there, are no matter."""
+    put_images(tmp_path / "vehicles", [f"{name}/images/{i}.jpg" for name in ("train", "bus") for i in range(3)])
+    assert read(tmp_path / "vehicles").classnames == ["bus", "train"]
+    root = tmp_path / "years"
+    put_images(root, [f"{name}/{year}/{i}.jpg" for name in "ab" for year in (2023, 2024) for i in range(3)])
+    assert "a, b would be the classes, but all have the same folders in them: 2023, 2024" in error(root)
+    (root / "b" / "2024").rename(tmp_path / "elsewhere")
+    read(root)
+    (tmp_path / "elsewhere").rename(root / "b" / "2024")
+    assert read(root).classnames == ["a", "b"]
+
+
+def test_what_systems_leave_is_skipped(photos, put_images):
+    """And said, however deep it lies."""
+    before = read(photos, write=False)
+    left = ["cat/@eaDir/0.jpg/thumb.jpg", "#recycle/cat/1.jpg", "$RECYCLE.BIN/1.jpg", "__MACOSX/cat/1.jpg"]
+    put_images(photos, [*left, "System Volume Information/1.jpg", "lost+found/1.jpg", ".AppleDouble/1.jpg"])
+    put_images(photos, ["cat/Thumbs.db", "cat/deeper/thumbs.db", "cat/0.jpg.part", "cat/0.jpg~", "cat/~$0.jpg"])
+    after = read(photos)
+    assert [paths(after, part) for part in PARTS] == [paths(before, part) for part in PARTS]
+    assert f"{photos}: 12 hidden or system names skipped: " in after.notes[0]
+    assert len(after.notes) == 2
+
+
+@pytest.mark.parametrize(("few", "divided"), [(1, [1, 0, 0]), (2, [1, 0, 1])])
+def test_classes_of_one_or_two_images_are_trained_on(photos, few, divided):
+    _cut(photos, few)
+    found = read(photos)
+    assert [found.labels(part).count(1) for part in PARTS] == divided
+    said = "\n".join(found.notes)
+    assert "photos: 1 of 2 classes have no images in val, so settings are selected without them: cat" in said
+    assert (few == 1) == ("no images in test, so test accuracy says nothing of how well they are recogn" in said)
+    train, val = few_shot.sample(found.labels("train"), found.labels("val"), 4, 1)
+    few_shot.check(few_shot.FewShotSplit("photos", 4, 1, train, val), found)
+    assert len(few_shot.shortages(found, [4])) == 2
+    assert read(photos).notes == found.notes[: -3 + (few == 2)] + found.notes[-2 + (few == 2) :]
+
+
+def test_classes_without_test_images_are_noted_each_time(tmp_path, put_images):
+    root = tmp_path / "own"
+    put_images(
+        root, [f"{part}/{name}/{i}.jpg" for part in ("train", "val", "test") for name in "abc" for i in range(3)]
+    )
+    shutil.rmtree(root / "test" / "b")
+    shutil.rmtree(root / "val" / "c")
+    first = read(root)
+    assert read(root).notes == first.notes[1:]
+    assert [note.split(", so")[0] for note in first.notes[1:]] == [
+        "own: 1 of 3 classes have no images in val",
+        "own: 1 of 3 classes have no images in test",
+    ]
 
 
 # --- lists -----------------------------------------------------------------------------------------------------------
@@ -332,31 +410,83 @@ def test_a_list_with_a_split(csv):
     ("lines", "message"),
     [
         (["picture,label", "images/0.jpg,a"], "the columns image,label or image,label,split, not ['picture', 'label']"),
-        (["image;label", "images/0.jpg;a"], "not ['image;label']"),
+        (["image|label", "images/0.jpg|a"], "not ['image|label']"),
+        (["image,label,Label", "images/0.jpg,a,b"], "columns of the same name: label; rename those to be passed over"),
         ([], "not []"),
         (["image,label"], "lists no images"),
         (["image,label", "images/0.jpg,a", "images/1.jpg"], "line 3: more or fewer fields"),
-        (["image,label", "images/0.jpg,a, b"], "line 2: more or fewer fields than the first line has (a comma"),
+        (["image,label", "images/0.jpg,a, b"], "line 2: more or fewer fields than the first line has (a sep"),
         (["image,label", "images/0.jpg, "], "line 2: no label"),
         (["image,label", "/etc/0.jpg,a"], "line 2: '/etc/0.jpg' is no path below the folder of the list"),
         (["image,label", "images/../../0.jpg,a"], "'images/../../0.jpg' is no path below"),
         (["image,label", ",a"], "line 2: '' is no path below"),
-        (["image,label,split", "images/0.jpg,a,dev"], "line 2: split is 'dev', not train, val or test"),
+        (["image,label,split", "images/0.jpg,a,eval"], "line 2: split is 'eval', not train, val or test"),
         (["image,label,split", "images/0.jpg,a,train"], "split should have train, test and perhaps val"),
         (["image,label", "images/0.jpg,a", "./images//0.jpg,b"], "listed more than once: images/0.jpg"),
         (["image,label", "images/0.jpg,a", "images/x.jpg,a", "y/0.jpg,b"], "2 of 3 images are not there: images/x.jpg"),
         (["image,label", "images/0.jpg,a\0"], "birds.csv"),
         (["image,label", *[f"images/{i}.jpg,a" for i in range(9)]], "has one class, a; a classifier needs two or more"),
-        (["image,label", *[f"images/{i}.jpg,{'ab'[i > 8]}" for i in range(10)]], "birds.csv: too few images of b (1)"),
+        (
+            ["image,label", *[f"images/{i}.jpg,{i // 2}" for i in range(20)]],
+            "too few images of every class: none is left",
+        ),
         (
             ["image,label,split", *[f"images/{i}.jpg,{'ab'[i % 2]},{'train' if i else 'test'}" for i in range(3)]],
-            "too few images of a (1 train, 0 val), b (1 train, 0 val). A class needs 2 at least, one for each of train",
+            "none is left for val. A class needs 2 in train to be in each of train, val; add some",
         ),
     ],
 )
 def test_lists_that_are_refused(csv, lines, message):
     assert message in error(csv(lines))
     assert not list(csv([]).parent.glob("*.json"))
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_lists_of_other_programs(csv, separator):
+    """Their separators, paths and words."""
+    parts = [*["Training"] * 10, *["valid"] * 4, *["TEST"] * 6]
+    rows = [["images\\" + f"{i}.jpg", f"n {i % 2}", part] for i, part in enumerate(parts)]
+    path = csv(separator.join(row) for row in [["IMAGE", " Label", "Split"], *rows])
+    rows[3][0] = str(path.parent / "images" / "3.jpg")
+    csv(separator.join(row) for row in [["IMAGE", " Label", "Split"], *rows])
+    found = read(path)
+    assert [len(found.part(part)) for part in PARTS] == [10, 4, 6]
+    assert every_path(found) == sorted(f"images/{i}.jpg" for i in range(20))
+
+
+def test_lists_name_files_with_accents_as_they_like(csv, put_images):
+    """And a backslash in a name of a file stays one."""
+    root = csv([]).parent
+    put_images(root, ["e\u0301te\u0301/e\u0301.jpg", "\u00fc/\u00fc.jpg", "a\\b.jpg"])
+    rows = [f"images/{number}.jpg,{'ab'[number % 2]}" for number in range(20)]
+    found = read(csv(["image,label", *rows, "\u00e9t\u00e9/\u00e9.jpg,a", "u\u0308/u\u0308.jpg,a", "a\\b.jpg,a"]))
+    assert {"e\u0301te\u0301/e\u0301.jpg", "\u00fc/\u00fc.jpg", "a\\b.jpg"} < set(every_path(found))
+    assert "more than once: \u00fc/\u00fc.jpg" in error(
+        csv(["image,label", "u\u0308/u\u0308.jpg,a", "\u00fc/\u00fc.jpg,a"])
+    )
+
+
+def test_what_is_missing_is_shown_with_what_is_there(csv):
+    said = error(csv(["image,label", "images/19.JPEG,a", "image\\0.jpg,a", "images/12.jpg,b"]))
+    assert (
+        "2 of 3 images are not there: images/19.JPEG (there is images/19.jpg), image\\0.jpg (there is images)" in said
+    )
+
+
+@pytest.mark.parametrize(("column", "word"), [("fold", "1"), ("Subset", "a"), ("set", "test"), ("what for", "dev")])
+def test_columns_that_look_like_parts_are_noted(csv, column, word):
+    path = csv([f"image,label,{column}", *[f"images/{i}.jpg,n{i % 2},{word}" for i in range(20)]])
+    assert read(path).notes[0] == (
+        f"{path}: not read: {column.lower()}. A column that says train, val or test has to be called split"
+    )
+
+
+def test_lists_of_all_files_have_system_files_too(csv, put_images):
+    put_images(csv([]).parent, ["images/@eaDir/0.jpg/thumb.jpg", "images/._0.jpg"])
+    rows = [f"images/{number}.jpg,n{number % 2}" for number in range(20)]
+    found = read(csv(["image,label", *rows, "images/@eaDir/0.jpg/thumb.jpg,n1", "images/._0.jpg,n0"]))
+    assert len(every_path(found)) == 20
+    assert found.notes[0].endswith("birds.csv: 2 hidden or system names skipped: ._0.jpg (1), @eaDir (1)")
 
 
 def test_a_list_in_another_encoding_is_refused(csv):
@@ -408,6 +538,11 @@ def test_accents_are_the_same_however_they_are_stored(photos, name, text):
         ("classnames.json", '{"cat": ""}', "not an object of class names by folder"),
         ("classnames.json", '{"cat": 1}', "not an object of class names by folder"),
         ("classnames.json", "{cat}", "not JSON"),
+        (
+            "classnames.json",
+            '{"cat": "Katze", "cat": "Kater"}',
+            "classnames.json: named more than once: cat; leave one",
+        ),
         ("classnames.txt", "cat BIG Dog", "same name, but for capitals and underscores: big_dog and cat"),
     ],
 )
@@ -422,9 +557,13 @@ def test_two_lists_of_names_are_refused(photos):
     assert "both rename classes; remove one" in error(photos)
 
 
-def test_numbers_for_names_are_noted(tmp_path, put_images):
-    put_images(tmp_path / "digits", [f"{label}/{number}.jpg" for label in (0, 1) for number in range(3)])
-    assert "classes are called 0, 1; prompts need names" in read(tmp_path / "digits").notes[0]
+def test_labels_that_say_nothing_are_noted(tmp_path, put_images):
+    """Numbers of any form, and what programs write for a label that is missing."""
+    put_images(tmp_path / "digits", [f"{label}/{number}.jpg" for label in ("0", "-1.0", "1e3") for number in range(3)])
+    assert "classes are called -1.0, 0, 1e3; prompts need names" in read(tmp_path / "digits").notes[0]
+    put_images(tmp_path / "named", [f"{label}/{number}.jpg" for label in ("NaN", "7", "cat") for number in range(3)])
+    (note, _) = read(tmp_path / "named").notes
+    assert "a class is called NaN, as programs write where a label is missing; if it is none, remove its images" in note
 
 
 # --- what makes no dataset -------------------------------------------------------------------------------------------
@@ -454,6 +593,21 @@ def _part(photos, *parts):
         shutil.rmtree(photos / name)
 
 
+def put_two(folder):
+    """A class of two images in `folder`."""
+    for number in (0, 1):
+        (folder / "two").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8 + number)).save(folder / "two" / f"{number}.png")
+
+
+def _parts_in_classes(photos):
+    for folder in (photos / "cat", photos / "big_dog"):
+        for number, path in enumerate(sorted(folder.iterdir())):
+            part = folder / ("train" if number % 2 else "Testing")
+            part.mkdir(exist_ok=True)
+            path.rename(part / path.name)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -463,15 +617,32 @@ def _part(photos, *parts):
         (lambda photos: shutil.rmtree(photos / "cat"), "photos has one class, big_dog"),
         (lambda photos: [shutil.rmtree(path) for path in photos.iterdir()], "photos has no folders"),
         (
-            lambda photos: _cut(photos, 2),
-            "photos: too few images of cat (2). A class needs 3 at least, one for each of",
+            lambda photos: [shutil.rmtree(photos / "big_dog"), _cut(photos, 2), put_two(photos)],
+            "too few images of every class: none is left for val. A class needs 3 to be in each of train, val, test",
         ),
         (lambda photos: shutil.copytree(photos / "cat", photos / "Big Dog"), "underscores: Big Dog and big_dog"),
         (lambda photos: [shutil.copytree(photos / "cat", photos / n) for n in ("é", "e\u0301")], "underscores: e"),
-        (lambda photos: _part(photos, "train", "val"), "photos has train and val alone; it should have train, test"),
-        (lambda photos: _part(photos, "Train", "test"), "photos: Train would be classes; rename them in small letters"),
+        (lambda photos: _part(photos, "train", "val"), "train, val, and lacks test; it should have train, test and"),
+        (lambda photos: _part(photos, "Train", "valid"), "has parts, Train (train), valid (val), and lacks test"),
+        (lambda photos: _part(photos, "train", "valid"), "If valid is what you test on, rename it test"),
+        (
+            lambda photos: _part(photos, "TRAIN", "training_set", "test"),
+            "TRAIN and training_set all mean train; keep one",
+        ),
         (lambda photos: [_part(photos, "train", "test"), (photos / "x").mkdir()], "folders beside them: x; move"),
-        (lambda photos: [_part(photos, "train", "test"), shutil.rmtree(photos / "train/cat")], "cat (0 train, 0 val)"),
+        (
+            lambda photos: [_part(photos, "train", "test"), shutil.rmtree(photos / "train/cat")],
+            "photos: no images to train on of cat. Add some, or remove the class",
+        ),
+        (
+            lambda photos: _part(photos, "learn", "exam"),
+            "photos: exam, learn would be the classes, but all have the same folders in them: big_dog, cat. If these",
+        ),
+        (_parts_in_classes, "each class (big_dog, cat) has folders of parts in it: Testing, train. Parts come first"),
+        (
+            lambda photos: [_part(photos, "train"), put_two(photos / "unlabelled")],
+            "photos: train would be a class, but is called as a part is, and has folders in it: big_dog, cat. If",
+        ),
         (_flat_test, "photos/test has no folders: it should have one for each class"),
         (lambda photos: (photos / "cat" / "gone.jpg").symlink_to("nowhere"), "gone.jpg: a link to a file that is not"),
         (lambda photos: os.mkfifo(photos / "cat" / "pipe.jpg"), "pipe.jpg: a link to a file that is not there, or no"),

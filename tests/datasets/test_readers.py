@@ -286,10 +286,13 @@ def test_a_subset_is_numbered_by_its_sorted_folders(install_folders):
 def test_readme_and_hidden_files_are_no_images(install_folders):
     data_dir = install_folders("demo_sketch", [class_id for class_id, _ in CLASSES], CLASSES)
     images = data_dir / "demo_sketch" / "images"
-    for file in ("README.txt", ".DS_Store", "n000/README.txt", "n000/._a.jpg"):
+    for file in ("README.txt", ".DS_Store", "n000/README.txt", "n000/._a.jpg", "n001/Thumbs.db", "n001/a.jpg.part"):
         (images / file).write_text("no image")
-    (images / ".cache").mkdir()
-    assert len(datasets.load("demo_sketch", data_dir).test) == 24
+    for folder in (".cache", "@eaDir", "lost+found"):
+        (images / folder).mkdir()
+    found = datasets.load("demo_sketch", data_dir)
+    assert len(found.test) == 24
+    assert found.notes[0].startswith(f"{images}: 7 hidden or system names skipped: ")
 
 
 @pytest.mark.parametrize(

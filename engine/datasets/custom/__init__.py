@@ -20,8 +20,9 @@ from pathlib import Path
 from engine.datasets.benchmark import Benchmark
 from engine.datasets.custom.classnames import check_classes, renamed
 from engine.datasets.custom.dividing import copies_note, draw, new_split, write_split
-from engine.datasets.custom.finding import from_folders
+from engine.datasets.custom.finding import doubt_classes, from_folders
 from engine.datasets.custom.lists import from_list
+from engine.datasets.custom.parts import gaps
 from engine.datasets.custom.tracking import file_states, update
 from engine.datasets.readers import JsonSplit
 from engine.errors import UserError
@@ -63,8 +64,8 @@ class Own:
         does not belong to them.
         """
         path = Path(self.given)
-        is_list = path.is_file()
-        if is_list and path.suffix.lower() != ".csv":
+        is_list = not path.is_dir()
+        if is_list and not (path.is_file() and path.suffix.lower() == ".csv"):
             raise UserError(f"{path} is neither a folder of images nor a list of them, which ends in .csv")
         folder, split_file = path.parent if is_list else path, self.split_file
         coop, is_there = JsonSplit("", ".", split_file.name), split_file.exists()
@@ -82,7 +83,9 @@ class Own:
                 with suppress(*() if changed else (UserError,)):  # times alone need no folder that can be written to
                     write_split(split, split_file)
         else:
+            if not is_list:
+                doubt_classes(path, images)
             split = new_split(draw(images, path), names, name, folder)
             split = replace(split, files=file_states(folder, (image.impath for image in images), {}))
             notes += [write_split(split, split_file)] if write else []
-        return replace(split, notes=(*notes, *copies_note(split)), upright=True)
+        return replace(split, notes=(*notes, *gaps(split), *copies_note(split)), upright=True)

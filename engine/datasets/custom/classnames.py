@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from engine.datasets.checks import first
 from engine.errors import UserError
 from engine.files import read_lines
+
+NO_NAMES = {"nan", "none", "null", "na", "n/a", "<na>", "nil", "#n/a"}
+"""Labels, in small letters, that spreadsheets and programs write where there is none."""
 
 
 def renamed(labels: list[str], folder: Path) -> dict[str, str]:
@@ -50,8 +55,15 @@ def _names_in_lines(path: Path, labels: list[str]) -> dict[str, str]:
 
 def _names_in_json(path: Path) -> dict[str, str]:
     """An object of class names by folder."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = Counter(composed(key) for key, _ in pairs)
+        if twice := [key for key, count in keys.items() if count > 1]:
+            raise UserError(f"{path}: named more than once: {first(twice, len(twice))}; leave one name of each")
+        return dict(pairs)
+
     try:
-        names = json.loads(path.read_bytes())
+        names = json.loads(path.read_bytes(), object_pairs_hook=once)
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from error
     if not isinstance(names, dict) or not all(isinstance(name, str) and name.strip() for name in names.values()):
@@ -62,7 +74,7 @@ def _names_in_json(path: Path) -> dict[str, str]:
 def check_classes(names: dict[str, str], source: Path) -> list[str]:
     """Raise UserError for one class, or for classes that prompts, or a person, cannot tell apart.
 
-    Gives a note where names are numbers, which say nothing in a prompt.
+    Return notes on names that are numbers, which say nothing in a prompt, or that stand for none.
     """
     if len(names) < 2:
         raise UserError(f"{source} has one class, {next(iter(names))}; a classifier needs two or more")
@@ -75,6 +87,22 @@ def check_classes(names: dict[str, str], source: Path) -> list[str]:
             f"{source}: classes of the same name, but for capitals and underscores: {first(twins, len(twins))}. Put the"
             " images of one class in one folder, or name them apart in classnames.txt"
         )
-    if not all(name.isdigit() for name in names.values()):
-        return []
-    return [f"{source}: classes are called {first(names.values(), len(names))}; prompts need names: see classnames.txt"]
+    notes = []
+    if empty := [name for name in names.values() if name.casefold() in NO_NAMES]:
+        notes.append(
+            f"{source}: a class is called {first(empty, len(empty))}, as programs write where a label is missing; if it"
+            " is none, remove its images"
+        )
+    if all(map(_is_number, names.values())):
+        called = first(names.values(), len(names))
+        notes.append(f"{source}: classes are called {called}; prompts need names: see classnames.txt")
+    return notes
+
+
+def _is_number(name: str) -> bool:
+    """Whether a name is a number of any form: `7`, `0.0`, `1e3`; and what stands for a missing one."""
+    try:
+        float(name)
+    except ValueError:
+        return name.casefold() in NO_NAMES
+    return True

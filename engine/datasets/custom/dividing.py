@@ -67,40 +67,49 @@ def copies_note(split: Benchmark) -> list[str]:
 def draw(images: list[Found], source: Path) -> dict[str, list[Found]]:
     """The images by part, class after class: as given, or drawn from each class, seeded by its label alone.
 
-    Raises UserError for classes without an image to train on, or to validate on; of what is drawn, to test on.
+    A class of few images is trained on, and is then missing in other parts. Raises UserError for classes without an
+    image to train on, and for parts without an image of any class.
     """
     given = {image.part for image in images}
     drawn = PARTS if given == {None} else () if "val" in given else ("train", "val")
-    needed = drawn or ("train", "val")
     classes: dict[str, list[Found]] = {}
     for image in images:
         classes.setdefault(image.label, []).append(image)
     parts: dict[str, list[Found]] = {part: [] for part in PARTS}
-    short = []
+    untrained = []
     for label, own in classes.items():
         of_class = {part: [image for image in own if image.part == part] for part in PARTS}
-        has = ", ".join(f"{len(of_class[part])} {part}" for part in needed) if given != {None} else f"{len(own)}"
         if drawn:
             of_class |= divide(own if given == {None} else of_class["train"], drawn, label)
-        if not all(of_class[part] for part in needed):
-            short.append(f"{label} ({has})")
+        if not of_class["train"]:
+            untrained.append(label)
         for part in PARTS:
             parts[part] += of_class[part]
-    if short:
+    if untrained:
         raise UserError(
-            f"{source}: too few images of {first(short, len(short))}. A class needs {len(needed)} at least, one for"
-            f" each of {', '.join(needed)}. Add some, or remove it"
+            f"{source}: no images to train on of {first(untrained, len(untrained))}. Add some, or remove the class"
+        )
+    if empty := [part for part in PARTS if not parts[part]]:
+        raise UserError(
+            f"{source}: too few images of every class: none is left for {' and '.join(empty)}. A class needs"
+            f" {len(drawn)}{' in train' * (given != {None})} to be in each of {', '.join(drawn)}; add some to one class"
+            " at least, better to all"
         )
     return parts
 
 
 def divide(images: list[Found], parts: Sequence[str], seed: str) -> dict[str, list[Found]]:
-    """A class's images by part, in their order: a share of each, at least one, and to train on what is left."""
+    """A class's images by part, in their order: a share of each, at least one, and to train on what is left.
+
+    Where there are fewer images than parts, one is to train on, and a second one to test on rather than to validate.
+    """
     left, divided = random.Random(seed).sample(images, len(images)), {}
     whole = sum(SHARES[part] for part in parts)
     for part in parts:
         if part != "train":
             count = max(1, round(len(images) * SHARES[part] / whole))
+            if len(images) < len(parts):
+                count = int(len(images) == 2 and part == "test")
             divided[part], left = left[:count], left[count:]
     return {part: sorted(own, key=lambda image: image.impath) for part, own in {**divided, "train": left}.items()}
 

@@ -1,0 +1,34 @@
+"""The parts of a dataset as people spell them, and the classes that some part has no images of."""
+
+from __future__ import annotations
+
+import re
+
+from engine.datasets.benchmark import PARTS, Benchmark
+from engine.datasets.checks import first
+
+_SPELLINGS = {"train": "train|training", "val": "val|valid|validation|dev", "test": "test|testing"}
+_PARTS = {part: re.compile(f"(?:{words})[ _-]?(?:set|split|data|images)?") for part, words in _SPELLINGS.items()}
+
+
+def part_of(name: str) -> str | None:
+    """Return the part that a folder or a word in a list means: `train` for `Training`, `train_set`; None for none."""
+    return next((part for part in PARTS if _PARTS[part].fullmatch(name.strip().lower())), None)
+
+
+def gaps(split: Benchmark) -> list[str]:
+    """Return a note for val, and one for test, where classes have no images in it."""
+    meanings = {
+        "val": "settings are selected without them",
+        "test": "test accuracy says nothing of how well they are recognised",
+    }
+    notes = []
+    for part, meaning in meanings.items():
+        present = set(split.labels(part))
+        absent = [name for label, name in enumerate(split.classnames) if label not in present]
+        if absent:
+            notes.append(
+                f"{split.name}: {len(absent)} of {len(split.classnames)} classes have no images in {part}, so"
+                f" {meaning}: {first(absent, len(absent))}"
+            )
+    return notes
