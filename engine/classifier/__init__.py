@@ -101,8 +101,8 @@ def load(
             f" others ({encoder.digest[:12]}); give those that it was trained on with --clip-weights"
         )
     try:
-        if kept.recipe.size != encoder.image_size:
-            raise ValueError(f"it takes images of {kept.recipe.size} pixels, and {name} of {encoder.image_size}")
+        if kept.recipe.size != encoder.preprocessing.size:
+            raise ValueError(f"it takes images of {kept.recipe.size} pixels, and {name} of {encoder.preprocessing.size}")
         return ImageClassifier(kept, encoder, wise_ft)
     except (RuntimeError, KeyError, ValueError) as error:
         reason = "\n  ".join(line[:200] for line in str(error).splitlines()[:6])
