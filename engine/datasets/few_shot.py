@@ -13,15 +13,16 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import groupby, product
+from itertools import chain, groupby, product
 from pathlib import Path
 from typing import Any
 
 from engine.datasets import checks, registry
 from engine.datasets.benchmark import Benchmark
 from engine.errors import UserError
-from engine.files import write_text
+from engine.files import parse_json, read_bytes, read_json, write_text
 
 MAX_VAL_SHOT = 4
 """Validation images per class: min(shots, 4) (PROTOCOL section 1)."""
@@ -188,10 +189,22 @@ def class_counts(indices_dir: Path | str = PUBLISHED) -> dict[str, Any]:
     """
     own = Path(indices_dir) / "class_counts.json"
     path = own if own.exists() else PUBLISHED / "class_counts.json"
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise UserError(f"{path}: not class counts in JSON ({error})") from error
+    counts = read_json(path)
+    if not isinstance(counts, dict) or not all(map(_are_counts, counts.values())):
+        raise UserError(
+            f"{path}: not class counts, an object of datasets, each with lists of numbers `labels`, `train` and `val`,"
+            " one of each for a class, and the number `test`"
+        )
+    return counts
+
+
+def _are_counts(of: Any) -> bool:
+    """Whether `of` is what class_counts.json holds of a dataset."""
+    lists = [of.get(name) for name in ("labels", "train", "val")] if isinstance(of, dict) else []
+    if not lists or not all(isinstance(own, list) for own in lists):
+        return False
+    numbers = [of.get("test"), *chain.from_iterable(lists)]
+    return len(set(map(len, lists))) == 1 and all(type(number) is int and number >= 0 for number in numbers)
 
 
 # --- on disk ---------------------------------------------------------------------------------------------------------
@@ -257,13 +270,12 @@ def load_split(
 
 
 def _read_split(path: Path, dataset: str, shots: Shots, seed: int, max_val_shot: int) -> FewShotSplit:
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError:
-        content = None
+    content = read_bytes(path)
+    with suppress(ValueError):
+        content = parse_json(content)
     if not _is_split(content):
         raise MissingSplits(
-            f'{path} is damaged: it should hold {{"train": [positions], "val": [positions]}}.'
+            f'{path} is damaged: it should hold {{"train": [positions], "val": [positions]}}, both not empty.'
             " Delete it; few_shot_split.py makes it anew",
             dataset,
             [(shots, seed)],
@@ -275,11 +287,12 @@ def _read_split(path: Path, dataset: str, shots: Shots, seed: int, max_val_shot:
 
 
 def _is_split(content: Any) -> bool:
-    """Whether `content` is an object of two lists of distinct positions."""
+    """Whether `content` is an object of two lists, not empty, of distinct positions."""
     if not isinstance(content, dict) or set(content) != {"train", "val"}:
         return False
     return all(
         isinstance(positions, list)
+        and positions
         and all(type(position) is int and position >= 0 for position in positions)
         and len(set(positions)) == len(positions)
         for positions in content.values()

@@ -9,7 +9,6 @@ that a person can read, and says what it was mined from:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from engine import templates
 from engine.datasets.few_shot import FewShotSplit
 from engine.errors import UserError
 from engine.features.store import Bank, MissingFeatures, Place, Source, check_finite, read_texts, texts_source
-from engine.files import write_json
+from engine.files import parse_json, read_bytes, write_json
 from engine.templates import MINED, MINING
 
 if TYPE_CHECKING:  # open_clip takes seconds to import, and reading what was mined does not need it
@@ -169,14 +168,14 @@ def read_mined(path: Path, origin: Origin) -> Mined:
     if not path.is_file():
         raise MissingFeatures(f"no mined templates {path}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_bytes(path))
         found = {name: value if name == "split" else Source(**value) for name, value in content["mined_from"].items()}
         columns = ([row[name] for row in content["templates"]] for name in ("position", "template", "accuracy"))
         mined = Mined(Origin(**found), *columns)
         pool = dict(enumerate(templates.pool()))
         if not mined.positions or mined.templates != [pool.get(position) for position in mined.positions]:
             raise ValueError("its templates are not those of the pool at these positions")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise MissingFeatures(
             f"{path} cannot be read ({error}); remove it, as templates must be mined again"
         ) from error

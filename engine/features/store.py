@@ -30,7 +30,7 @@ from torch import Tensor
 from engine.datasets import checks
 from engine.digests import tensors_digest
 from engine.errors import UserError
-from engine.files import write_tensors
+from engine.files import parse_json, write_tensors
 
 
 class MissingFeatures(UserError):
@@ -249,7 +249,7 @@ def read_texts(path: Path, pick: Callable[[Tensor], Tensor] | None = None) -> Te
     with reading(path) as file:
         labels = file.get_tensor("labels")
         rows = torch.arange(len(labels)) if pick is None else pick(labels)
-        prompts = json.loads(file.metadata()["prompts"])
+        prompts = parse_json(file.metadata()["prompts"])
         return Texts(
             features=file.get_tensor("features")[rows].float(),  # the file is mapped: no more than these rows is read
             labels=labels[rows],
@@ -277,7 +277,7 @@ def digests(metadata: dict[str, str], tensors: dict[str, Tensor]) -> tuple[str |
 
     It covers the metadata too, as they stand in the file: a later version may know more about sources.
     """
-    source = json.loads(metadata["source"])
+    source = parse_json(metadata["source"])
     stated = source.pop(DIGEST, None)
     return stated, tensors_digest(tensors, json.dumps(metadata | {"source": source}, sort_keys=True))
 
@@ -325,7 +325,7 @@ def reading(path: Path) -> Iterator[safe_open]:
 
 def read_source(metadata: dict[str, str]) -> Source:
     """What the metadata of a file of the store say it was made from."""
-    source = json.loads(metadata["source"])
+    source = parse_json(metadata["source"])
     source.pop(DIGEST, None)
     return Source(**source)
 

@@ -5,7 +5,6 @@ It takes neither images nor weights, and no more memory than a shard.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from engine.features.store import (
     reading,
     shard_path,
 )
+from engine.files import parse_json
 
 READ_BYTES = 1 << 24
 """How much of a file is read at a time."""
@@ -110,7 +110,7 @@ def _fault_of_shard(tensors: dict[str, Tensor], source: Source, path: Path) -> s
 
 def _fault_of_texts(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str | None:
     """What is wrong with features [n, D] and labels [n] of n prompts, or features [n, L, width], labels and ends."""
-    features, labels, prompts = tensors["features"], tensors["labels"], json.loads(metadata["prompts"])
+    features, labels, prompts = tensors["features"], tensors["labels"], parse_json(metadata["prompts"])
     ends = tensors.get("positions")
     if not (features.dim() > 1 and labels.dim() == 1 and len(features) == len(labels) == len(prompts) > 0):
         return f"holds {len(features)} features and {len(labels)} labels of {len(prompts)} prompts"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine.errors import UserError
-from engine.files import write_text
+from engine.files import parse_json, write_text
 from engine.optimizer import AUDIO, MAX_ITER, Hyperparameters
 from engine.results.runs import select
 
@@ -109,7 +109,7 @@ def read_runs(task: str, classes: int, shots: int, folder: str | Path) -> dict[t
     found = {}
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         try:
-            content = json.loads(line)
+            content = parse_json(line)
             point = content["hyperparameters"]
             content["hyperparameters"] = None if point is None else Hyperparameters(*point)
             run = EscRun(**content)

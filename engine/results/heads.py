@@ -20,7 +20,7 @@ from torch import Tensor
 
 from engine.datasets.checks import first
 from engine.errors import UserError
-from engine.files import write_tensors
+from engine.files import parse_json, write_tensors
 from engine.model import WISE_FT_RATIO
 from engine.optimizer import Hyperparameters
 from engine.results.runs import (
@@ -151,7 +151,7 @@ def read(path: Path, *, tensors: bool = True) -> Kept:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})[ABOUT])
+            about = parse_json((file.metadata() or {})[ABOUT])
             if about.pop("format") > FORMAT:
                 raise UserError(f"{path} was written by a newer version of this project, which this one cannot read")
             kept = _kept(about, {name: file.get_tensor(name) for name in (file.keys() if tensors else ())})

@@ -17,7 +17,7 @@ from typing import Any
 
 from engine.datasets.few_shot import MAX_VAL_SHOT, Shots
 from engine.errors import UserError
-from engine.files import write_json
+from engine.files import parse_json, read_bytes, write_json
 from engine.optimizer import MAX_ITER, Hyperparameters
 
 
@@ -158,8 +158,8 @@ def write_record(record: Record, result_dir: str | Path) -> None:
 def read_record(path: Path) -> Record:
     """Read a record. Raises UserError for a file that is not one."""
     try:
-        return record_of(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, *NOT_A_RECORD) as error:
+        return record_of(parse_json(read_bytes(path)))
+    except NOT_A_RECORD as error:
         raise UserError(f"{path} is not a run's record ({error}); remove it and train again") from error
 
 

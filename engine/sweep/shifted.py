@@ -7,7 +7,6 @@ of one with some classes must be found among the parent's names in order, in one
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from engine import datasets, templates
 from engine.datasets.checks import first
 from engine.errors import UserError
 from engine.features.store import Bank, MissingFeatures, Place, reading
+from engine.files import parse_json
 from engine.results.runs import ALL_CLASSES, Cell
 
 
@@ -87,7 +87,7 @@ def classnames(path: Path, augmentation: str, dataset: str) -> list[str]:
     """The names of a dataset's classes by label, as a file of its prompts has them: without underscores."""
     with reading(path) as file:  # its features, which may be large, are not needed
         return _unfilled(
-            json.loads(file.metadata()["prompts"]), file.get_tensor("labels").tolist(), augmentation, dataset
+            parse_json(file.metadata()["prompts"]), file.get_tensor("labels").tolist(), augmentation, dataset
         )
 
 

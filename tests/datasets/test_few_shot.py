@@ -258,7 +258,7 @@ def test_a_folder_of_splits_may_have_class_counts_of_its_own(tmp_path):
     with pytest.raises(UserError, match="test has 1 images, the split was made for 2"):
         few_shot.check(split, benchmark_of([0, 0, 0, 1, 1], [0, 1], test=[0]))
     (tmp_path / "dtd" / "class_counts.json").write_text("{")
-    with pytest.raises(UserError, match="not class counts in JSON"):
+    with pytest.raises(UserError, match=r"class_counts\.json: not JSON"):
         few_shot.classes("dtd", "", tmp_path / "dtd")
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from pathlib import Path
 
 from engine.datasets.checks import first
 from engine.errors import UserError
-from engine.files import read_lines
+from engine.files import read_json, read_lines
 
 
 def renamed(labels: list[str], folder: Path) -> dict[str, str]:
@@ -50,10 +49,7 @@ def _names_in_lines(path: Path, labels: list[str]) -> dict[str, str]:
 
 def _names_in_json(path: Path) -> dict[str, str]:
     """An object of class names by folder."""
-    try:
-        names = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from error
+    names = read_json(path)
     if not isinstance(names, dict) or not all(isinstance(name, str) and name.strip() for name in names.values()):
         raise UserError(f"{path}: not an object of class names by folder, {{folder: class name}}")
     return {composed(label): " ".join(name.split()) for label, name in names.items()}
