@@ -415,7 +415,7 @@ def test_a_worker_that_is_killed_is_said(kept):
     [
         ([], "error: no images: name files or folders"),
         (["tests"], "error: tests has no images: no file in or below it has an ending such as .jpg"),
-        (["--list", "no such list"], "No such file or directory: 'no such list'"),
+        (["--list", "no such list"], "no such list: No such file or directory"),
         (["--run", "nothere", "a.jpg"], "error: nothere: there is no such file or folder"),
         (["--run", "engine/demo/models", "a.jpg"], "holds neither a classifier nor a run's record"),
         (["--run", "README.md", "a.jpg"], "README.md is not a trained classifier"),
