@@ -17,6 +17,9 @@ from pathlib import Path
 import numpy
 import pandas as pd
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from engine import memory
 from engine.datasets.few_shot import load_split
@@ -233,6 +236,45 @@ def test_damaged_features_name_the_command_that_makes_them_again(script, world, 
     assert f"{path} cannot be read" in said
     assert "remove it" in said
     assert "python features.py --dataset demo --train-shot 1 2 --seed 1 2 --clip-encoder fake" in said
+
+
+def floats(tensors):
+    tensors["labels"] = tensors["labels"].float()
+
+
+def wide(tensors):
+    tensors["features"] = torch.cat([tensors["features"]] * 2, dim=1)
+
+
+@pytest.mark.parametrize(
+    ("what", "change", "message"),
+    [
+        (
+            "val-layer_0/none",
+            lambda tensors: tensors.update(labels=tensors["labels"].float()),
+            "labels are F32, not I64",
+        ),
+        ("val-layer_0/none", lambda tensors: tensors.update(labels=tensors["labels"] - 9), "labels below 0"),
+        ("test-layer_0/none", lambda tensors: tensors.pop("positions"), "positions"),
+        ("train-layer_0/none", lambda tensors: tensors.update(features=tensors["features"][:3]), "row per image: feat"),
+        ("train-layer_0/flip", wide, "features of two shapes, [64] and [32]"),
+        ("test-layer_0/none", wide, "features of "),
+        ("text-layer_0", floats, "labels are F32, not I64"),
+        ("text-layer_0", lambda tensors: tensors.update(features=tensors["features"][0]), "labels of"),
+        ("text-layer_0", wide, "features of shape [64], and "),
+    ],
+    ids=range(9),
+)
+def test_well_formed_features_of_a_wrong_kind_are_named(script, world, what, change, message):
+    path = next((world.place.folder / what).glob("*.safetensors"))
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata=metadata)
+    said = train(script, world, check=1).stderr
+    assert str(path.parent) in said
+    assert message in said
 
 
 @pytest.mark.parametrize("directory", [[], ["--indices_dir", "my indices"]])

@@ -20,7 +20,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -106,6 +105,8 @@ class Place:
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 """What `--store-dtype` names."""
+STORED = {"fp32": "F32", "fp16": "F16"}
+"""The same as safetensors calls them."""
 
 
 READ_ROWS = 256
@@ -124,12 +125,18 @@ class Bank:
         """
         self.folder = folder
         self.source: Source | None = None
+        self._shape = torch.Size()
         self._rows: dict[int, tuple[Path, int]] = {}
         for path in sorted(folder.glob("*.safetensors")):
-            source, positions = _read_header(path)
+            source, positions, shape = _read_header(path)
             if self.source not in (None, source):
                 raise UserError(f"{folder} mixes features of two sources:\n{differences(self.source, source)}")
-            self.source = source
+            if self.source is not None and shape != self.row_shape:
+                raise UserError(
+                    f"{folder} mixes features of two shapes, {list(self.row_shape)} and {list(shape)} in {path.name};"
+                    " remove the shards that are wrong, and make them anew"
+                )
+            self.source, self._shape = source, shape
             self._rows.update({position: (path, row) for row, position in enumerate(positions)})
 
     def __len__(self) -> int:
@@ -158,12 +165,11 @@ class Bank:
             raise MissingFeatures(f"{len(absent)} of {len(set(positions))} rows are missing in {self.folder}")
         return positions
 
-    @cached_property
+    @property
     def row_shape(self) -> torch.Size:
         """The shape of an image's features. Raises MissingFeatures when there are none."""
         self.require([])
-        with reading(next(iter(self._rows.values()))[0]) as shard:
-            return torch.Size(shard.get_slice("features").get_shape()[1:])
+        return self._shape
 
     @property
     def row_bytes(self) -> int:
@@ -190,6 +196,7 @@ class Bank:
                 for some, own in zip(targets.split(READ_ROWS), rows.split(READ_ROWS), strict=True):
                     features[some] = stored[own].float()
                 labels[targets] = shard.get_tensor("labels")[rows]
+                _require_labels(labels[targets])
         return features, labels
 
 
@@ -247,16 +254,28 @@ def read_texts(path: Path, pick: Callable[[Tensor], Tensor] | None = None) -> Te
     if not path.is_file():
         raise MissingFeatures(f"no text features {path}")
     with reading(path) as file:
+        prompts = check_layout(file)
         labels = file.get_tensor("labels")
+        _require_labels(labels)
+        features = file.get_tensor("features")
+        ends = file.get_tensor("positions") if "positions" in file.keys() else None  # noqa: SIM118
+        if (fault := fault_of_ends(ends, features)) is not None:
+            raise ValueError(fault)
         rows = torch.arange(len(labels)) if pick is None else pick(labels)
-        prompts = parse_json(file.metadata()["prompts"])
         return Texts(
-            features=file.get_tensor("features")[rows].float(),  # the file is mapped: no more than these rows is read
+            features=features[rows].float(),  # the file is mapped: no more than these rows is read
             labels=labels[rows],
             prompts=[prompts[row] for row in rows.tolist()],
             source=read_source(file.metadata()),
-            positions=file.get_tensor("positions")[rows] if "positions" in file.keys() else None,  # noqa: SIM118
+            positions=None if ends is None else ends[rows],
         )
+
+
+def fault_of_ends(ends: Tensor | None, features: Tensor) -> str | None:
+    """Return what is wrong with the positions [n] of the ends of texts in features [n, L, width]; None for nothing."""
+    if ends is None or (ends.shape == features.shape[:1] and ends.min() >= 0 and ends.max() < features.shape[1]):
+        return None
+    return "has ends of texts outside of the texts"
 
 
 def texts_source(path: Path) -> Source:
@@ -330,9 +349,51 @@ def read_source(metadata: dict[str, str]) -> Source:
     return Source(**source)
 
 
-def _read_header(path: Path) -> tuple[Source, list[int]]:
+def _read_header(path: Path) -> tuple[Source, list[int], torch.Size]:
     with reading(path) as shard:
-        return read_source(shard.metadata()), shard.get_tensor("positions").tolist()
+        check_layout(shard)
+        shape = torch.Size(shard.get_slice("features").get_shape()[1:])
+        return read_source(shard.metadata()), shard.get_tensor("positions").tolist(), shape
+
+
+def check_layout(file: safe_open) -> list[str]:
+    """Return the prompts of an open file of the store, none of a shard; only its header is read.
+
+    Raises ValueError unless its tensors have a row for each prompt, or for each of some images, and the types that its
+    source says.
+    """
+    tensors = {name: file.get_slice(name) for name in sorted(file.keys())}
+    shapes = {name: tensor.get_shape() for name, tensor in tensors.items()}
+    features, labels = shapes["features"], shapes["labels"]
+    if "prompts" in file.metadata():
+        prompts = read_prompts(file.metadata())
+        if not (len(features) > 1 and features[0] == len(prompts) > 0 and labels == [len(prompts)]):
+            raise ValueError(
+                f"it holds {sum(features[:1])} features and {sum(labels)} labels of {len(prompts)} prompts"
+            )
+    else:
+        prompts = []
+        if not (len(features) > 1 and shapes["positions"] == labels == features[:1] != [0]):
+            held = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            raise ValueError(f"it does not hold a row per image: {held}")
+    types = {"features": STORED[read_source(file.metadata()).dtype], "labels": "I64", "positions": "I64"}
+    for name in types.keys() & tensors.keys():
+        if tensors[name].get_dtype() != types[name]:
+            raise ValueError(f"its {name} are {tensors[name].get_dtype()}, not {types[name]}")
+    return prompts
+
+
+def read_prompts(metadata: dict[str, str]) -> list[str]:
+    """Return the prompts that the metadata of a file list. Raises ValueError for what is not a list of texts."""
+    prompts = parse_json(metadata["prompts"])
+    if not isinstance(prompts, list) or not all(isinstance(text, str) for text in prompts):
+        raise ValueError("its prompts are not a list of texts")
+    return prompts
+
+
+def _require_labels(labels: Tensor) -> None:
+    if labels.numel() and int(labels.min()) < 0:
+        raise ValueError("it has labels below 0")
 
 
 def differences(found: Source, wanted: Source) -> str:

@@ -20,14 +20,15 @@ from engine.features.store import (
     MissingFeatures,
     Place,
     Source,
+    check_layout,
     differences,
     digests,
+    fault_of_ends,
     finite_rows,
     read_source,
     reading,
     shard_path,
 )
-from engine.files import parse_json
 
 READ_BYTES = 1 << 24
 """How much of a file is read at a time."""
@@ -77,6 +78,7 @@ def _check_file(path: Path, progress: Callable[[int], object]) -> Checked:
 
 def _check_content(path: Path, file: safe_open) -> Checked:
     metadata = file.metadata()
+    check_layout(file)
     tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     source = read_source(metadata)
     stated, found = digests(metadata, tensors)
@@ -84,7 +86,7 @@ def _check_content(path: Path, file: safe_open) -> Checked:
     if stated not in (None, found):
         fault = f"is not what was written: its digest is {found[:12]}, and {stated[:12]} was stated"
     elif is_text:
-        fault = _fault_of_texts(tensors, metadata)
+        fault = _fault_of_texts(tensors)
     else:
         fault = _fault_of_shard(tensors, source, path)
     positions = () if is_text or fault else tuple(tensors["positions"].tolist())
@@ -94,10 +96,6 @@ def _check_content(path: Path, file: safe_open) -> Checked:
 def _fault_of_shard(tensors: dict[str, Tensor], source: Source, path: Path) -> str | None:
     """What is wrong with features [n, ...], labels [n] and positions [n]."""
     features, labels, positions = (tensors[name] for name in ("features", "labels", "positions"))
-    count = features.shape[:1]
-    if features.dim() < 2 or not (len(positions) and labels.shape == positions.shape == count):
-        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in sorted(tensors.items()))
-        return f"does not hold a row per image: {shapes}"
     outside = positions[(positions < 0) | (positions >= source.length)].tolist()
     if outside:
         return f"has rows of a list of {source.length} images at positions {first(outside, len(outside))}"
@@ -108,15 +106,11 @@ def _fault_of_shard(tensors: dict[str, Tensor], source: Source, path: Path) -> s
     return _fault_of_rows(features, labels, positions)
 
 
-def _fault_of_texts(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str | None:
+def _fault_of_texts(tensors: dict[str, Tensor]) -> str | None:
     """What is wrong with features [n, D] and labels [n] of n prompts, or features [n, L, width], labels and ends."""
-    features, labels, prompts = tensors["features"], tensors["labels"], parse_json(metadata["prompts"])
-    ends = tensors.get("positions")
-    if not (features.dim() > 1 and labels.dim() == 1 and len(features) == len(labels) == len(prompts) > 0):
-        return f"holds {len(features)} features and {len(labels)} labels of {len(prompts)} prompts"
-    if ends is not None and (ends.shape != labels.shape or ends.min() < 0 or ends.max() >= features.shape[1]):
-        return "has ends of texts outside of the texts"
-    return _fault_of_rows(features, labels, torch.arange(len(labels)))
+    features, labels = tensors["features"], tensors["labels"]
+    fault = fault_of_ends(tensors.get("positions"), features)
+    return fault or _fault_of_rows(features, labels, torch.arange(len(labels)))
 
 
 def _fault_of_rows(features: Tensor, labels: Tensor, positions: Tensor) -> str | None:
