@@ -277,6 +277,26 @@ def test_well_formed_features_of_a_wrong_kind_are_named(script, world, what, cha
     assert message in said
 
 
+def test_json_that_is_nested_without_end_is_named(script, swept):
+    """In whatever file train.py reads; and a split without validation images."""
+    deep = "[" * 100_000
+    bank = next(swept.place.bank("val", 0, "none").glob("*.safetensors"))
+    prompts = swept.place.texts(0, "hand_crafted")
+    record = next((swept.root / "experiments").rglob("record.json"))
+    split = next((swept.root / "indices" / "demo").glob("*.json"))
+    counts = split.parents[1] / "class_counts.json"
+    for path in (record, bank, prompts, split, counts):
+        whole = path.read_bytes() if path.exists() else None
+        if path.suffix == ".json":
+            path.write_text(deep)
+        else:
+            save_file(load_file(path), path, metadata={"source": deep, "prompts": deep})
+        assert str(path) in train(script, swept, check=1).stderr
+        path.unlink() if whole is None else path.write_bytes(whole)
+    split.write_text('{"train": [0, 1], "val": []}')
+    assert f"{split} is damaged" in train(script, swept, check=1).stderr
+
+
 @pytest.mark.parametrize("directory", [[], ["--indices_dir", "my indices"]])
 def test_a_missing_split_is_said_with_a_command_that_makes_it(script, tmp_path, directory):
     """In another folder than the project's, and without images."""

@@ -80,6 +80,7 @@ def test_what_is_no_run_of_the_benchmark(change):
     [
         lambda line: line[:30],
         lambda line: "[]",
+        lambda line: "[" * 100_000,
         lambda line: line.replace('"shots":1', '"shots":2'),
         lambda line: line.replace('"split":1', '"split":9'),
         lambda line: line.replace('"val"', '"value"'),
