@@ -17,6 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from engine import config
+from engine.config import streams
 from engine.datasets.image_files import find_images
 from engine.errors import UserError
 from engine.results.predictions import CSV_HEADER, lines
@@ -24,7 +25,7 @@ from engine.results.predictions import CSV_HEADER, lines
 
 def main() -> int | None:
     args = config.parser(__doc__, *config.PREDICT).parse_args()
-    files, notes = find_images(args.images, config.lines_of(args.list) if args.list else [])
+    files, notes = find_images(args.images, streams.lines_of(args.list) if args.list else [])
     print(*(f"note: {note}\n" for note in notes), sep="", end="", file=sys.stderr)
     if not files and not args.export:
         raise UserError("no images: name files or folders, or give a list of them with --list (- is stdin)")
@@ -56,7 +57,7 @@ def predict(args: argparse.Namespace, classifier, files: list[str]) -> int:
     """Print what is on each of `files`; the exit status."""
     from engine.classifier.images import classify
 
-    sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # names of files are bytes
+    streams.output_data()
     how = {"top_k": args.top_k, "batch_size": args.test_batch_size}
     how["workers"] = config.workers(args, classifier.device.type)
     unreadable = 0

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from engine.errors import UserError
 
@@ -240,9 +240,43 @@ def read_lines(path: Path) -> list[str]:
         raise UserError(f"{path}: not a text file in UTF-8 ({error})") from error
 
 
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file. Raises CannotOpen, which names the file, when it cannot be read."""
+    with opening(path):
+        return path.read_bytes()
+
+
+def parse_json(text: str | bytes, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """Return the value that JSON stands for; `object_pairs_hook` as `json.loads` has it.
+
+    Raises ValueError for all that is not JSON: other text, NaN, bytes that are not UTF-8, too deep a nesting. Readers
+    that name their file and its remedy themselves catch it.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=object_pairs_hook, parse_constant=_refuse)
+    except RecursionError as error:
+        raise ValueError("lists or objects are nested too deeply") from error
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a number in JSON")
+
+
+def read_json(path: Path, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """Return the value in a JSON file, as `parse_json` does.
+
+    Raises UserError, which names the file, when it cannot be read or is not JSON.
+    """
+    content = read_bytes(path)
+    try:
+        return parse_json(content, object_pairs_hook)
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from error
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8, atomically."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """Write `text` to `path` as UTF-8, atomically. Names of files in it may be other bytes, which stay as they are."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="surrogateescape"))
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

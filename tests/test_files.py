@@ -103,3 +103,32 @@ def test_what_cannot_be_opened_is_told_from_what_is_damaged(tmp_path, error):
     for damage in (ValueError("not JSON"), OSError("image file is truncated")):
         with pytest.raises(type(damage), match=str(damage)), files.opening(path):
             raise damage
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+        (b'"\xff"', "can't decode byte 0xff"),
+        (b"[1, NaN]", "NaN is not a number"),
+        (b"9" * 5000, "integer string conversion"),
+        (b"", "Expecting value"),
+        (None, "No such file or directory"),
+        ("folder", "Is a directory"),
+    ],
+    ids=range(8),
+)
+def test_json_that_cannot_be_read_is_named(tmp_path, content, reason):
+    path = tmp_path / "list.json"
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=f"{path}.* .*{reason}"):
+        files.read_json(path)
+
+
+def test_names_that_are_no_text_are_written_as_bytes(tmp_path):
+    files.write_text(tmp_path / "list", "写\udcff")
+    assert (tmp_path / "list").read_bytes() == "写".encode() + b"\xff"

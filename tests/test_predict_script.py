@@ -1,6 +1,7 @@
 """train.py --save-heads, engine.classifier and predict.py: what was trained, used on images as a user does."""
 
 import csv
+import errno
 import io
 import itertools
 import json
@@ -18,6 +19,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnxruntime
 import open_clip
+import pandas as pd
 import pytest
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -503,6 +505,48 @@ def test_names_that_are_no_text_come_out_as_they_are(kept, photos):
     assert done.files[0].read_bytes().splitlines()[1].startswith(name + b",")
 
 
+def test_odd_names_in_csv_and_json(kept, photos):
+    """Line ends are quoted, bytes that are no text are valid JSON, and stderr has no control characters."""
+    names = ["a\rb.png", "a\nb\udcff.png", '=1,"2".png']
+    for name in names:
+        shutil.copy(photos / "a.png", photos / name)
+    wanted = [str(photos / name) for name in names]
+    (photos / "list").write_bytes(b"\xef\xbb\xbf" + os.fsencode(f"{wanted[0]}\n{wanted[2]}\n"))
+    words = ["--run", kept.heads["demo-RN", "linear"], "--list", photos / "list", wanted[1], photos / "\x1b[2J\rno.png"]
+
+    def written(*more):
+        done = Fork("predict.py", [*words, *more], kept.root)
+        assert os.waitstatus_to_exitcode(os.waitpid(done.pid, 0)[1]) == 1
+        assert rb"\x1b[2J\rno.png cannot be read" in done.files[1].read_bytes()
+        return done.files[0]
+
+    table = written()
+    with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        assert [row["image"] for row in csv.DictReader(file)] == [wanted[1], wanted[0], wanted[2]]
+    assert pd.read_csv(table, encoding_errors="surrogateescape")["image"].tolist() == [wanted[1], wanted[0], wanted[2]]
+    found = [json.loads(line)["image"] for line in written("--format", "jsonl").read_text("utf-8").splitlines()]
+    assert found == [wanted[1], wanted[0], wanted[2]]
+
+
+def test_processes_that_cannot_be_started_are_said(kept):
+    """As where a container limits them: the second one here."""
+
+    def limit():
+        fork, left = os.fork, iter([True])
+
+        def limited():
+            if not next(left, False):
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            return fork()
+
+        os.fork = limited
+
+    words = [*many(kept, 8), "--test-batch-size", 1, "--num-workers", 2]
+    said = Fork("predict.py", words, kept.root, limit).wait(check=1).err.splitlines()[-1]
+    assert said.startswith("error: the system starts no more processes")
+    assert said.endswith("try --num-workers 0")
+
+
 def many(kept, count):
     """A list that names a picture this often."""
     files, _ = pictures(kept)
@@ -560,7 +604,7 @@ def test_a_worker_that_is_killed_is_said(kept):
     [
         ([], "error: no images: name files or folders"),
         (["tests"], "error: tests has no images: no file in or below it has an ending such as .jpg"),
-        (["--list", "no such list"], "No such file or directory: 'no such list'"),
+        (["--list", "no such list"], "no such list: No such file or directory"),
         (["--run", "nothere", "a.jpg"], "error: nothere: there is no such file or folder"),
         (["--run", "engine/demo/models", "a.jpg"], "holds neither a classifier nor a run's record"),
         (["--run", "README.md", "a.jpg"], "README.md is not a trained classifier"),
@@ -646,6 +690,12 @@ def test_files_that_are_damaged_newer_or_another_runs(head):
         head.write_bytes(content)
         with pytest.raises(UserError, match="is not a trained classifier, or it is damaged"):
             load(head)
+    head.write_bytes(whole)
+    with safe_open(head, framework="pt") as file:
+        (name,) = file.metadata()
+    save_file(load_file(head), head, metadata={name: "[" * 100_000})
+    with pytest.raises(UserError, match=r"is damaged .*nested too deeply"):
+        load(head)
     head.write_bytes(whole)
     respoil(head, lambda tensors: None, format=3)
     with pytest.raises(UserError, match="was written by a newer version of this project"):

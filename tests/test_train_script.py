@@ -17,6 +17,9 @@ from pathlib import Path
 import numpy
 import pandas as pd
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from engine import memory
 from engine.datasets.few_shot import load_split
@@ -234,6 +237,65 @@ def test_damaged_features_name_the_command_that_makes_them_again(script, world, 
     assert f"{path} cannot be read" in said
     assert "remove it" in said
     assert "python features.py --dataset demo --train-shot 1 2 --seed 1 2 --clip-encoder fake" in said
+
+
+def floats(tensors):
+    tensors["labels"] = tensors["labels"].float()
+
+
+def wide(tensors):
+    tensors["features"] = torch.cat([tensors["features"]] * 2, dim=1)
+
+
+@pytest.mark.parametrize(
+    ("what", "change", "message"),
+    [
+        (
+            "val-layer_0/none",
+            lambda tensors: tensors.update(labels=tensors["labels"].float()),
+            "labels are F32, not I64",
+        ),
+        ("val-layer_0/none", lambda tensors: tensors.update(labels=tensors["labels"] - 9), "labels below 0"),
+        ("test-layer_0/none", lambda tensors: tensors.pop("positions"), "positions"),
+        ("train-layer_0/none", lambda tensors: tensors.update(features=tensors["features"][:3]), "row per image: feat"),
+        ("train-layer_0/flip", wide, "features of two shapes, [64] and [32]"),
+        ("test-layer_0/none", wide, "features of "),
+        ("text-layer_0", floats, "labels are F32, not I64"),
+        ("text-layer_0", lambda tensors: tensors.update(features=tensors["features"][0]), "labels of"),
+        ("text-layer_0", wide, "features of shape [64], and "),
+    ],
+    ids=range(9),
+)
+def test_well_formed_features_of_a_wrong_kind_are_named(script, world, what, change, message):
+    path = next((world.place.folder / what).glob("*.safetensors"))
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata=metadata)
+    said = train(script, world, check=1).stderr
+    assert str(path.parent) in said
+    assert message in said
+
+
+def test_json_that_is_nested_without_end_is_named(script, swept):
+    """In whatever file train.py reads; and a split without validation images."""
+    deep = "[" * 100_000
+    bank = next(swept.place.bank("val", 0, "none").glob("*.safetensors"))
+    prompts = swept.place.texts(0, "hand_crafted")
+    record = next((swept.root / "experiments").rglob("record.json"))
+    split = next((swept.root / "indices" / "demo").glob("*.json"))
+    counts = split.parents[1] / "class_counts.json"
+    for path in (record, bank, prompts, split, counts):
+        whole = path.read_bytes() if path.exists() else None
+        if path.suffix == ".json":
+            path.write_text(deep)
+        else:
+            save_file(load_file(path), path, metadata={"source": deep, "prompts": deep})
+        assert str(path) in train(script, swept, check=1).stderr
+        path.unlink() if whole is None else path.write_bytes(whole)
+    split.write_text('{"train": [0, 1], "val": []}')
+    assert f"{split} is damaged" in train(script, swept, check=1).stderr
 
 
 @pytest.mark.parametrize("directory", [[], ["--indices_dir", "my indices"]])

@@ -102,7 +102,9 @@ def load(
         )
     try:
         if kept.recipe.size != encoder.preprocessing.size:
-            raise ValueError(f"it takes images of {kept.recipe.size} pixels, and {name} of {encoder.preprocessing.size}")
+            raise ValueError(
+                f"it takes images of {kept.recipe.size} pixels, and {name} of {encoder.preprocessing.size}"
+            )
         return ImageClassifier(kept, encoder, wise_ft)
     except (RuntimeError, KeyError, ValueError) as error:
         reason = "\n  ".join(line[:200] for line in str(error).splitlines()[:6])

@@ -17,12 +17,11 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from engine import datasets, optimizer, templates
 from engine.clip import names
-from engine.config import default
+from engine.config import default, refusals, streams
 from engine.datasets.few_shot import ALL, MAX_VAL_SHOT, MissingSplits, Shots
 from engine.errors import UserError
 from engine.results import layout
@@ -747,12 +746,6 @@ def command(script: str, arguments: list[str], args: argparse.Namespace, **chang
     return shlex.join(words)
 
 
-def lines_of(path: str) -> list[str]:
-    """The lines of a file, or of stdin (-), that are not empty, as names of files: bytes that are no text included."""
-    content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    return [line for line in os.fsdecode(content).replace("\r\n", "\n").split("\n") if line]
-
-
 def run(
     main: Callable[[], int | None], kept: str = "what is complete is kept; the same command goes on from there"
 ) -> None:
@@ -760,19 +753,29 @@ def run(
 
     `kept` is said after Ctrl-C. When nobody reads what is printed any more (`| head`), the script ends without a word.
     """
+    streams.prepare()
     try:
-        sys.exit(main() or 0)
+        sys.exit(_flushed(main) or 0)
     except MissingSplits as error:  # whatever the script, its command line says where they belong
         sys.exit(f"error: {error}:\n  {command('few_shot_split.py', SPLITS, _Parser.arguments, **error.wanted)}")
     except UserError as error:
         sys.exit(f"error: {error}")
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+        streams.discard_unwritten()
         sys.exit(128 + signal.SIGPIPE)
-    except OSError as error:  # no permission, a full disk, a file where a folder should be
-        if error.filename is None and error.errno is None:
+    except (OSError, RuntimeError, MemoryError) as error:
+        if (said := refusals.said(error, vars(_Parser.arguments))) is None:
             raise
-        sys.exit(f"error: {error}")
+        streams.discard_unwritten()
+        sys.exit(f"error: {said}")
     except KeyboardInterrupt:
         print(f"\ninterrupted: {kept}", file=sys.stderr)
         sys.exit(130)
+
+
+def _flushed(main: Callable[[], int | None]) -> int | None:
+    """Run `main`, and print what is buffered still: that the disk is full shows here, not when Python has ended."""
+    try:
+        return main()
+    finally:
+        sys.stdout.flush()

@@ -17,14 +17,14 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, product
+from itertools import chain, groupby, product
 from pathlib import Path
 from typing import Any
 
 from engine.datasets import checks, registry
 from engine.datasets.benchmark import Benchmark
 from engine.errors import UserError
-from engine.files import opening, write_text
+from engine.files import parse_json, read_bytes, read_json, write_text
 
 MAX_VAL_SHOT = 4
 """Validation images per class: min(shots, 4) (PROTOCOL section 1)."""
@@ -193,10 +193,22 @@ def class_counts(indices_dir: Path | str = PUBLISHED) -> dict[str, Any]:
     """
     own = Path(indices_dir) / "class_counts.json"
     path = own if own.exists() else PUBLISHED / "class_counts.json"
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise UserError(f"{path}: not class counts in JSON ({error})") from error
+    counts = read_json(path)
+    if not isinstance(counts, dict) or not all(map(_are_counts, counts.values())):
+        raise UserError(
+            f"{path}: not class counts, an object of datasets, each with lists of numbers `labels`, `train` and `val`,"
+            " one of each for a class, and the number `test`"
+        )
+    return counts
+
+
+def _are_counts(of: Any) -> bool:
+    """Whether `of` is what class_counts.json holds of a dataset."""
+    lists = [of.get(name) for name in ("labels", "train", "val")] if isinstance(of, dict) else []
+    if not lists or not all(isinstance(own, list) for own in lists):
+        return False
+    numbers = [of.get("test"), *chain.from_iterable(lists)]
+    return len(set(map(len, lists))) == 1 and all(type(number) is int and number >= 0 for number in numbers)
 
 
 # --- on disk ---------------------------------------------------------------------------------------------------------
@@ -279,7 +291,7 @@ def _read_split(
     content = read_lists(path)
     if content is None or (contents is None and _is_tracked(content)):
         raise MissingSplits(
-            f'{path} is damaged: it should hold {{"train": [positions], "val": [positions]}}.'
+            f'{path} is damaged: it should hold {{"train": [positions], "val": [positions]}}, both not empty.'
             " Delete it; few_shot_split.py makes it anew",
             dataset,
             [(shots, seed)],
@@ -315,22 +327,23 @@ def _is_tracked(content: dict[str, list[str] | list[int]]) -> bool:
 
 def read_lists(path: Path) -> dict[str, list[int] | list[str]] | None:
     """Return the positions or content digests of a split by part, None for a damaged file. Raises CannotOpen."""
+    content = read_bytes(path)
     try:
-        with opening(path):
-            content = json.loads(path.read_bytes())
+        content = parse_json(content)
     except ValueError:
         return None
     return content if _is_split(content) else None
 
 
 def _is_split(content: Any) -> bool:
-    """Whether `content` is an object of two lists of distinct positions, or of content digests."""
+    """Whether `content` is an object of two lists, not empty, of distinct positions or of content digests."""
     if not isinstance(content, dict) or set(content) != {"train", "val"}:
         return False
     if all(isinstance(own, list) and own and all(isinstance(one, str) for one in own) for own in content.values()):
         return True
     return all(
         isinstance(positions, list)
+        and positions
         and all(type(position) is int and position >= 0 for position in positions)
         and len(set(positions)) == len(positions)
         for positions in content.values()

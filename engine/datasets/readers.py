@@ -17,7 +17,7 @@ from engine.datasets import checks
 from engine.datasets.benchmark import PARTS, Benchmark, FileState, Item
 from engine.datasets.image_files import PassedOver
 from engine.errors import UserError
-from engine.files import read_lines
+from engine.files import read_json, read_lines
 
 IGNORED = {"README.txt"}
 """Files in class folders that are no images (ImageNet-A and -R have one)."""
@@ -140,10 +140,7 @@ def _assemble(
 
 def _json_rows(path: Path) -> dict[str, list[Any]]:
     """The rows of a split file by part, each row checked to be `[impath, label, class name]`."""
-    try:
-        split = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from error
+    split = read_json(path)
     if not isinstance(split, dict) or any(not isinstance(split.get(part), list) for part in PARTS):
         raise UserError(f"{path}: not a split file, which is an object with the lists train, val and test")
     for part in PARTS:

@@ -85,6 +85,8 @@ def own(path: str) -> str:
     absolute = os.path.abspath(path)
     stem, ending = os.path.splitext(os.path.basename(absolute))
     name = re.sub(r"[^\w.-]+", "-", stem if ending.lower() == ".csv" else stem + ending).strip(".-")
+    if re.search("[\ud800-\udfff]", stem):  # Python's stand-ins for bytes that are no text
+        raise UserError(f"{path}: its name is no text; rename it, or set PYTHONUTF8=1 where the locale is not UTF-8")
     if not name:
         raise UserError(f"{path} has no name that its features and results could lie under; give a folder that has one")
     there = FORMATS.setdefault(name, Own(path))

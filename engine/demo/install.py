@@ -24,7 +24,8 @@ from pathlib import Path
 from PIL import Image
 
 from engine.demo import world
-from engine.files import write_atomically, write_json, write_text
+from engine.errors import UserError
+from engine.files import read_json, write_atomically, write_json, write_text
 
 VERSION = 1  # raise it whenever a picture, a class or the layout changes
 SEED = 1
@@ -130,8 +131,8 @@ class _Job:
     def _stamp(self) -> dict | None:
         """What made the pictures; None where nothing says so."""
         try:
-            return json.loads((self.folder / "world.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return read_json(self.folder / "world.json")
+        except UserError:
             return None
 
 
@@ -199,4 +200,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from engine import config  # which nothing under engine imports, but for scripts
+
+    config.run(main)

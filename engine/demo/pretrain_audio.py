@@ -126,4 +126,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from engine import config  # which nothing under engine imports, but for scripts
+
+    config.run(main)

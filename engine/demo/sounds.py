@@ -15,7 +15,6 @@ same version of numpy the files are the same, byte for byte. The table is writte
 from __future__ import annotations
 
 import argparse
-import json
 import wave
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from numpy.random import Generator
 from engine.datasets import esc50
 from engine.demo import world
 from engine.errors import UserError
-from engine.files import write_atomically, write_json, write_text
+from engine.files import read_json, write_atomically, write_json, write_text
 
 VERSION = 1  # raise it whenever a sound, a class or the layout changes
 SEED = 1
@@ -158,7 +157,7 @@ def install(data_dir: Path, progress: Callable[[int, int], None] | None = None) 
 def is_complete(folder: Path) -> bool:
     """Whether this version's sounds are in `folder`, all of them."""
     try:
-        stamp = json.loads((folder / "world.json").read_text(encoding="utf-8"))
+        stamp = read_json(folder / "world.json")
         esc50.load(folder)  # else a clip that was deleted would be asked for where ESC-50 comes from
     except (OSError, ValueError, UserError):
         return False
@@ -190,4 +189,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from engine import config  # which nothing under engine imports, but for scripts
+
+    config.run(main)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.features import audio
+from engine.files import read_json
 from engine.results import esc
 
 CLASSES = Path(__file__).with_name("classes.json")
@@ -44,6 +44,6 @@ class Benchmark:
 
 def imagenet_esc(encoder: str = "RN50") -> Benchmark:
     """The paper's. `encoder` is the folder of the images' features: CLIP RN50 is the one whose space AudioCLIP has."""
-    content = json.loads(CLASSES.read_text(encoding="utf-8"))
+    content = read_json(CLASSES)
     sets = {len(own): {int(label): category for label, category in own.items()} for own in content.values()}
     return Benchmark("imagenet_esc", "imagenet", encoder, audio.DATASET, audio.ENCODER, dict(sorted(sets.items())))

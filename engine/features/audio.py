@@ -27,6 +27,7 @@ from engine.datasets.esc50 import Sounds
 from engine.errors import UserError
 from engine.features import store
 from engine.features.store import MissingFeatures, Source
+from engine.files import parse_json
 
 ENCODER, DATASET = "AudioCLIP", "ESC-50"
 
@@ -101,8 +102,8 @@ def read_fold(folder: Path, number: int) -> Fold:
         stated, found = store.digests(metadata, tensors)
         if stated != found:
             raise ValueError("its digest is not the one that was stated")
-        about = {name: json.loads(metadata[name]) for name in ("categories", "paths")}
-        source = json.loads(metadata["source"])
+        about = {name: parse_json(metadata[name]) for name in ("categories", "paths")}
+        source = parse_json(metadata["source"])
         source.pop(store.DIGEST)
         return Fold(**tensors, **about, source=AudioSource(**source))
 

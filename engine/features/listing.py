@@ -6,7 +6,6 @@ and can compare them with the images as they are now.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 
 from engine import files
@@ -53,11 +52,11 @@ def read_listing(place: Place) -> Listing | None:
     if not place.listing.exists():
         return None
     try:
-        content = json.loads(place.listing.read_bytes())
+        content = files.parse_json(files.read_bytes(place.listing))
         listing = Listing(content["classnames"], **{part: Listed(**content[part]) for part in PARTS})
         if not all(_is_sound(listing.part(part), len(listing.classnames)) for part in PARTS):
             raise ValueError("it does not list the images of each split")
-    except (OSError, TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise MissingFeatures(f"{place.listing} is damaged ({error}); features.py writes it anew") from error
     return listing
 

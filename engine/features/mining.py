@@ -9,7 +9,6 @@ that a person can read, and says what it was mined from:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,7 +32,7 @@ from engine.features.store import (
     read_texts,
     texts_source,
 )
-from engine.files import opening, write_json
+from engine.files import parse_json, read_bytes, write_json
 from engine.templates import MINED, MINING
 
 if TYPE_CHECKING:  # open_clip takes seconds to import, and reading what was mined does not need it
@@ -201,8 +200,7 @@ def read_mined(path: Path, origin: Origin) -> Mined:
 def read_any(path: Path) -> Mined:
     """Read what was mined, whatever from. Raises MissingFeatures for a file that is damaged."""
     try:
-        with opening(path):
-            content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_bytes(path))
         found = {name: value if name == "split" else Source(**value) for name, value in content["mined_from"].items()}
         columns = ([row[name] for row in content["templates"]] for name in ("position", "template", "accuracy"))
         mined = Mined(Origin(**found), *columns)

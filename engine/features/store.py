@@ -24,7 +24,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -34,7 +33,7 @@ from torch import Tensor
 from engine.datasets import checks
 from engine.digests import tensors_digest
 from engine.errors import UserError
-from engine.files import matching, opening, write_tensors
+from engine.files import matching, opening, parse_json, write_tensors
 from engine.preprocessing import USUAL
 
 
@@ -144,6 +143,8 @@ class Place:
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 """What `--store-dtype` names."""
+STORED = {"fp32": "F32", "fp16": "F16"}
+"""The same as safetensors calls them."""
 
 
 READ_ROWS = 256
@@ -166,18 +167,28 @@ class Bank:
         """
         self.folder, self.listed = folder, listed
         self.source: Source | None = None
+        self._shape = torch.Size()
         self._rows: dict[int, tuple[Path, int]] = {}
         by_content: dict[str, tuple[Path, int]] = {}
         for path in matching(folder, "*.safetensors"):
             header = read_header(path)
-            if self.source not in (None, header.source):
-                raise UserError(f"{folder} mixes features of two sources:\n{differences(self.source, header.source)}")
-            self.source = header.source
+            self._require_same(header, path)
+            self.source, self._shape = header.source, header.row_shape
             self._rows.update({position: (path, row) for row, position in enumerate(header.positions)})
             by_content.update({content: (path, row) for row, content in enumerate(header.contents)})
         if listed is not None:
             contents = enumerate(listed.contents)
             self._rows = {position: by_content[content] for position, content in contents if content in by_content}
+
+    def _require_same(self, header: Header, path: Path) -> None:
+        """Raise UserError for a shard of another source, or of rows of another shape, than those before it."""
+        if self.source not in (None, header.source):
+            raise UserError(f"{self.folder} mixes features of two sources:\n{differences(self.source, header.source)}")
+        if self.source is not None and header.row_shape != self._shape:
+            raise UserError(
+                f"{self.folder} mixes features of two shapes, {list(self._shape)} and {list(header.row_shape)} in"
+                f" {path.name}; remove the shards that are wrong, and make them anew"
+            )
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -220,12 +231,11 @@ class Bank:
             raise MissingFeatures(f"{len(absent)} of {len(set(positions))} rows are missing in {self.folder}")
         return positions
 
-    @cached_property
+    @property
     def row_shape(self) -> torch.Size:
         """The shape of an image's features. Raises MissingFeatures when there are none."""
         self.require([])
-        with reading(next(iter(self._rows.values()))[0]) as shard:
-            return torch.Size(shard.get_slice("features").get_shape()[1:])
+        return self._shape
 
     @property
     def row_bytes(self) -> int:
@@ -252,6 +262,7 @@ class Bank:
                 for some, own in zip(targets.split(READ_ROWS), rows.split(READ_ROWS), strict=True):
                     features[some] = stored[own].float()
                 labels[targets] = shard.get_tensor("labels")[rows]
+                _require_labels(labels[targets])
         if self.listed is not None:  # an image may have moved to another class
             labels = torch.tensor([self.listed.labels[position] for position in positions])
         return features, labels
@@ -331,16 +342,28 @@ def read_texts(path: Path, pick: Callable[[Tensor], Tensor] | None = None) -> Te
     if not path.is_file():
         raise MissingFeatures(f"no text features {path}")
     with reading(path) as file:
+        prompts = check_layout(file)
         labels = file.get_tensor("labels")
+        _require_labels(labels)
+        features = file.get_tensor("features")
+        ends = file.get_tensor("positions") if "positions" in file.keys() else None  # noqa: SIM118
+        if (fault := fault_of_ends(ends, features)) is not None:
+            raise ValueError(fault)
         rows = torch.arange(len(labels)) if pick is None else pick(labels)
-        prompts = json.loads(file.metadata()["prompts"])
         return Texts(
-            features=file.get_tensor("features")[rows].float(),  # the file is mapped: no more than these rows is read
+            features=features[rows].float(),  # the file is mapped: no more than these rows is read
             labels=labels[rows],
             prompts=[prompts[row] for row in rows.tolist()],
             source=read_source(file.metadata()),
-            positions=file.get_tensor("positions")[rows] if "positions" in file.keys() else None,  # noqa: SIM118
+            positions=None if ends is None else ends[rows],
         )
+
+
+def fault_of_ends(ends: Tensor | None, features: Tensor) -> str | None:
+    """Return what is wrong with the positions [n] of the ends of texts in features [n, L, width]; None for nothing."""
+    if ends is None or (ends.shape == features.shape[:1] and ends.min() >= 0 and ends.max() < features.shape[1]):
+        return None
+    return "has ends of texts outside of the texts"
 
 
 def texts_source(path: Path) -> Source:
@@ -361,7 +384,7 @@ def digests(metadata: dict[str, str], tensors: dict[str, Tensor]) -> tuple[str |
 
     It covers the metadata too, as they stand in the file: a later version may know more about sources.
     """
-    source = json.loads(metadata["source"])
+    source = parse_json(metadata["source"])
     stated = source.pop(DIGEST, None)
     return stated, tensors_digest(tensors, json.dumps(metadata | {"source": source}, sort_keys=True))
 
@@ -425,7 +448,7 @@ def reading(path: Path) -> Iterator[safe_open]:
 
 def read_source(metadata: dict[str, str]) -> Source:
     """What the metadata of a file of the store say it was made from."""
-    source = json.loads(metadata["source"])
+    source = parse_json(metadata["source"])
     source.pop(DIGEST, None)
     return Source(**source)
 
@@ -437,6 +460,7 @@ class Header:
     source: Source
     positions: list[int]
     contents: list[str]
+    row_shape: torch.Size
 
 
 def contents_of(tensor: Tensor) -> list[str]:
@@ -450,17 +474,62 @@ def read_header(path: Path) -> Header:
     Raises MissingFeatures for a file that cannot be read, UserError for a shard of another bank (a moved folder).
     """
     with reading(path) as shard:
-        metadata = shard.metadata() or {}
+        check_layout(shard)
+        metadata = shard.metadata()
         bank = metadata.get("bank")
         contents = shard.get_tensor("contents") if "contents" in shard.keys() else ()  # noqa: SIM118
         header = Header(
             read_source(metadata),
             shard.get_tensor("positions").tolist(),
             contents_of(contents) if len(contents) else [],
+            torch.Size(shard.get_slice("features").get_shape()[1:]),
         )
     if bank not in (None, bank_name(path.parent)):
         raise UserError(f"{path} belongs to {bank}, and lies in {bank_name(path.parent)}; move it back, or remove it")
     return header
+
+
+def check_layout(file: safe_open) -> list[str]:
+    """Return the prompts of an open file of the store, none of a shard; only its header is read.
+
+    Raises ValueError unless its tensors have a row for each prompt, or for each of some images, and the types that its
+    source says.
+    """
+    tensors = {name: file.get_slice(name) for name in sorted(file.keys())}
+    shapes = {name: tensor.get_shape() for name, tensor in tensors.items()}
+    features, labels = shapes["features"], shapes["labels"]
+    if "prompts" in file.metadata():
+        prompts = read_prompts(file.metadata())
+        if not (len(features) > 1 and features[0] == len(prompts) > 0 and labels == [len(prompts)]):
+            raise ValueError(
+                f"it holds {sum(features[:1])} features and {sum(labels)} labels of {len(prompts)} prompts"
+            )
+    else:
+        prompts = []
+        if not (len(features) > 1 and shapes["positions"] == labels == features[:1] != [0]):
+            held = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            raise ValueError(f"it does not hold a row per image: {held}")
+        if shapes.get("contents", [labels[0], CONTENT_BYTES]) != [labels[0], CONTENT_BYTES]:
+            raise ValueError("it does not hold a content digest per image")
+    types = {"features": STORED[read_source(file.metadata()).dtype], "labels": "I64", "positions": "I64"}
+    types["contents"] = "U8"
+    for name in types.keys() & tensors.keys():
+        if tensors[name].get_dtype() != types[name]:
+            raise ValueError(f"its {name} are {tensors[name].get_dtype()}, not {types[name]}")
+    return prompts
+
+
+def read_prompts(metadata: dict[str, str]) -> list[str]:
+    """Return the prompts that the metadata of a file list. Raises ValueError for what is not a list of texts."""
+    prompts = parse_json(metadata["prompts"])
+    if not isinstance(prompts, list) or not all(isinstance(text, str) for text in prompts):
+        raise ValueError("its prompts are not a list of texts")
+    return prompts
+
+
+def _require_labels(labels: Tensor) -> None:
+    if labels.numel() and int(labels.min()) < 0:
+        raise ValueError("it has labels below 0")
 
 
 def differences(found: Source, wanted: Source) -> str:

@@ -5,7 +5,6 @@ It takes neither images nor weights, and no more memory than a shard.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -24,14 +23,15 @@ from engine.features.listing import stored_listing
 from engine.features.mining import read_any
 from engine.features.store import (
     BY_CONTENT,
-    CONTENT_BYTES,
     MissingFeatures,
     Place,
     Source,
     bank_name,
+    check_layout,
     contents_of,
     differences,
     digests,
+    fault_of_ends,
     finite_rows,
     read_header,
     read_source,
@@ -124,6 +124,7 @@ def _check_file(path: Path, progress: Callable[[int], object]) -> Checked:
 
 def _check_content(path: Path, file: safe_open) -> Checked:
     metadata = file.metadata()
+    check_layout(file)
     tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     source = read_source(metadata)
     stated, found = digests(metadata, tensors)
@@ -134,7 +135,7 @@ def _check_content(path: Path, file: safe_open) -> Checked:
     elif bank not in (None, bank_name(path.parent)):
         fault = f"belongs to {bank}, and lies in {bank_name(path.parent)}"
     elif is_text:
-        fault = _fault_of_texts(tensors, metadata)
+        fault = _fault_of_texts(tensors)
     else:
         fault = _fault_of_shard(tensors, source, path)
     rows = () if is_text or fault else tuple(_contents(tensors, source) or tensors["positions"].tolist())
@@ -149,13 +150,6 @@ def _contents(tensors: dict[str, Tensor], source: Source) -> list[str] | None:
 def _fault_of_shard(tensors: dict[str, Tensor], source: Source, path: Path) -> str | None:
     """What is wrong with features [n, ...], labels [n] and positions [n]."""
     features, labels, positions = (tensors[name] for name in ("features", "labels", "positions"))
-    count = features.shape[:1]
-    if features.dim() < 2 or not (len(positions) and labels.shape == positions.shape == count):
-        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in sorted(tensors.items()))
-        return f"does not hold a row per image: {shapes}"
-    contents = tensors.get("contents")
-    if contents is not None and (contents.dtype, contents.shape) != (torch.uint8, (len(labels), CONTENT_BYTES)):
-        return "does not hold a content digest per image"
     by_content = source.list_digest == BY_CONTENT
     outside = positions[(positions < 0) | (positions >= source.length)].tolist()
     if outside and not by_content:
@@ -167,15 +161,11 @@ def _fault_of_shard(tensors: dict[str, Tensor], source: Source, path: Path) -> s
     return _fault_of_rows(features, labels, positions)
 
 
-def _fault_of_texts(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str | None:
+def _fault_of_texts(tensors: dict[str, Tensor]) -> str | None:
     """What is wrong with features [n, D] and labels [n] of n prompts, or features [n, L, width], labels and ends."""
-    features, labels, prompts = tensors["features"], tensors["labels"], json.loads(metadata["prompts"])
-    ends = tensors.get("positions")
-    if not (features.dim() > 1 and labels.dim() == 1 and len(features) == len(labels) == len(prompts) > 0):
-        return f"holds {len(features)} features and {len(labels)} labels of {len(prompts)} prompts"
-    if ends is not None and (ends.shape != labels.shape or ends.min() < 0 or ends.max() >= features.shape[1]):
-        return "has ends of texts outside of the texts"
-    return _fault_of_rows(features, labels, torch.arange(len(labels)))
+    features, labels = tensors["features"], tensors["labels"]
+    fault = fault_of_ends(tensors.get("positions"), features)
+    return fault or _fault_of_rows(features, labels, torch.arange(len(labels)))
 
 
 def _fault_of_rows(features: Tensor, labels: Tensor, positions: Tensor) -> str | None:

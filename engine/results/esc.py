@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from engine import schema
 from engine.errors import UserError
-from engine.files import write_text
+from engine.files import parse_json, write_text
 from engine.optimizer import AUDIO, MAX_ITER, Hyperparameters
 from engine.results.runs import NOT_A_RECORD, require_accuracies, select
 
@@ -113,7 +113,7 @@ def read_runs(task: str, classes: int, shots: int, folder: str | Path) -> dict[t
     found = {}
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         try:
-            run = schema.build(EscRun, json.loads(line), "run")
+            run = schema.build(EscRun, parse_json(line), "run")
             if (run.task, run.classes, run.shots) != (task, classes, shots):
                 raise ValueError(f"it is of {run.task}, {run.classes} classes, {run.shots} shots")
             if run.key in found:

@@ -22,7 +22,7 @@ from engine import schema
 from engine.datasets.checks import first
 from engine.digests import tensors_digest
 from engine.errors import UserError
-from engine.files import CannotOpen, entries_below, opening, write_tensors
+from engine.files import CannotOpen, entries_below, opening, parse_json, write_tensors
 from engine.model import WISE_FT_RATIO
 from engine.optimizer import Hyperparameters
 from engine.preprocessing import Preprocessing
@@ -165,7 +165,7 @@ def read(path: Path) -> Kept:
     """
     try:
         with opening(path), safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get(ABOUT, "null"))
+            about = parse_json((file.metadata() or {}).get(ABOUT, "null"))
             if not isinstance(about, dict):
                 raise ValueError(f"it has no metadata '{ABOUT}'")
             if schema.build(int, about.get("format"), "format") > FORMAT:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 
 Predictions = list[tuple[str, float]]
 """The most probable classes of an image with their probabilities, the most probable one first."""
@@ -14,11 +15,21 @@ CSV_HEADER = "image,class,probability"
 
 
 def lines(image: str, found: Predictions, form: str) -> str:
-    """What was found on an image, probabilities rounded: as `csv` a line for each class, as `jsonl` one."""
+    """Return the predictions for an image, probabilities rounded: as `csv` a row for each class, as `jsonl` one line.
+
+    Bytes of a file's name that are not UTF-8 are lone surrogates in Python: `jsonl` has them as escapes (`\\udcff`),
+    which are valid UTF-8 and which Python's `os.fsencode` turns back into bytes.
+    """
     rounded = [(name, round(probability, 6)) for name, probability in found]
     if form == "csv":
-        written = io.StringIO()
-        csv.writer(written, lineterminator="\n").writerows((image, name, f"{p:.6f}") for name, p in rounded)
-        return written.getvalue().removesuffix("\n")
+        return "\n".join(_row(image, name, f"{probability:.6f}") for name, probability in rounded)
     classes = [{"class": name, "probability": probability} for name, probability in rounded]
-    return json.dumps({"image": image, "predictions": classes}, ensure_ascii=False)
+    line = json.dumps({"image": image, "predictions": classes}, ensure_ascii=False)
+    return re.sub("[\ud800-\udfff]", lambda lone: f"\\u{ord(lone[0]):04x}", line)
+
+
+def _row(*cells: str) -> str:
+    """A row of a CSV file. The writer quotes the characters of its line ends, and a bare return ends lines too."""
+    written = io.StringIO()
+    csv.writer(written, lineterminator="\r\n").writerow(cells)
+    return written.getvalue().removesuffix("\r\n")

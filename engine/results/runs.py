@@ -18,7 +18,7 @@ from typing import Any
 from engine import schema
 from engine.datasets.few_shot import MAX_VAL_SHOT, Shots
 from engine.errors import UserError
-from engine.files import opening, write_json
+from engine.files import parse_json, read_bytes, write_json
 from engine.optimizer import GRIDS, MAX_ITER, MAX_LOGIT, Hyperparameters
 
 
@@ -189,8 +189,7 @@ def write_record(record: Record, result_dir: str | Path) -> None:
 def read_record(path: Path) -> Record:
     """Read a record. Raises UserError for a file that is not one, CannotOpen for one that cannot be read now."""
     try:
-        with opening(path):
-            return record_of(json.loads(path.read_text(encoding="utf-8")))
+        return record_of(parse_json(read_bytes(path)))
     except NOT_A_RECORD as error:
         raise UserError(f"{path} is not a run's record ({error}); remove it and train again") from error
 

@@ -126,6 +126,7 @@ class DatasetFeatures:
         check = check_norms if self.text_part is None else check_finite
         check(self._texts.features, range(len(self._texts.labels)), f"{cell.dataset}, prompts, in {self._text_path}")
         self.classes = int(self._texts.labels.max()) + 1
+        self._check_shapes()
 
     def sizes(self, cell: Cell) -> list[int]:
         """How many samples the sources of a cell's problem hold."""
@@ -442,6 +443,18 @@ class DatasetFeatures:
                 f"{bank.folder} was made in another way than {train.folder} ({own}; {other}); remove the one that you"
                 " do not want"
             )
+
+    def _check_shapes(self) -> None:
+        """Raise UserError for features of different shapes, as files of some other origin have."""
+        first = self._banks["train", "none"]
+        banks = [*self._banks.values(), *(own.bank for own in self.shifted)]
+        shapes = {bank.folder: bank.row_shape for bank in banks}
+        if self.image_part is None and self.text_part is None:
+            shapes[self._text_path] = self._texts.features.shape[1:]
+        for path, shape in shapes.items():
+            if shape != first.row_shape or (self.image_part is None and len(shape) != 1):
+                said = f"{path} has features of shape {list(shape)}, and {first.folder} of {list(first.row_shape)}"
+                raise UserError(f"{said}; remove those that are wrong, and make them anew")
 
     def _check_balance(self, split: FewShotSplit, labels: Tensor) -> None:
         """Refuse a split that was not made for the dataset whose features these are."""

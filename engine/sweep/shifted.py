@@ -7,7 +7,6 @@ of one with some classes must be found among the parent's names in order, in one
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from torch import Tensor
 from engine import datasets, templates
 from engine.datasets.checks import first
 from engine.errors import UserError
-from engine.features.store import Bank, MissingFeatures, Place, reading
+from engine.features.store import Bank, MissingFeatures, Place, check_layout, reading
 from engine.results.runs import ALL_CLASSES, Cell
 
 
@@ -86,9 +85,7 @@ def shifted_test(shifted: ShiftedSet, parent: str, parent_names: list[str], devi
 def classnames(path: Path, augmentation: str, dataset: str) -> list[str]:
     """The names of a dataset's classes by label, as a file of its prompts has them: without underscores."""
     with reading(path) as file:  # its features, which may be large, are not needed
-        return _unfilled(
-            json.loads(file.metadata()["prompts"]), file.get_tensor("labels").tolist(), augmentation, dataset
-        )
+        return _unfilled(check_layout(file), file.get_tensor("labels").tolist(), augmentation, dataset)
 
 
 def _find(shifted: ShiftedSet, parent: str, parent_names: list[str]) -> list[int]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
 from pathlib import Path
 
 from engine.errors import UserError
-from engine.files import read_lines
+from engine.files import read_json, read_lines
 
 IMAGENET = [
     "itap of a {}.",
@@ -106,7 +105,7 @@ def _read(path: Path) -> list[str]:
 @functools.cache
 def pool() -> list[str]:
     """The 180 templates that are mined (Table 18 of the paper), in its order. Three of them are there twice."""
-    return json.loads(Path(__file__).with_name("template_pool.json").read_text(encoding="utf-8"))["templates"]
+    return read_json(Path(__file__).with_name("template_pool.json"))["templates"]
 
 
 def prompts(templates: list[str], classnames: list[str]) -> tuple[list[str], list[int]]:

@@ -168,6 +168,8 @@ def test_missing_splits_are_told_at_once(tmp_path):
         '{"train": [-1], "val": []}',
         '{"train": [true], "val": []}',
         '{"train": {}, "val": []}',
+        '{"train": [1], "val": []}',
+        pytest.param("[" * 100_000, id="deep"),
     ],
 )
 def test_a_damaged_split_is_named(tmp_path, content):
@@ -258,8 +260,17 @@ def test_a_folder_of_splits_may_have_class_counts_of_its_own(tmp_path):
     with pytest.raises(UserError, match="test has 1 images, the split was made for 2"):
         few_shot.check(split, benchmark_of([0, 0, 0, 1, 1], [0, 1], test=[0]))
     (tmp_path / "dtd" / "class_counts.json").write_text("{")
-    with pytest.raises(UserError, match="not class counts in JSON"):
+    with pytest.raises(UserError, match=r"class_counts\.json: not JSON"):
         few_shot.classes("dtd", "", tmp_path / "dtd")
+    parts = {"labels": [0], "train": [1], "val": [1], "test": 1}
+    for number, of in enumerate(
+        ([], "x", 1, {}, parts | {"val": "1"}, parts | {"test": [1]}, parts | {"train": [1, 2]})
+    ):
+        path = tmp_path / str(number) / "class_counts.json"
+        path.parent.mkdir()
+        path.write_text(json.dumps({"dtd": of}))
+        with pytest.raises(UserError, match=rf"{number}/class_counts\.json: not class counts"):
+            few_shot.classes("dtd", "", path.parent)
 
 
 def test_the_class_counts_add_up():

@@ -84,7 +84,9 @@ def test_another_origin_is_refused(tmp_path, change, said):
         read_mined(tmp_path / "mined.json", dataclasses.replace(ORIGIN, **change))
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"templates": [{}], "mined_from": {}}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", pytest.param("[" * 100_000, id="deep"), '{"templates": [{}], "mined_from": {}}']
+)
 def test_a_damaged_file_is_named(tmp_path, content):
     (tmp_path / "mined.json").write_text(content)
     with pytest.raises(MissingFeatures, match=r"mined.json cannot be read .* remove it"):

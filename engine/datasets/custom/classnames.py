@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from engine.datasets.checks import first
 from engine.errors import UserError
-from engine.files import read_lines
+from engine.files import read_json, read_lines
 
 NO_NAMES = {"nan", "none", "null", "na", "n/a", "<na>", "nil", "#n/a"}
 """Labels, in small letters, that spreadsheets and programs write where there is none."""
@@ -62,10 +61,7 @@ def _names_in_json(path: Path) -> dict[str, str]:
             raise UserError(f"{path}: named more than once: {first(twice, len(twice))}; leave one name of each")
         return dict(pairs)
 
-    try:
-        names = json.loads(path.read_bytes(), object_pairs_hook=once)
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from error
+    names = read_json(path, once)
     if not isinstance(names, dict) or not all(isinstance(name, str) and name.strip() for name in names.values()):
         raise UserError(f"{path}: not an object of class names by folder, {{folder: class name}}")
     return {composed(label): " ".join(name.split()) for label, name in names.items()}
