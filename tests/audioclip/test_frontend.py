@@ -85,14 +85,14 @@ def test_frames_of_short_sounds(length, count):
     assert after - before in (0, 1)
 
 
-def test_decibels_of_the_sounds(goldens, golden_levels, fused_linspace):
+def test_decibels_of_the_sounds(goldens, golden_levels, same_rounding):
     golden = goldens["sets"]["unit_default"]
     assert list(golden_levels.shape) == golden["db_shape"]
     for *at, value, of_float64_kernels in golden["db"]:
-        if abs(value - of_float64_kernels) < 1e-3 or fused_linspace:
+        if abs(value - of_float64_kernels) < 1e-3 or same_rounding:
             assert golden_levels[(at[0], 0, *at[1:])].item() == pytest.approx(value, abs=1e-3)
     means = golden_levels.double().mean((1, 3, 4))
-    tolerance = 1e-3 if fused_linspace else 1.0
+    tolerance = 1e-3 if same_rounding else 1.0
     torch.testing.assert_close(means, torch.tensor(golden["db_mean_per_clip_channel"]).double(), rtol=0, atol=tolerance)
 
 

@@ -66,12 +66,12 @@ def test_the_trunk(goldens, fresh, trunk_input, mode):
 
 
 @pytest.mark.parametrize("mode", CLIPS)
-def test_end_to_end(goldens, fresh, golden_levels, golden_sounds, fused_linspace, mode):
+def test_end_to_end(goldens, fresh, golden_levels, golden_sounds, same_rounding, mode):
     golden = goldens["sets"]["unit_default"]
     tower = fresh(mode)
     out = tower.trunk(golden_levels[: CLIPS[mode]])
-    assert_close(out, golden[mode][: CLIPS[mode]], 1e-4 if fused_linspace else 3e-2)
-    if mode == "train" and fused_linspace:  # att5's variance is of six values, and other noise moves it at will
+    assert_close(out, golden[mode][: CLIPS[mode]], 1e-4 if same_rounding else 3e-2)
+    if mode == "train" and same_rounding:  # att5's variance is of six values, and other noise moves it at will
         state = tower.state_dict()
         for name, values in golden["after_one_train_forward"].items():
             found = state[name.removesuffix("_first4")].flatten()[:4].float()
