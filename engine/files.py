@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
 
@@ -249,17 +249,13 @@ def read_bytes(path: Path) -> bytes:
 def parse_json(text: str | bytes, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """Return the value that JSON stands for; `object_pairs_hook` as `json.loads` has it.
 
-    Raises ValueError for all that is not JSON: other text, NaN, bytes that are not UTF-8, too deep a nesting. Readers
+    Raises ValueError for all that is not JSON: other text, bytes that are not UTF-8, too deep a nesting. Readers
     that name their file and its remedy themselves catch it.
     """
     try:
-        return json.loads(text, object_pairs_hook=object_pairs_hook, parse_constant=_refuse)
+        return json.loads(text, object_pairs_hook=object_pairs_hook)
     except RecursionError as error:
         raise ValueError("lists or objects are nested too deeply") from error
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not a number in JSON")
 
 
 def read_json(path: Path, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:

@@ -62,10 +62,10 @@ def test_every_script_says_its_error_in_ascii_and_ends_without_streams(tmp_path,
 
 def test_a_folder_in_another_alphabet(tmp_path):
     """From images to features, whose progress and notes name it, with streams in ASCII."""
-    for label in ("rot", "blau"):
+    for red, label in enumerate(("rot", "blau")):
         (tmp_path / "写真" / label).mkdir(parents=True)
         for number in range(6):
-            Image.new("RGB", (64, 64), (number, 0, 0)).save(tmp_path / "写真" / label / f"{number}.png")
+            Image.new("RGB", (64, 64), (number, red, 0)).save(tmp_path / "写真" / label / f"{number}.png")
     words = ["--dataset", "写真/", *SHOT, "--clip-encoder", "demo-RN", "--image-augmentation", "none"]
     words += ["--indices_dir", "i", "--feature_dir", "f"]
     done = Fork("features.py", words, tmp_path, in_ascii, cwd=tmp_path).wait(check=0)
@@ -73,6 +73,7 @@ def test_a_folder_in_another_alphabet(tmp_path):
     assert list((tmp_path / "f" / "demo-RN" / "写真").rglob("*.safetensors"))
 
 
+@pytest.mark.usefixtures("short_grids")
 def test_tables_in_ascii(tmp_path):
     for seed in (1, 2):
         write_cell(tmp_path, cell_of("dtd", 1, seed, "RN50-image_0-text_0-hand_crafted-flip_1", CROSS, LINEAR))
