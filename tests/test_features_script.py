@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -504,6 +505,18 @@ def test_all_corrupt_images_are_listed_once(world, script):
     world.start(*SEVERAL).wait(check=0)
     world.start(*SEVERAL, features="whole").wait(check=0)
     assert len(Bank(world.place.bank("test", 0, "none")).read()[0]) == 21
+
+
+def test_images_of_one_colour_are_noted(world):
+    """Each once, whatever views there are of it, and also where other files are corrupt."""
+    paths = [world.benchmark.path(item) for item in world.benchmark.test]
+    for path in paths[:7]:
+        Image.new("RGB", (80, 64), "black").save(path)
+    paths[-1].write_bytes(b"")
+    run = world.start("--image-views", "1", "--num-workers", "0", shard_images=4).wait(check=1)
+    first = ", ".join(map(str, paths[:5]))
+    assert f"\nnote: 7 images are of one colour: {first} and 2 more; a common sign of files that are read" in run.err
+    assert "image files that cannot be read or decoded: 1." in run.err
 
 
 def test_other_weights_of_the_same_name_are_refused(world, random_weights):

@@ -10,6 +10,7 @@ from torchvision import transforms
 from torchvision.transforms import functional as F
 
 from engine.features.views import training_views
+from engine.images import inspect
 from engine.preprocessing import Preprocessing
 from engine.transforms import normalise, open_fast, open_rgb, render
 
@@ -145,6 +146,55 @@ def test_16_bits_of_grey_keep_their_shades(decode, tmp_path):
         pixels = render(decode(path), "none", CLIPS, "")
         assert all(np.array_equal(channel, ramp // 256) for channel in pixels)
     assert modes == {"I;16", "I;16B", "I"}
+
+
+@pytest.mark.parametrize("decode", BOTH)
+@pytest.mark.parametrize(("largest", "depth"), [(2, 8), (255, 8), (256, 10), (4095, 12), (9000, 14), (65535, 16)])
+def test_the_least_depth_that_holds_all_values_is_taken(largest, depth, decode, tmp_path):
+    ramp = np.linspace(0, largest, SIZE * SIZE).reshape(SIZE, SIZE).astype(np.uint16)
+    for name, kind in (("a.png", np.uint16), ("b.tif", ">u2"), ("c.tif", np.int32)):
+        Image.fromarray(ramp.astype(kind)).save(tmp_path / name)
+        assert inspect(tmp_path / name) == depth
+        pixels = render(decode(tmp_path / name, depth=depth), "none", SIZE, "")
+        assert all(np.array_equal(channel, ramp >> (depth - 8)) for channel in pixels)
+        if depth > 8:
+            with pytest.raises(ValueError, match=f"its values go up to {largest}, and the other images of its dataset"):
+                decode(tmp_path / name, depth=8)
+    Image.fromarray(ramp.astype(np.uint8)).save(tmp_path / "grey.png")
+    assert inspect(tmp_path / "grey.png") is None
+
+
+TRANSPARENT = ("RGBA", "LA", "P", "RGB", "L", "I;16", "gif", "webp", "tif")
+
+
+@pytest.mark.parametrize("decode", BOTH)
+@pytest.mark.parametrize("kind", TRANSPARENT)
+def test_transparent_pixels_are_white(kind, decode, tmp_path):
+    """In a picture that is black, of which a rectangle is transparent, in every way that files have for it."""
+    path = tmp_path / (f"image.{kind}" if kind.islower() else "image.png")
+    alpha = np.full((SIZE, SIZE), 255, dtype=np.uint8)
+    alpha[4:20, 8:] = 0
+    image = Image.new("RGBA", (SIZE, SIZE))
+    image.putalpha(Image.fromarray(alpha))
+    key = {"P": 1, "gif": 1, "RGB": (9, 9, 9), "L": 9, "I;16": 999}.get(kind)
+    if key is None:
+        image.convert("RGBA" if kind.islower() else kind).save(path, **({"lossless": True} if kind == "webp" else {}))
+    elif kind in ("P", "gif"):
+        palette = Image.fromarray((alpha == 0).astype(np.uint8), mode="P")
+        palette.putpalette([0, 0, 0, 200, 10, 10])
+        palette.save(path, transparency=key)
+    else:
+        values = np.where(alpha[..., None] == 0, key, 0).astype(np.uint16 if kind == "I;16" else np.uint8)
+        values = values if kind == "RGB" else values[..., 0]
+        Image.fromarray(values).save(path, transparency=key)
+    pixels = render(decode(path, background="white"), "none", SIZE, "")
+    assert torch.equal(pixels, torch.from_numpy(255 - alpha).expand(3, -1, -1))
+    assert not torch.equal(render(decode(path), "none", SIZE, ""), pixels)
+
+
+def test_half_transparent_pixels_are_mixed_with_the_background(tmp_path):
+    Image.new("RGBA", (9, 2000), (200, 100, 0, 51)).save(tmp_path / "image.png")
+    assert open_rgb(tmp_path / "image.png", background="white").getcolors() == [(18_000, (244, 224, 204))]
 
 
 @pytest.mark.parametrize("decode", BOTH)

@@ -29,9 +29,9 @@ def pixels(image: str | Path | Image.Image, recipe: Recipe) -> Tensor:
     Raises OSError (and PIL's own errors, most of which are) for a file that cannot be decoded.
     """
     if isinstance(image, Image.Image):
-        image = to_rgb(image, recipe.upright)
+        image = to_rgb(image, recipe.upright, recipe.depth, recipe.background)
     else:
-        image = decoded(Path(image), recipe.decode, recipe.upright)
+        image = decoded(Path(image), recipe.decode, recipe.upright, recipe.depth, recipe.background)
     return render(image, "none", recipe, "")
 
 

@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 from engine.clip import names
 from engine.clip.load import Encoder
 from engine.datasets import Benchmark
-from engine.datasets.benchmark import content_digest
+from engine.datasets.benchmark import BACKGROUND, DEPTH, content_digest
 from engine.errors import UserError
 from engine.features.decoding import Batch, batches, dead_workers
 from engine.features.listing import Listing
@@ -131,6 +131,7 @@ def plan(
             dtype=store_dtype if layers else "fp32",
             upright=benchmark.upright,
             preprocessing=encoder.preprocessing.description,
+            depth=benchmark.depth or DEPTH,
         )
         bank = Bank(place.bank(part, layers, view), listing and listing.part(part))
         bank.expect(source)
@@ -289,7 +290,8 @@ class _Images(Dataset):
         path = plan.path(position)
         source = next(iter(plan.banks.values())).source
         try:
-            image = decoded(path, source.decode, source.upright)
+            background = BACKGROUND if source.upright else ""
+            image = decoded(path, source.decode, source.upright, source.depth, background)
             return render(image, plan.view, self.preprocessing, plan.seed(position))
         except Exception as error:  # PIL's decoders raise OSError, SyntaxError, ValueError and more on bad bytes
             return f"{path}: {error}"
