@@ -11,12 +11,14 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from engine.datasets.benchmark import DEPTH
 
 MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
-"""How many pixels an image may have (179 million): PIL's own limit, at which decoding takes 1.4 GiB, of 32 bits 2.2."""
+"""How many pixels an image may have (179 million): PIL's own limit, at which decoding takes 0.7 to 1.8 GiB."""
+HUNGRY = ("WEBP", "JPEG2000")
+"""Formats whose decoders take 20 bytes for a pixel, where others take 4 to 11: half as many pixels take 1.7 GiB."""
 
 NO_FILES = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
@@ -24,7 +26,7 @@ HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"
 DEPTHS = (8, 10, 12, 14, DEPTH)
 """The numbers of bits that cameras and scanners use; files have room for 16 or 32."""
 STRIP = 1024
-"""How many rows are shown on a background at a time: all at once would take as much memory as decoding."""
+"""How many rows are looked at or changed at a time."""
 
 
 @contextmanager
@@ -43,6 +45,11 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise OSError(f"it has more than {MAX_PIXELS:,} pixels, too many to decode; make it smaller") from error
     with image:
+        if image.format in HUNGRY and image.width * image.height > (limit := MAX_PIXELS // 2):
+            raise OSError(
+                f"it has more than {limit:,} pixels, too many to decode of {image.format}; make it smaller, or save it"
+                " as JPEG or PNG"
+            )
         yield image
 
 
@@ -84,7 +91,7 @@ def inspect(path: Path) -> int | None:
     with opened(path) as image:
         if not is_deep(image):
             return None
-        largest = int(_values(image).max())
+        largest = _largest(image)
         return next(depth for depth in DEPTHS if largest < 1 << depth)
 
 
@@ -102,19 +109,30 @@ def to_rgb(image: Image.Image, upright: bool = False, depth: int = DEPTH, backgr
     for numbers of which white is not known, and for values of more than `depth` bits.
     """
     rgb = _in_8_bits(image, depth)
-    rgb = _on_background(rgb, background) if background and rgb.has_transparency_data else rgb.convert("RGB")
+    if background and rgb.has_transparency_data:
+        rgb = _on_background(rgb, background)
+    elif rgb.mode != "RGB":  # or PIL copies it, and large images are large
+        rgb = rgb.convert("RGB")
+    rgb.load()
     if upright:
         with suppress(Exception):  # whatever damaged EXIF data lead to: the picture is as good without them
-            rgb = ImageOps.exif_transpose(rgb)
+            if rgb.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # likewise
+                rgb = ImageOps.exif_transpose(rgb)
     return rgb
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[tuple[int, int, int, int], Image.Image]]:
+    """Iterate over parts of an image, with the box of each: copies of all at once would be as large as the image."""
+    for top in range(0, image.height, STRIP):
+        box = (0, top, image.width, min(top + STRIP, image.height))
+        yield box, image.crop(box)
 
 
 def _on_background(image: Image.Image, background: str) -> Image.Image:
     """Return an image with transparency in RGB, on a background."""
     shown = Image.new("RGB", image.size, background)
-    for top in range(0, image.height, STRIP):
-        box = (0, top, image.width, min(top + STRIP, image.height))
-        strip = image.crop(box).convert("RGBA")
+    for box, strip in _strips(image):
+        strip = strip.convert("RGBA")
         shown.paste(strip, box, strip)
     shown.info = dict(image.info)
     return shown
@@ -126,23 +144,26 @@ def _in_8_bits(image: Image.Image, depth: int) -> Image.Image:
         raise ValueError("its pixels are floating-point numbers, of which white is not known; save it with 8 bits")
     if not is_deep(image):
         return image
-    values = _values(image)
-    if depth < DEPTH and int(values.max()) >> depth:
+    if (largest := _largest(image)) >> depth:
         raise ValueError(
-            f"its values go up to {values.max()}, and the other images of its dataset have {depth} bits; save it as"
+            f"its values go up to {largest}, and the other images of its dataset have {depth} bits; save it as"
             " these are"
         )
-    grey = Image.fromarray((values >> (depth - 8)).astype(np.uint8))
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):  # the value of transparent pixels, of 16 bits
-        grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    transparent = image.info.get("transparency")  # of greys the value of transparent pixels
+    grey = Image.new("L" if transparent is None else "LA", image.size)
+    for box, strip in _strips(image):
+        values = np.asarray(strip)
+        part = Image.fromarray((values >> (depth - 8)).astype(np.uint8))
+        if transparent is not None:
+            part.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+        grey.paste(part, box)
     grey.info = dict(image.info)
     return grey
 
 
-def _values(image: Image.Image) -> np.ndarray:
-    """Return the greys [height, width] of an image of more than 8 bits. Raises ValueError for more than 16."""
-    values = np.asarray(image)
-    if values.dtype.itemsize > 2 and not 0 <= int(values.min()) <= int(values.max()) < 1 << DEPTH:
+def _largest(image: Image.Image) -> int:
+    """Return the largest value of an image of more than 8 bits. Raises ValueError for values of more than 16."""
+    extrema = [(int(values.min()), int(values.max())) for values in (np.asarray(strip) for _, strip in _strips(image))]
+    if min(extrema)[0] < 0 or (largest := max(high for _, high in extrema)) >> DEPTH:
         raise ValueError("its pixels are whole numbers of more than 16 bits; save it with 8 bits")
-    return values
+    return largest

@@ -1,6 +1,7 @@
 """Views of an image: bit-equal to torchvision's own transforms on PIL images, random crops that can be made again."""
 
 import zlib
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import functional as F
 
+from engine import images
 from engine.features.views import training_views
 from engine.images import inspect
 from engine.preprocessing import Preprocessing
@@ -155,7 +157,7 @@ def test_the_least_depth_that_holds_all_values_is_taken(largest, depth, decode, 
     for name, kind in (("a.png", np.uint16), ("b.tif", ">u2"), ("c.tif", np.int32)):
         Image.fromarray(ramp.astype(kind)).save(tmp_path / name)
         assert inspect(tmp_path / name) == depth
-        pixels = render(decode(tmp_path / name, depth=depth), "none", SIZE, "")
+        pixels = render(decode(tmp_path / name, depth=depth), "none", CLIPS, "")
         assert all(np.array_equal(channel, ramp >> (depth - 8)) for channel in pixels)
         if depth > 8:
             with pytest.raises(ValueError, match=f"its values go up to {largest}, and the other images of its dataset"):
@@ -187,9 +189,9 @@ def test_transparent_pixels_are_white(kind, decode, tmp_path):
         values = np.where(alpha[..., None] == 0, key, 0).astype(np.uint16 if kind == "I;16" else np.uint8)
         values = values if kind == "RGB" else values[..., 0]
         Image.fromarray(values).save(path, transparency=key)
-    pixels = render(decode(path, background="white"), "none", SIZE, "")
+    pixels = render(decode(path, background="white"), "none", CLIPS, "")
     assert torch.equal(pixels, torch.from_numpy(255 - alpha).expand(3, -1, -1))
-    assert not torch.equal(render(decode(path), "none", SIZE, ""), pixels)
+    assert not torch.equal(render(decode(path), "none", CLIPS, ""), pixels)
 
 
 def test_half_transparent_pixels_are_mixed_with_the_background(tmp_path):
@@ -229,6 +231,19 @@ def test_a_strip_that_is_squashed_or_filled_up_is_no_larger_than_others(mode):
         assert render(Image.new("RGB", (4, 20_000)), view, kind, "").shape == (3, 224, 224)
         with pytest.raises(ValueError, match="900000 x 1 pixels are too narrow a strip"):
             render(Image.new("RGB", (1, 900_000)), view, kind, "")
+
+
+@pytest.mark.parametrize("ending", ["webp", "jp2"])
+def test_formats_that_take_much_memory_may_have_half_the_pixels(ending, tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 60 * 50)
+    for kind, error in (
+        ("png", None),
+        (ending, "more than 1,500 pixels, too many to decode of .*save it as JPEG or PN"),
+    ):
+        noise(60, 50).save(tmp_path / f"image.{kind}")
+        for decode in BOTH:
+            with pytest.raises(OSError, match=error) if error else nullcontext():
+                decode(tmp_path / f"image.{kind}")
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
