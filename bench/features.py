@@ -199,6 +199,7 @@ def decode_rate(args: argparse.Namespace, way: str, workers: int) -> float:
     """Images decoded and rendered in a second, by the loader that extraction has."""
     from engine import datasets
     from engine.features import extract
+    from engine.features.decoding import batches
     from engine.features.store import Place
 
     benchmark, place = datasets.load("demo", args.folder / "data"), Place(args.folder / "none")
@@ -206,11 +207,8 @@ def decode_rate(args: argparse.Namespace, way: str, workers: int) -> float:
     encoder = load(args)
     plan = extract.plan(benchmark, "test", "none", positions, place, encoder, way)
     images = extract._Images([(plan, position) for position in positions], encoder.preprocessing)
-    loader = torch.utils.data.DataLoader(
-        images, batch_size=args.batch_size, num_workers=workers, collate_fn=extract._collate
-    )
     start = time.perf_counter()
-    for _ in loader:
+    for _ in batches(images, batch_size=args.batch_size, workers=workers):
         pass
     return len(images) / (time.perf_counter() - start)
 

@@ -11,14 +11,22 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from engine.datasets.benchmark import DEPTH
 
 MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
-"""How many pixels an image may have (179 million): PIL's own limit, at which decoding takes 1.4 GiB, of 32 bits 2.2."""
+"""How many pixels an image may have (179 million): PIL's own limit, at which decoding takes 0.7 to 1.8 GiB."""
+HUNGRY = ("WEBP", "JPEG2000")
+"""Formats whose decoders take 20 bytes for a pixel, where others take 4 to 11: half as many pixels take 1.7 GiB."""
 
 NO_FILES = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 """What files of ISO/IEC 23008-12 begin with, behind their first 8 bytes, where pictures are coded as HEVC."""
+DEPTHS = (8, 10, 12, 14, DEPTH)
+"""The numbers of bits that cameras and scanners use; files have room for 16 or 32."""
+STRIP = 1024
+"""How many rows are looked at or changed at a time."""
 
 
 @contextmanager
@@ -37,6 +45,11 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise OSError(f"it has more than {MAX_PIXELS:,} pixels, too many to decode; make it smaller") from error
     with image:
+        if image.format in HUNGRY and image.width * image.height > (limit := MAX_PIXELS // 2):
+            raise OSError(
+                f"it has more than {limit:,} pixels, too many to decode of {image.format}; make it smaller, or save it"
+                " as JPEG or PNG"
+            )
         yield image
 
 
@@ -69,25 +82,88 @@ def _remedy(path: Path) -> str | None:
     return None
 
 
-def to_rgb(image: Image.Image, upright: bool = False) -> Image.Image:
-    """The first picture of an image in RGB, as PIL converts it; of 16 bits of grey, the upper 8 are taken.
+def inspect(path: Path) -> int | None:
+    """Return the least of DEPTHS that holds the values of an image of more than 8 bits; None for all other images.
 
-    PIL would show all greys above 255 as white. Raises ValueError for numbers of which white is not known. With
-    `upright` it is turned as its EXIF data say: cameras that are held upright write what they see on its side.
+    Only one of more than 8 bits is decoded. Raises OSError for a file that is no image or too large, ValueError for
+    values of more than 16 bits.
     """
-    rgb = _in_8_bits(image)
+    with opened(path) as image:
+        if not is_deep(image):
+            return None
+        largest = _largest(image)
+        return next(depth for depth in DEPTHS if largest < 1 << depth)
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Return whether the pixels of an image are whole numbers of more than 8 bits."""
+    return image.mode.startswith("I")
+
+
+def to_rgb(image: Image.Image, upright: bool = False, depth: int = DEPTH, background: str = "") -> Image.Image:
+    """Return the first picture of an image in RGB.
+
+    Of greys of more than 8 bits, the upper 8 of `depth` bits are taken; PIL would show all above 255 as white.
+    Transparent pixels are shown on `background`, the name of a colour, or in the colours beneath for "". With `upright`
+    it is turned as its EXIF data say: cameras that are held upright write their pictures on the side. Raises ValueError
+    for numbers of which white is not known, and for values of more than `depth` bits.
+    """
+    rgb = _in_8_bits(image, depth)
+    if background and rgb.has_transparency_data:
+        rgb = _on_background(rgb, background)
+    elif rgb.mode != "RGB":  # or PIL copies it, and large images are large
+        rgb = rgb.convert("RGB")
+    rgb.load()
     if upright:
         with suppress(Exception):  # whatever damaged EXIF data lead to: the picture is as good without them
-            rgb = ImageOps.exif_transpose(rgb)
+            if rgb.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # likewise
+                rgb = ImageOps.exif_transpose(rgb)
     return rgb
 
 
-def _in_8_bits(image: Image.Image) -> Image.Image:
+def _strips(image: Image.Image) -> Iterator[tuple[tuple[int, int, int, int], Image.Image]]:
+    """Iterate over parts of an image, with the box of each: copies of all at once would be as large as the image."""
+    for top in range(0, image.height, STRIP):
+        box = (0, top, image.width, min(top + STRIP, image.height))
+        yield box, image.crop(box)
+
+
+def _on_background(image: Image.Image, background: str) -> Image.Image:
+    """Return an image with transparency in RGB, on a background."""
+    shown = Image.new("RGB", image.size, background)
+    for box, strip in _strips(image):
+        strip = strip.convert("RGBA")
+        shown.paste(strip, box, strip)
+    shown.info = dict(image.info)
+    return shown
+
+
+def _in_8_bits(image: Image.Image, depth: int) -> Image.Image:
+    """Return an image of 8 bits a channel, in any mode, with the EXIF data and the transparency of `image`."""
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, of which white is not known; save it with 8 bits")
-    if not image.mode.startswith("I"):
-        return image.convert("RGB")
-    grey = np.asarray(image)
-    if grey.dtype.itemsize > 2 and not 0 <= int(grey.min()) <= int(grey.max()) < 1 << 16:
+    if not is_deep(image):
+        return image
+    if (largest := _largest(image)) >> depth:
+        raise ValueError(
+            f"its values go up to {largest}, and the other images of its dataset have {depth} bits; save it as"
+            " these are"
+        )
+    transparent = image.info.get("transparency")  # of greys the value of transparent pixels
+    grey = Image.new("L" if transparent is None else "LA", image.size)
+    for box, strip in _strips(image):
+        values = np.asarray(strip)
+        part = Image.fromarray((values >> (depth - 8)).astype(np.uint8))
+        if transparent is not None:
+            part.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+        grey.paste(part, box)
+    grey.info = dict(image.info)
+    return grey
+
+
+def _largest(image: Image.Image) -> int:
+    """Return the largest value of an image of more than 8 bits. Raises ValueError for values of more than 16."""
+    extrema = [(int(values.min()), int(values.max())) for values in (np.asarray(strip) for _, strip in _strips(image))]
+    if min(extrema)[0] < 0 or (largest := max(high for _, high in extrema)) >> DEPTH:
         raise ValueError("its pixels are whole numbers of more than 16 bits; save it with 8 bits")
-    return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
+    return largest

@@ -19,6 +19,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from engine.datasets.benchmark import DEPTH
 from engine.images import MAX_PIXELS, opened, to_rgb
 from engine.preprocessing import Preprocessing
 
@@ -32,39 +33,40 @@ CROP_TRIES = 10
 """Draws of such a crop before the largest one in the centre is taken, as in torchvision and timm."""
 
 
-def open_rgb(path: Path, upright: bool = False) -> Image.Image:
-    """Decode an image file to RGB. Raises OSError (and PIL's own errors, most of which are) for a corrupt file.
+def open_rgb(path: Path, upright: bool = False, depth: int = DEPTH, background: str = "") -> Image.Image:
+    """Decode an image file to RGB, as `engine.images.to_rgb` describes: of one with several pictures the first.
 
-    Of one with several pictures the first is taken, and of 16-bit greys the upper 8 bits. With `upright` it is turned
-    as its EXIF data say. Raises OSError and ValueError for images that cannot be decoded so: too large, or with other
-    numbers for pixels.
+    Raises OSError (and PIL's own errors, most of which are) for a corrupt file, and OSError and ValueError for images
+    that cannot be decoded so: too large, or with other numbers for pixels.
     """
     with opened(path) as image:
-        return to_rgb(image, upright)
+        return to_rgb(image, upright, depth, background)
 
 
-def open_fast(path: Path, upright: bool = False) -> Tensor:
-    """Decode an image file with torchvision, or what that cannot read (or turn) with PIL: RGB, uint8 [3, H, W].
+def open_fast(path: Path, upright: bool = False, depth: int = DEPTH, background: str = "") -> Tensor:
+    """Decode an image file with torchvision: RGB, uint8 [3, H, W].
 
-    Raises what `open_rgb` raises.
+    PIL decodes what torchvision cannot: other formats, more than 8 bits, turning some formats, transparency on a
+    background. Raises what `open_rgb` raises.
     """
     from torchvision.io import ImageReadMode, decode_image  # which torchvision means to give up some day
 
     with opened(path) as header:  # torchvision decodes an image of any size
         is_turned = not upright or header.format in ("JPEG", "MPO", "PNG")
+        is_shown = not (background and header.has_transparency_data)
     image = None
-    if is_turned:
+    if is_turned and is_shown:
         with suppress(RuntimeError):  # a format that torchvision does not know, a corrupt file, or none
             image = decode_image(str(path), ImageReadMode.RGB, apply_exif_orientation=upright)
     if image is None or image.dtype != torch.uint8 or image.dim() > 3:
         del image  # 16 bits, which may be large
-        return F.pil_to_tensor(open_rgb(path, upright))
+        return F.pil_to_tensor(open_rgb(path, upright, depth, background))
     return image
 
 
-def decoded(path: Path, decode: str, upright: bool) -> Decoded:
+def decoded(path: Path, decode: str, upright: bool, depth: int, background: str) -> Decoded:
     """An image file as `--decode` says, pil or fast. Raises what `open_rgb` raises."""
-    return (open_rgb if decode == "pil" else open_fast)(path, upright)
+    return (open_rgb if decode == "pil" else open_fast)(path, upright, depth, background)
 
 
 def render(image: Decoded, view: str, preprocessing: Preprocessing, seed: str) -> Tensor:

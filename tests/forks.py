@@ -3,10 +3,12 @@
 import ctypes
 import errno
 import os
+import resource
 import runpy
 import signal
 import struct
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -107,3 +109,24 @@ def unlistable(folder):
         os.scandir = refuse
 
     return prepare
+
+
+def limit_sharing(folder, shm="60k"):
+    """Leave this process, a fork, little that processes share memory by: /dev/shm of this size (where this may mount
+    one), paths too long for sockets in a TMPDIR in `folder`, and files of 4000 bytes."""
+    new_namespace, private = 0x20000, 0x44000
+    libc = ctypes.CDLL(None)
+    if not libc.unshare(new_namespace) and not libc.mount(None, b"/", None, private, None):
+        libc.mount(b"none", b"/dev/shm", b"tmpfs", 0, f"size={shm}".encode())
+    long = folder / ("long " * 25)
+    long.mkdir(exist_ok=True)
+    tempfile.tempdir = os.environ["TMPDIR"] = str(long)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+
+
+def can_mount():
+    """Whether a fork of this process may mount a /dev/shm of its own."""
+    pid = os.fork()
+    if not pid:
+        os._exit(ctypes.CDLL(None).unshare(0x20000) and 1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -27,7 +28,7 @@ from engine.clip import weights as clip_weights
 from engine.datasets import few_shot
 from engine.features import extract
 from engine.features.store import Bank, Place, read_texts
-from forks import Fork, as_a_user, unlistable
+from forks import Fork, as_a_user, can_mount, limit_sharing, unlistable
 from hostile import save_hostile
 
 ROOT = Path(__file__).parents[1]
@@ -352,17 +353,42 @@ def goes_on(world, words=()):
     return stored(world) == stored(world, "whole")
 
 
-def test_a_full_disk(world):
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_full_disk(world, workers):
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))  # which the prompts fit in, and a shard of 8 does not
 
-    # none of the workers, which hand over what they decode in files
-    run = world.start("--num-workers", "0", prepare=limit).wait(check=1)
+    run = world.start("--num-workers", workers, prepare=limit).wait(check=1)
     (line,) = [line for line in run.err.splitlines() if line.startswith("error: ")]
     assert re.search(rf"{world.place.bank('test', 0, 'none')}/\S+ cannot be written \(.*File too large", line)
     assert "the same command goes on" in line
     assert stored(world)
     assert goes_on(world)
+
+
+def test_workers_need_no_shared_memory(world):
+    """A /dev/shm of 60 kB, a long TMPDIR, files of 4000 bytes: each of these loses batches that torch shares."""
+    run = world.start("--num-workers", "2", shard_images=4, prepare=lambda: limit_sharing(world.root))
+    run.wait(check=0)
+    world.start("--num-workers", "0", shard_images=4, features="whole").wait(check=0)
+    assert stored(world) == stored(world, "whole")
+
+
+@pytest.mark.skipif(not can_mount(), reason="this process may not mount a /dev/shm of its own")
+def test_workers_without_semaphores_are_said(world):
+    run = world.start("--num-workers", "2", prepare=lambda: limit_sharing(world.root, shm="4k")).wait(check=1)
+    assert re.search(r"error: processes that decode images cannot be started \(.*No space.*--num-workers 0", run.err)
+
+
+def test_a_worker_that_cannot_send_a_batch_is_an_error(world):
+    def fail_to_pickle():
+        from engine.features.decoding import Batch
+
+        Batch.__reduce__ = lambda batch: 1 / 0
+
+    run = world.start("--num-workers", "2", prepare=fail_to_pickle).wait(check=1)
+    assert "error: a process that decodes images ended before its work was done" in run.err
+    assert "ZeroDivisionError" not in run.err
 
 
 def test_no_permission(world):
@@ -479,6 +505,18 @@ def test_all_corrupt_images_are_listed_once(world, script):
     world.start(*SEVERAL).wait(check=0)
     world.start(*SEVERAL, features="whole").wait(check=0)
     assert len(Bank(world.place.bank("test", 0, "none")).read()[0]) == 21
+
+
+def test_images_of_one_colour_are_noted(world):
+    """Each once, whatever views there are of it, and also where other files are corrupt."""
+    paths = [world.benchmark.path(item) for item in world.benchmark.test]
+    for path in paths[:7]:
+        Image.new("RGB", (80, 64), "black").save(path)
+    paths[-1].write_bytes(b"")
+    run = world.start("--image-views", "1", "--num-workers", "0", shard_images=4).wait(check=1)
+    first = ", ".join(map(str, paths[:5]))
+    assert f"\nnote: 7 images are of one colour: {first} and 2 more; a common sign of files that are read" in run.err
+    assert "image files that cannot be read or decoded: 1." in run.err
 
 
 def test_other_weights_of_the_same_name_are_refused(world, random_weights):

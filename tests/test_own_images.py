@@ -402,30 +402,63 @@ def test_pictures_of_every_kind(photos):
     assert [len(bank) for bank in banks] == [25, 10, 15]
 
 
-def test_photographs_that_lie_on_their_side(photos):
-    """Stored turned, with EXIF data that say so: their features and predictions are those of upright ones."""
-    for path in sorted(photos.folder.glob("*/*.JPG")):
-        on_its_side = photos.root / "on its side" / path.relative_to(photos.folder).with_suffix(".png")
-        on_its_side.parent.mkdir(parents=True, exist_ok=True)
-        exif = Image.Exif()
+def store_otherwise(image, kind, path):
+    """Write a picture as cameras and programs store it, and return what a person sees of it."""
+    exif = Image.Exif()
+    if kind == "turned":
         exif[ExifTags.Base.Orientation] = 6  # to be turned by 90 degrees, clockwise
-        with Image.open(path) as image:
-            image.save(path.with_suffix(".png"))
-            image.transpose(Image.Transpose.ROTATE_90).save(on_its_side, exif=exif)
-        path.unlink()
-    both, sideways = ["my photos", "on its side"], ["--dataset", "on its side", *ALL[2:]]
+        image.transpose(Image.Transpose.ROTATE_90).save(path.with_suffix(".png"), exif=exif)
+    elif kind == "cut out":  # from a background whose colours are still there
+        alpha = Image.new("L", image.size)
+        alpha.paste(255, (0, 0, image.width, image.height // 2))
+        image.putalpha(alpha)
+        image.save(path.with_suffix(".webp"), lossless=True, exact=True)
+        image = Image.composite(image.convert("RGB"), Image.new("RGB", image.size, "white"), alpha)
+    else:  # of 12 bits, in files that have room for 16 and 32
+        image = image.convert("L")
+        image.putpixel((0, 0), 255)
+        deep = np.asarray(image).astype(np.int32 if kind == "12 of 32" else np.uint16) * 16 + 5
+        Image.fromarray(deep).save(path.with_suffix(".tif"))
+    return image
+
+
+def test_photographs_are_what_a_person_sees(photos):
+    """Turned by EXIF data, of 12 bits, partly transparent: features and predictions are those of plain pictures."""
+    kinds = ["turned", "cut out", "12 of 16", "12 of 32", "turned"]
+    for folder, kind in zip(sorted(photos.folder.iterdir()), kinds, strict=True):
+        for path in sorted(folder.iterdir()):
+            other = photos.root / "as stored" / folder.name / path.name
+            other.parent.mkdir(parents=True, exist_ok=True)
+            with Image.open(path) as image:
+                store_otherwise(image, kind, other).save(path.with_suffix(".png"))
+            path.unlink()
+    both, stored = ["my photos", "as stored"], ["--dataset", "as stored", *ALL[2:]]
     photos.run("features.py", "--dataset", *both, *ALL[2:], *FEATURES, check=0)
     for part in ("train", "val", "test"):
         places = [Place.of(photos.root / "features", "demo-RN", name.replace(" ", "-")) for name in both]
-        upright, turned = (Bank(place.bank(part, 0, "none")) for place in places)
-        assert torch.equal(upright.read()[0], turned.read()[0])
-    photos.run("train.py", *sideways, *STEPS, "--save-heads", check=0)
+        seen, made = (Bank(place.bank(part, 0, "none")) for place in places)
+        assert torch.equal(seen.read()[0], made.read()[0])
+    photos.run("train.py", *stored, *STEPS, "--save-heads", check=0)
     said = photos.run("predict.py", "--run", "experiments", *both, "--top-k", "1", check=0).stdout
     rows = list(csv.DictReader(said.splitlines()))
     half = len(rows) // 2
     assert half == 50
     answers = [(row["class"], row["probability"]) for row in rows]
     assert answers[:half] == answers[half:]
+
+    Image.fromarray(np.full((64, 64), 5000, dtype=np.uint16)).save(photos.root / "bright.png")
+    bright = photos.run("predict.py", "--run", "experiments", "bright.png", check=1)
+    assert "bright.png cannot be read: its values go up to 5000, and the other images of its dataset" in bright.stderr
+
+    split = photos.root / "as stored" / "split.json"
+    assert '"depth": 12,' in split.read_text()
+    split.write_text(split.read_text().replace('"depth": 12,\n', ""))  # as before depths were looked for
+    again = photos.run("features.py", *stored, *FEATURES, check=0)
+    assert "0 of them to encode" in again.stdout
+    assert '"depth": 12,' in split.read_text()
+    split.write_text(split.read_text().replace('"depth": 12', '"depth": 14'))
+    other = photos.run("features.py", *stored, *FEATURES, check=1)
+    assert "was made from something else:\n  depth: 12 there, 14 here\n" in other.stderr
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ from engine.results import heads
 from engine.results.heads import MissingClassifier
 from engine.results.runs import read_record, selected
 from engine.transforms import normalise
-from forks import Fork, run_fork, unlistable
+from forks import Fork, limit_sharing, run_fork, unlistable
 from hostile import save_hostile
 from stores import install_pictures
 
@@ -583,6 +583,12 @@ def test_ctrl_c_leaves_what_was_printed(kept):
     lines = fork.out.splitlines()
     assert 10 <= len(lines) < 100_000
     assert len(set(lines[1:])) == 1
+
+
+def test_workers_need_no_shared_memory(kept, tmp_path):
+    words = [*many(kept, 20), "--test-batch-size", "4", "--num-workers"]
+    scarce = Fork("predict.py", [*words, "2"], kept.root, lambda: limit_sharing(tmp_path)).wait(check=0)
+    assert scarce.out == predict(kept, *words, "0").stdout
 
 
 def test_a_worker_that_is_killed_is_said(kept):

@@ -1,6 +1,7 @@
 """Views of an image: bit-equal to torchvision's own transforms on PIL images, random crops that can be made again."""
 
 import zlib
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import functional as F
 
+from engine import images
 from engine.features.views import training_views
+from engine.images import inspect
 from engine.preprocessing import Preprocessing
 from engine.transforms import normalise, open_fast, open_rgb, render
 
@@ -148,6 +151,55 @@ def test_16_bits_of_grey_keep_their_shades(decode, tmp_path):
 
 
 @pytest.mark.parametrize("decode", BOTH)
+@pytest.mark.parametrize(("largest", "depth"), [(2, 8), (255, 8), (256, 10), (4095, 12), (9000, 14), (65535, 16)])
+def test_the_least_depth_that_holds_all_values_is_taken(largest, depth, decode, tmp_path):
+    ramp = np.linspace(0, largest, SIZE * SIZE).reshape(SIZE, SIZE).astype(np.uint16)
+    for name, kind in (("a.png", np.uint16), ("b.tif", ">u2"), ("c.tif", np.int32)):
+        Image.fromarray(ramp.astype(kind)).save(tmp_path / name)
+        assert inspect(tmp_path / name) == depth
+        pixels = render(decode(tmp_path / name, depth=depth), "none", CLIPS, "")
+        assert all(np.array_equal(channel, ramp >> (depth - 8)) for channel in pixels)
+        if depth > 8:
+            with pytest.raises(ValueError, match=f"its values go up to {largest}, and the other images of its dataset"):
+                decode(tmp_path / name, depth=8)
+    Image.fromarray(ramp.astype(np.uint8)).save(tmp_path / "grey.png")
+    assert inspect(tmp_path / "grey.png") is None
+
+
+TRANSPARENT = ("RGBA", "LA", "P", "RGB", "L", "I;16", "gif", "webp", "tif")
+
+
+@pytest.mark.parametrize("decode", BOTH)
+@pytest.mark.parametrize("kind", TRANSPARENT)
+def test_transparent_pixels_are_white(kind, decode, tmp_path):
+    """In a picture that is black, of which a rectangle is transparent, in every way that files have for it."""
+    path = tmp_path / (f"image.{kind}" if kind.islower() else "image.png")
+    alpha = np.full((SIZE, SIZE), 255, dtype=np.uint8)
+    alpha[4:20, 8:] = 0
+    image = Image.new("RGBA", (SIZE, SIZE))
+    image.putalpha(Image.fromarray(alpha))
+    key = {"P": 1, "gif": 1, "RGB": (9, 9, 9), "L": 9, "I;16": 999}.get(kind)
+    if key is None:
+        image.convert("RGBA" if kind.islower() else kind).save(path, **({"lossless": True} if kind == "webp" else {}))
+    elif kind in ("P", "gif"):
+        palette = Image.fromarray((alpha == 0).astype(np.uint8), mode="P")
+        palette.putpalette([0, 0, 0, 200, 10, 10])
+        palette.save(path, transparency=key)
+    else:
+        values = np.where(alpha[..., None] == 0, key, 0).astype(np.uint16 if kind == "I;16" else np.uint8)
+        values = values if kind == "RGB" else values[..., 0]
+        Image.fromarray(values).save(path, transparency=key)
+    pixels = render(decode(path, background="white"), "none", CLIPS, "")
+    assert torch.equal(pixels, torch.from_numpy(255 - alpha).expand(3, -1, -1))
+    assert not torch.equal(render(decode(path), "none", CLIPS, ""), pixels)
+
+
+def test_half_transparent_pixels_are_mixed_with_the_background(tmp_path):
+    Image.new("RGBA", (9, 2000), (200, 100, 0, 51)).save(tmp_path / "image.png")
+    assert open_rgb(tmp_path / "image.png", background="white").getcolors() == [(18_000, (244, 224, 204))]
+
+
+@pytest.mark.parametrize("decode", BOTH)
 def test_pixels_without_a_scale_are_refused(decode, tmp_path):
     Image.fromarray(np.full((9, 9), 0.5, dtype=np.float32)).save(tmp_path / "float.tif")
     Image.fromarray(np.full((9, 9), 1 << 20, dtype=np.int32)).save(tmp_path / "int.tif")
@@ -179,6 +231,19 @@ def test_a_strip_that_is_squashed_or_filled_up_is_no_larger_than_others(mode):
         assert render(Image.new("RGB", (4, 20_000)), view, kind, "").shape == (3, 224, 224)
         with pytest.raises(ValueError, match="900000 x 1 pixels are too narrow a strip"):
             render(Image.new("RGB", (1, 900_000)), view, kind, "")
+
+
+@pytest.mark.parametrize("ending", ["webp", "jp2"])
+def test_formats_that_take_much_memory_may_have_half_the_pixels(ending, tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 60 * 50)
+    for kind, error in (
+        ("png", None),
+        (ending, "more than 1,500 pixels, too many to decode of .*save it as JPEG or PN"),
+    ):
+        noise(60, 50).save(tmp_path / f"image.{kind}")
+        for decode in BOTH:
+            with pytest.raises(OSError, match=error) if error else nullcontext():
+                decode(tmp_path / f"image.{kind}")
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)

@@ -3,7 +3,9 @@
 Its input `images` is uint8 [n, 3, size, size], RGB; its output `probabilities` float32 [n, C]. n is any number. Images
 are resized with antialiasing before, as `preprocessing` among the model's metadata says, a JSON object with the fields
 of `engine.results.heads.Recipe`: for `resize_mode` "shortest" the short side to `size`, then the centre is cropped, for
-"squash" both sides to `size`. Pixels are normalised inside. Class names are among the metadata too, as a JSON list.
+"squash" both sides to `size`. Before that, greys of more than 8 bits are shifted right by `depth` - 8, transparent
+pixels shown on `background` and `upright` images turned. Pixels are normalised inside. Class names are among the
+metadata too, as a JSON list.
 """
 
 from __future__ import annotations

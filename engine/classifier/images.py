@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from engine.errors import UserError
-from engine.features.extract import dead_workers, quiet_worker
+from engine.features.decoding import batches, dead_workers
 from engine.images import to_rgb
 from engine.results.heads import Recipe
 from engine.results.predictions import Predictions
@@ -29,9 +29,9 @@ def pixels(image: str | Path | Image.Image, recipe: Recipe) -> Tensor:
     Raises OSError (and PIL's own errors, most of which are) for a file that cannot be decoded.
     """
     if isinstance(image, Image.Image):
-        image = to_rgb(image, recipe.upright)
+        image = to_rgb(image, recipe.upright, recipe.depth, recipe.background)
     else:
-        image = decoded(Path(image), recipe.decode, recipe.upright)
+        image = decoded(Path(image), recipe.decode, recipe.upright, recipe.depth, recipe.background)
     return render(image, "none", recipe, "")
 
 
@@ -43,18 +43,16 @@ def classify(
     Processes decode where there is more than one batch. Raises UserError when one of them was killed, and for
     probabilities that are not finite.
     """
-    loader = DataLoader(
+    decoding = batches(
         _Files(files, classifier.recipe),
         batch_size=batch_size,
-        num_workers=min(workers, len(files) // batch_size),
-        collate_fn=_collate,
-        worker_init_fn=quiet_worker,
+        workers=min(workers, len(files) // batch_size),
     )
     names = iter(files)
     with dead_workers("Try again with fewer --num-workers"):
-        for images, faults in loader:
-            predictions = iter(_predictions(classifier, images, top_k) if len(images) else [])
-            for fault in faults:
+        for batch in decoding:
+            predictions = iter(_predictions(classifier, batch.pixels, top_k) if len(batch.pixels) else [])
+            for fault in batch.faults:
                 name = next(names)
                 found = next(predictions) if fault is None else fault
                 if fault is None and not all(math.isfinite(probability) for _, probability in found):
@@ -70,13 +68,6 @@ def _predictions(classifier: ImageClassifier, images: Tensor, top_k: int) -> lis
     best = classifier(images).topk(min(top_k, len(classifier.classnames)))
     pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
     return [[(classifier.classnames[k], p) for p, k in zip(*pair, strict=True)] for pair in pairs]
-
-
-def _collate(images: list[Tensor | str]) -> tuple[Tensor, list[str | None]]:
-    """The images of a batch that could be decoded, [b, 3, size, size], and for each file what is wrong with it."""
-    decoded = [image for image in images if isinstance(image, Tensor)]
-    faults = [None if isinstance(image, Tensor) else image for image in images]
-    return torch.stack(decoded) if decoded else torch.empty(0), faults
 
 
 class _Files(Dataset):

@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PARTS = ("train", "val", "test")
+DEPTH = 16
+"""How many bits an image of more than 8 has where nothing says it."""
+BACKGROUND = "white"
+"""The colour that transparent pixels of images of one's own are shown on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +45,9 @@ class Benchmark:
     `classnames[label]` is the raw name: underscores are kept, prompts replace them. A test-only dataset has empty
     `train` and `val`. For a shifted variant of another dataset, `parent_labels[k]` is the label in that dataset of
     label k here; for all others it is None. `files` are the image files of a custom dataset, by impath; empty for a
-    published one. `notes` are what a person should know of how it was read. `upright` are images to be turned as their
-    EXIF data say, which the published datasets' are not.
+    published one. `notes` are what a person should know of how it was read. `upright` are images of one's own: to be
+    turned as their EXIF data say, and with transparent pixels on BACKGROUND, which the published datasets' are not.
+    `depth` is the number of bits of images of more than 8; None where no image has been looked at for it.
     """
 
     name: str
@@ -55,6 +60,7 @@ class Benchmark:
     files: dict[str, FileState] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     upright: bool = False
+    depth: int | None = None
 
     def part(self, name: str) -> list[Item]:
         """The list called `name`. Raises ValueError when `name` is not one of train, val and test."""

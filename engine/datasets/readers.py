@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.datasets import checks
-from engine.datasets.benchmark import PARTS, Benchmark, FileState, Item
+from engine.datasets.benchmark import DEPTH, PARTS, Benchmark, FileState, Item
 from engine.datasets.image_files import PassedOver
 from engine.errors import UserError
 from engine.files import read_json, read_lines
@@ -27,7 +27,7 @@ IGNORED = {"README.txt"}
 class JsonSplit:
     """CoOp's format: an object with `train`, `val` and `test`, each a list of `[impath, label, class name]`.
 
-    For a custom dataset it has the states of the image files too, under `images`.
+    For a custom dataset it has the states of the image files too, under `images`, and their `depth`.
     """
 
     folder: str
@@ -42,7 +42,7 @@ class JsonSplit:
         # the names are shared between the items: a million copies of a class name are 80 MB
         parts = {part: [Item(impath, label, classnames[label]) for impath, label, _ in rows[part]] for part in PARTS}
         benchmark = _assemble(name, root / self.images, parts, classnames, check_images)
-        return replace(benchmark, files=_file_states(rows.get("images", {}), path))
+        return replace(benchmark, files=_file_states(rows.get("images", {}), path), depth=_depth(rows, path))
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,14 @@ def _file_states(states: Any, path: Path) -> dict[str, FileState]:
     if not sound:
         raise UserError(f'{path}: "images" does not hold [bytes, modification time, content digest] of each image')
     return files
+
+
+def _depth(split: dict[str, Any], path: Path) -> int | None:
+    """Return the `depth` of a split file, if it has one; raises UserError for one that no image has."""
+    depth = split.get("depth")
+    if depth is not None and (type(depth) is not int or not 8 <= depth <= DEPTH):
+        raise UserError(f'{path}: "depth" is a number of bits from 8 to {DEPTH}, not {json.dumps(depth)[:50]}')
+    return depth
 
 
 def _is_row(row: Any) -> bool:

@@ -11,23 +11,22 @@ Features of prompts, whose batches are cut to the longest, depend by as much on 
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from engine.clip import names
 from engine.clip.load import Encoder
 from engine.datasets import Benchmark
-from engine.datasets.benchmark import content_digest
+from engine.datasets.benchmark import BACKGROUND, DEPTH, content_digest
 from engine.errors import UserError
+from engine.features.decoding import Batch, batches, dead_workers
 from engine.features.listing import Listing
 from engine.features.store import (
     BY_CONTENT,
@@ -81,11 +80,19 @@ class Plan:
         """The images that any of the banks lacks."""
         return sorted(frozenset().union(*(bank.missing for bank in self.banks.values())))
 
+    def path(self, position: int) -> Path:
+        """Return the path of an image file."""
+        return self.benchmark.path(self.benchmark.part(self.part)[position])
+
 
 class CorruptImages(UserError):
-    """Image files that cannot be read or decoded; the message lists all of them, and `lines` is one for each file."""
+    """Image files that cannot be read or decoded; the message lists all of them, and `lines` is one for each file.
 
-    def __init__(self, lines: list[str]):
+    `uniform` are the files of the images of one colour among the others.
+    """
+
+    def __init__(self, lines: list[str], uniform: Sequence[str] = ()):
+        self.uniform = list(uniform)
         self.lines = list(dict.fromkeys(lines))  # another view of an image finds the same fault
         super().__init__(
             f"image files that cannot be read or decoded: {len(self.lines)}."
@@ -124,6 +131,7 @@ def plan(
             dtype=store_dtype if layers else "fp32",
             upright=benchmark.upright,
             preprocessing=encoder.preprocessing.description,
+            depth=benchmark.depth or DEPTH,
         )
         bank = Bank(place.bank(part, layers, view), listing and listing.part(part))
         bank.expect(source)
@@ -137,29 +145,13 @@ def row_bytes(encoder: Encoder, source: Source) -> int:
     return size + 2 * torch.int64.itemsize
 
 
-@contextmanager
-def dead_workers(remedy: str) -> Iterator[None]:
-    """Raise UserError when a process that decodes images was killed.
-
-    Torch says so with a bare RuntimeError, or fails to fetch what that process had decoded. `remedy` ends what is said.
-    """
-    try:
-        yield
-    except (RuntimeError, ConnectionError, EOFError) as error:
-        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker (pid"):
-            raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__).strip(" .")
-        raise UserError(
-            f"a process that decodes images ended before its work was done, as happens when memory runs out ({reason})."
-            f" {remedy}"
-        ) from error
-
-
 @dead_workers("What is complete is kept, and the same command goes on from there, with fewer --num-workers if need be")
 def extract(
     plans: list[Plan], encoder: Encoder, *, batch_size: int, workers: int, progress: Callable[[int], object]
-) -> None:
+) -> list[str]:
     """Encode what `plans` list and append it to its banks; `progress` hears the number of images after each batch.
+
+    Returns the files of the images that are of one colour once they are decoded, each once.
 
     Shards follow each other in ascending order and every batch of a plan is filled up to one size (`_batch_size`), so
     a run that goes on where another was killed passes the very same batches through the network and gives the very
@@ -169,39 +161,39 @@ def extract(
     """
     chunks = [chunk for plan in plans for chunk in _chunks(plan, encoder, _batch_size(plan, batch_size))]
     if not chunks:
-        return
+        return []
     rows = [(chunk.plan, position) for chunk in chunks for position in chunk.positions]
-    images = _Images(rows, encoder.preprocessing)
-    loader = DataLoader(
-        images,
+    decoding = batches(
+        _Images(rows, encoder.preprocessing),
         batch_sampler=(sampler := _batches(chunks)),
-        num_workers=min(workers, len(sampler)),
-        collate_fn=_collate,
+        workers=min(workers, len(sampler)),
         pin_memory=torch.device(encoder.device).type == "cuda",
-        worker_init_fn=quiet_worker,
     )
-    batches = iter(loader)
     corrupt: list[str] = []
+    uniform: list[str] = []
     writing: Future | None = None
     with ThreadPoolExecutor(1) as writer:  # which an interrupted run leaves only when the shard is written
         for chunk in chunks:
             encoded: list[dict[int, Tensor]] = []
             faults: list[str] = []
-            for _ in range(0, len(chunk.positions), chunk.batch_size):
-                pixels, unreadable = next(batches)
-                faults += unreadable
+            for at in range(0, len(chunk.positions), chunk.batch_size):
+                batch = next(decoding)
+                uniform += chunk.uniform(at, batch)
+                faults += [fault for fault in batch.faults if fault]
                 if not faults:
-                    encoded.append(_encode(pixels, encoder, chunk.batch_size, chunk.layers))
-                progress(len(pixels) + len(unreadable))
+                    encoded.append(_encode(batch.pixels, encoder, chunk.batch_size, chunk.layers))
+                progress(len(batch.faults))
             corrupt += faults
             if writing:
                 writing.result()
             writing = None if faults else writer.submit(chunk.write, encoded)
         if writing:
             writing.result()
-    next(batches, None)  # past the last batch the workers end; those that wait for the garbage collector hold it up
+    next(decoding, None)  # past the last batch the workers end; those that wait for the garbage collector hold it up
+    uniform = list(dict.fromkeys(uniform))  # in another view too
     if corrupt:
-        raise CorruptImages(corrupt)
+        raise CorruptImages(corrupt, uniform)
+    return uniform
 
 
 @dataclass(frozen=True)
@@ -234,6 +226,12 @@ class _Chunk:
         """The content digests that a custom dataset lists; None for a published dataset."""
         contents = self.plan.benchmark.contents(self.plan.part)
         return contents and [contents[position] for position in positions]
+
+    def uniform(self, start: int, batch: Batch) -> list[str]:
+        """The files of the images of one colour in the batch that begins at `start` of the positions."""
+        decoded = [start + row for row, fault in enumerate(batch.faults) if fault is None]
+        rows = [row for row, is_uniform in zip(decoded, batch.uniform, strict=True) if is_uniform]
+        return [str(self.plan.path(self.positions[row])) for row in rows]
 
     def write(self, encoded: list[dict[int, Tensor]]) -> None:
         """Write what was encoded of the images, batch after batch: features [b, ...] by number of trainable layers."""
@@ -278,14 +276,6 @@ def _chunks(plan: Plan, encoder: Encoder, batch_size: int) -> list[_Chunk]:
     return [chunk for chunk in chunks if not chunk.is_there()]
 
 
-def quiet_worker(worker: int) -> None:
-    """Let a worker not print what its threads raise: they hand over tensors, and complain when nobody takes them.
-
-    What happens to an image comes back through the loader.
-    """
-    sys.excepthook = lambda *error: None
-
-
 class _Images(Dataset):
     """Rendered images by index, uint8 [3, size, size]; a file that cannot be decoded comes as a line about it."""
 
@@ -297,19 +287,14 @@ class _Images(Dataset):
 
     def __getitem__(self, index: int) -> Tensor | str:
         plan, position = self.images[index]
-        path = plan.benchmark.path(plan.benchmark.part(plan.part)[position])
+        path = plan.path(position)
         source = next(iter(plan.banks.values())).source
         try:
-            image = decoded(path, source.decode, source.upright)
+            background = BACKGROUND if source.upright else ""
+            image = decoded(path, source.decode, source.upright, source.depth, background)
             return render(image, plan.view, self.preprocessing, plan.seed(position))
         except Exception as error:  # PIL's decoders raise OSError, SyntaxError, ValueError and more on bad bytes
             return f"{path}: {error}"
-
-
-def _collate(images: list[Tensor | str]) -> tuple[Tensor, list[str]]:
-    """Images [b, 3, size, size] of a batch, and the lines about the others."""
-    pixels = [image for image in images if isinstance(image, Tensor)]
-    return torch.stack(pixels) if pixels else torch.empty(0), [image for image in images if isinstance(image, str)]
 
 
 def _batches(chunks: list[_Chunk]) -> list[list[int]]:

@@ -49,8 +49,9 @@ class Source:
     SHA-256 of its weights; `list_digest` binds rows to the list of images (or prompts) that positions count in, and
     `length` is the length of that list. `layer` is how many of the last layers of the encoder are yet to come.
     `precision` is what the encoder computed in, `decode` what decoded and resized images (pil, fast), `dtype` what
-    rows are stored in; `upright` are images that were turned as their EXIF data say. `preprocessing` describes how
-    the encoder wants its images (`engine.preprocessing`).
+    rows are stored in; `upright` are images that were turned as their EXIF data say, and whose transparent pixels were
+    shown on white. `preprocessing` describes how the encoder wants its images (`engine.preprocessing`). `depth` is the
+    number of bits of images of more than 8.
     """
 
     encoder: str
@@ -63,6 +64,7 @@ class Source:
     dtype: str = "fp32"
     upright: bool = False
     preprocessing: str = USUAL
+    depth: int = 16
 
     @property
     def unusual(self) -> dict[str, str]:

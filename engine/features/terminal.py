@@ -40,10 +40,20 @@ def make(plan: DatasetPlan, encoder: Encoder, *, batch_size: int, workers: int) 
             extract_texts(texts, encoder, bar.update)
     write_listing(plan.place, plan.listing)  # after prompts, which are made anew where it had other class names
     with tqdm(total=plan.passes, desc=f"{plan.title} images", unit="image", disable=not plan.passes) as bar:
+        corrupt: list[str] = []
         try:
-            extract(plan.images, encoder, batch_size=batch_size, workers=workers, progress=bar.update)
+            uniform = extract(plan.images, encoder, batch_size=batch_size, workers=workers, progress=bar.update)
         except CorruptImages as error:
-            return error.lines
+            corrupt, uniform = error.lines, error.uniform
+    if uniform:
+        verb = "is" if len(uniform) == 1 else "are"
+        print(
+            f"note: {counted(len(uniform), 'image')} {verb} of one colour: {first(uniform, len(uniform))}; a common"
+            " sign of files that are read wrongly",
+            file=sys.stderr,
+        )
+    if corrupt:
+        return corrupt
     with tqdm(total=plan.to_mine, desc=f"{plan.title} mining", unit="split", disable=not plan.to_mine) as bar:
         if plan.mined:
             mine_splits(encoder, plan.place, plan.mined, batch_size=batch_size, progress=bar.update)

@@ -52,13 +52,17 @@ class Recipe(Preprocessing):
     """How the features that a classifier takes are made of an image: prepared for the encoder, and encoded.
 
     `encoder` is the name that `--clip-encoder` takes; the digest of its weights is the run's input of that name.
-    `precision` and `decode` are those of features.py; `upright` if the image is turned first, as its EXIF data say.
+    `precision` and `decode` are those of features.py; `upright` if the image is turned first, as its EXIF data say. Of
+    images of more than 8 bits the upper 8 of `depth` are taken, and transparent pixels are shown on `background`, or in
+    the colours beneath where that is empty, as it is in files of earlier versions.
     """
 
     encoder: str
     precision: str = "fp32"
     decode: str = "pil"
     upright: bool = False
+    depth: int = 16
+    background: str = ""
 
 
 @dataclass(frozen=True, eq=False)

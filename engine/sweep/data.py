@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine import datasets, memory
+from engine.datasets.benchmark import BACKGROUND
 from engine.datasets.few_shot import ALL, FewShotSplit, load_splits
 from engine.errors import UserError
 from engine.features.listing import read_listing
@@ -383,7 +384,10 @@ class DatasetFeatures:
         return Samples(tuple(tensor.to(self.device) for tensor in inputs), rows, labels.to(self.device))
 
     def _recipe(self, encoder: Encoder) -> Recipe:
-        """Return how images were made into features, which must be how the encoder wants them."""
+        """Return how images were made into features, which must be how the encoder wants them.
+
+        Images without transparency were shown on no background; new ones may have it.
+        """
         bank = self._banks["train", "none"]
         made, wanted = bank.source, encoder.preprocessing
         if made.preprocessing != wanted.description:
@@ -391,8 +395,8 @@ class DatasetFeatures:
                 f"{bank.folder} was made of images that were prepared otherwise than {encoder.name} wants them"
                 f" ({made.preprocessing}; {wanted.description}); remove it, and make these features anew"
             )
-        ways = {"precision": made.precision, "decode": made.decode, "upright": made.upright}
-        return Recipe(**vars(wanted), encoder=encoder.name, **ways)
+        ways = {"precision": made.precision, "decode": made.decode, "upright": made.upright, "depth": made.depth}
+        return Recipe(**vars(wanted), encoder=encoder.name, **ways, background=BACKGROUND)
 
     def _check_layers(self, place: Path, found: Source, layers: int, encoder: Encoder | None) -> None:
         """Refuse features that do not go into the layers that are trained."""

@@ -6,7 +6,8 @@ import torch
 from engine.clip.load import load_encoder
 from engine.errors import UserError
 from engine.features import extract as module
-from engine.features.extract import CorruptImages, dead_workers, extract, plan
+from engine.features.decoding import dead_workers
+from engine.features.extract import CorruptImages, extract, plan
 from engine.features.store import Bank, Place
 from engine.transforms import decoded, normalise, open_rgb, render
 

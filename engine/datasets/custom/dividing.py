@@ -9,7 +9,7 @@ from dataclasses import astuple
 from pathlib import Path
 
 from engine.datasets import checks
-from engine.datasets.benchmark import PARTS, Benchmark, FileState, Item
+from engine.datasets.benchmark import DEPTH, PARTS, Benchmark, FileState, Item
 from engine.datasets.checks import first
 from engine.datasets.custom.finding import Found
 from engine.errors import UserError
@@ -21,10 +21,10 @@ SHARES = {"train": 0.5, "val": 0.2, "test": 0.3}
 
 def new_split(parts: dict[str, list[Found]], names: dict[str, str], name: str, folder: Path) -> Benchmark:
     """The images by part as a dataset, after a look at what an image must be."""
-    inspect_images(folder, sorted(image.impath for own in parts.values() for image in own))
+    depth = inspect_images(folder, sorted(image.impath for own in parts.values() for image in own))
     labels = {label: number for number, label in enumerate(names)}
     items = {part: [Item(i.impath, labels[i.label], names[i.label]) for i in own] for part, own in parts.items()}
-    return Benchmark(name, folder, **items, classnames=list(names.values()))
+    return Benchmark(name, folder, **items, classnames=list(names.values()), depth=depth)
 
 
 def write_split(split: Benchmark, split_file: Path) -> str:
@@ -35,7 +35,8 @@ def write_split(split: Benchmark, split_file: Path) -> str:
     }
     text = ",\n".join(f'"{part}": [\n' + ",\n".join(rows) + "\n]" for part, rows in lists.items())
     try:
-        write_text(split_file, f'{{\n{text},\n"images": {{\n{_states(split.files)}\n}}\n}}\n')
+        about = f'"depth": {json.dumps(split.depth)},\n"images": {{\n{_states(split.files)}\n}}'
+        write_text(split_file, f"{{\n{text},\n{about}\n}}\n")
     except UserError as error:
         raise UserError(
             f"{error}. The split is written beside the images, once; where that cannot be, a folder elsewhere with"
@@ -114,15 +115,18 @@ def divide(images: list[Found], parts: Sequence[str], seed: str) -> dict[str, li
     return {part: sorted(own, key=lambda image: image.impath) for part, own in {**divided, "train": left}.items()}
 
 
-def inspect_images(folder: Path, impaths: list[str]) -> None:
-    """Raise UserError for files that are no images, or too large, before a split has them."""
-    from engine.images import opened  # a split that is there needs no decoder
+def inspect_images(folder: Path, impaths: list[str]) -> int:
+    """Return the depth in bits of those images that have more than 8.
 
-    faults = []
+    Raises UserError for files that are no images, or too large, before a split has them.
+    """
+    from engine.images import inspect  # a split that is there needs no decoder
+
+    faults, depths = [], []
     for impath in impaths:
         try:
-            with opening(folder / impath), opened(folder / impath):
-                pass
+            with opening(folder / impath):
+                depths.append(inspect(folder / impath))
         except CannotOpen:
             raise
         except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and more on bad bytes
@@ -130,3 +134,4 @@ def inspect_images(folder: Path, impaths: list[str]) -> None:
     if faults:
         lines = "\n".join([*faults[: checks.SHOWN], *["  ..."] * (len(faults) > checks.SHOWN)])
         raise UserError(f"files that are no images, or too large: {len(faults)}. Replace or remove them:\n{lines}")
+    return max(filter(None, depths), default=DEPTH)
