@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -72,6 +73,8 @@ def matching(folder: Path, pattern: str) -> list[Path]:
 
 def _failure_to_open(path: Path) -> OSError | None:
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return None  # a pipe would be waited for
         with path.open("rb") as file:
             file.read(1)
     except OSError as error:

@@ -148,12 +148,18 @@ def test_missing_layers_name_the_command_that_makes_them(world):
 
 
 def test_features_of_other_layers_are_refused_with_both(world):
-    """As a folder that somebody renamed would have them."""
+    """Those of a folder that somebody renamed too, which say where they belong."""
     shutil.rmtree(world.place.folder / "test-layer_1")
-    shutil.copytree(world.place.folder / "test-layer_0", world.place.folder / "test-layer_1")
+    bank = Bank(world.place.bank("test", 0, "none"))
+    features_of_0, labels = bank.read()
+    write_shard(world.place.bank("test", 1, "none"), bank.source, list(range(len(labels))), labels, features_of_0)
     done = train(world, *PARTIAL, check=1)
     assert "holds what goes into the last 0 layers of demo-RN, not into the last 1" in done.stderr
     assert "layer: 0 there, 1 here" in features(world, 1, 0, check=1).stderr
+    shutil.rmtree(world.place.folder / "test-layer_1")
+    shutil.copytree(world.place.folder / "test-layer_0", world.place.folder / "test-layer_1")
+    done = train(world, *PARTIAL, check=1)
+    assert "belongs to test-layer_0/none, and lies in test-layer_1/none; move it back, or remove it" in done.stderr
 
 
 def test_weights_that_the_features_were_not_made_by_are_refused_with_both_names(world, random_weights):

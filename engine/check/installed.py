@@ -131,7 +131,7 @@ def splits(names: Iterable[str], indices_dir: str | Path) -> list[Finding]:
         try:
             if few_shot.read_lists(path) is None:
                 damaged.append(path)
-            elif published.get(path) in (None, split_digest(path)):
+            elif published.get(path) in (None, few_shot.file_digest(path)):
                 sound.append(path)
             else:
                 other.append(path)
@@ -170,11 +170,6 @@ def temporary_files(judged: Iterable[Judged], data_dir: str | Path, indices_dir:
         with suppress(CannotOpen):  # which is another finding
             found += files.matching(folder, ".*.tmp")
     return found
-
-
-def split_digest(path: Path) -> str:
-    """SHA-256 of a few-shot split, as runs and `sha256.csv` state it."""
-    return hashlib.sha256(path.read_bytes().strip()).hexdigest()
 
 
 def sounds(folder: Path) -> tuple[list[Finding], str | None]:

@@ -13,10 +13,9 @@ from pathlib import Path
 
 from engine import files, templates
 from engine.check.findings import NOTE, OK, WRONG, Finding
-from engine.check.installed import split_digest
 from engine.datasets.benchmark import PARTS, Benchmark
 from engine.datasets.checks import counted, first
-from engine.datasets.few_shot import load_split, split_path
+from engine.datasets.few_shot import file_digest, load_split, split_path
 from engine.datasets.image_files import is_skipped
 from engine.errors import UserError
 from engine.features import audio
@@ -214,15 +213,14 @@ def _are_changed(cell: Cell, records: Iterable[Record], place: Stored, indices_d
         found["text"] = {place.sources[name].list_digest} if name in place.sources else set()
     path = split_path(indices_dir, cell.dataset, cell.shots, cell.seed, cell.max_val_shot)
     if (listing := stored_listing(place.place)) is not None:
-        contents = {part: listing.part(part).contents for part in ("train", "val")}
         try:
-            split = load_split(indices_dir, cell.dataset, cell.shots, cell.seed, cell.max_val_shot, contents)
+            split = load_split(indices_dir, cell.dataset, cell.shots, cell.seed, cell.max_val_shot, listing.keys())
         except UserError:
             return True
         rows = {"train": split.train, "val": split.val, "test": None}
         found |= {part: {listing.part(part).digest(positions)} for part, positions in rows.items()}
     try:
-        found["split"] = {split_digest(path)}
+        found["split"] = {file_digest(path)}
     except OSError:
         found["split"] = set()
     inputs = (pair for record in records for pair in record.inputs.items())

@@ -38,6 +38,11 @@ def content_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
+def image_keys(contents: list[str], impaths: list[str]) -> list[str]:
+    """Return what few-shot splits of custom datasets name images by: content digest and path."""
+    return [f"{content} {impath}" for content, impath in zip(contents, impaths, strict=True)]
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """The fixed lists of one dataset, in the order that few-shot positions and cached features refer to.
@@ -83,6 +88,10 @@ class Benchmark:
         """
         rows = [(item.impath, item.label, item.classname) for item in self.part(part)]
         return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
+
+    def keys(self, part: str) -> list[str]:
+        """The keys of a part's images in a custom dataset, in its order."""
+        return image_keys(self.contents(part) or [], [item.impath for item in self.part(part)])
 
     def contents(self, part: str) -> list[str] | None:
         """The content digests of a part's images, in its order; None for a published dataset."""

@@ -4,8 +4,8 @@ A split is a list of positions. For the eleven published datasets they follow fr
 alone (`indices/class_counts.json`), so no image is needed to make them. Another folder of splits may have counts of
 its own.
 
-In a custom dataset images come and go. The file of a split then has their content digests in place of positions, and
-keeps its other images when some of them are gone (`update_splits`).
+In a custom dataset images come and go. The file of a split then has a key of each image in place of its position, the
+content digest and the path, and keeps its other images when some of them are gone (`update_splits`).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class FewShotSplit:
     """Positions in `train` and in `val` of `dataset`, in the order drawn; both were made for these arguments.
 
     `counts` are the images per class of the dataset that it was read for, where these are known (`class_counts`).
-    `contents` are the content digests of the images by part, in a custom dataset.
+    `keys` are those of the images by part, in a custom dataset.
     """
 
     dataset: str
@@ -90,17 +90,17 @@ class FewShotSplit:
     val: list[int]
     max_val_shot: int = field(default=MAX_VAL_SHOT, kw_only=True)
     counts: dict[str, Any] | None = field(default=None, kw_only=True, compare=False, repr=False)
-    contents: dict[str, list[str]] | None = field(default=None, kw_only=True, repr=False)
+    keys: dict[str, list[str]] | None = field(default=None, kw_only=True, repr=False)
 
     @property
     def text(self) -> str:
         """The split as it stands in its file: compact JSON, without a newline."""
-        return json.dumps(self.contents or {"train": self.train, "val": self.val}, separators=(",", ":"))
+        return json.dumps(self.keys or {"train": self.train, "val": self.val}, separators=(",", ":"))
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the file, as in `indices/sha256.csv`."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        """SHA-256 of the file, as in `indices/sha256.csv`; of the content digests alone in a custom dataset."""
+        return _digest(self.text, self.keys)
 
     @property
     def name(self) -> str:
@@ -249,11 +249,11 @@ def load_splits(
     shots: Iterable[Shots],
     seeds: Iterable[int],
     max_val_shot: int = MAX_VAL_SHOT,
-    contents: Mapping[str, Sequence[str]] | None = None,
+    keys: Mapping[str, Sequence[str]] | None = None,
 ) -> list[FewShotSplit]:
     """Read the splits of all combinations of shots and seeds, shots first.
 
-    `contents` are the content digests of a custom dataset's images by part, among which its splits' are looked for.
+    `keys` are those of a custom dataset's images by part, among which the images of its splits are looked for.
     Raises MissingSplits, which tells of all of them, when files are missing, and for a file that is malformed.
     """
     asked = [(shot, seed) for shot in dict.fromkeys(shots) for seed in dict.fromkeys(seeds)]
@@ -264,7 +264,7 @@ def load_splits(
         if len(missing) > 1:
             are_missing = f"and {len(missing) - 1} more are missing; few_shot_split.py makes them"
         raise MissingSplits(f"{paths[missing[0]]} {are_missing}", dataset, missing)
-    return [_read_split(path, dataset, *pair, max_val_shot, contents) for pair, path in paths.items()]
+    return [_read_split(path, dataset, *pair, max_val_shot, keys) for pair, path in paths.items()]
 
 
 def load_split(
@@ -273,10 +273,10 @@ def load_split(
     shots: Shots,
     seed: int,
     max_val_shot: int = MAX_VAL_SHOT,
-    contents: Mapping[str, Sequence[str]] | None = None,
+    keys: Mapping[str, Sequence[str]] | None = None,
 ) -> FewShotSplit:
     """Read a split. Raises MissingSplits when its file is missing or malformed."""
-    (split,) = load_splits(indices_dir, dataset, [shots], [seed], max_val_shot, contents)
+    (split,) = load_splits(indices_dir, dataset, [shots], [seed], max_val_shot, keys)
     return split
 
 
@@ -286,10 +286,10 @@ def _read_split(
     shots: Shots,
     seed: int,
     max_val_shot: int,
-    contents: Mapping[str, Sequence[str]] | None,
+    keys: Mapping[str, Sequence[str]] | None,
 ) -> FewShotSplit:
     content = read_lists(path)
-    if content is None or (contents is None and _is_tracked(content)):
+    if content is None or (keys is None and _is_tracked(content)):
         raise MissingSplits(
             f'{path} is damaged: it should hold {{"train": [positions], "val": [positions]}}, both not empty.'
             " Delete it; few_shot_split.py makes it anew",
@@ -298,35 +298,60 @@ def _read_split(
         )
     counts = class_counts(path.parents[1]).get(dataset)
     about = {"max_val_shot": max_val_shot, "counts": counts}
-    if contents is None:
+    if keys is None:
         return FewShotSplit(dataset, shots, seed, content["train"], content["val"], **about)
-    found = {part: _positions(content[part], contents[part]) for part in ("train", "val")}
+    found = {part: _positions(content[part], keys[part]) for part in ("train", "val")}
     if any(None in positions for positions in found.values()):
         raise UserError(
             f"{path} has images that {dataset} does not have now. Run features.py (or few_shot_split.py) on it, which"
             " puts others in their place"
         )
-    return FewShotSplit(dataset, shots, seed, **found, contents=content, **about)
+    return FewShotSplit(dataset, shots, seed, **found, keys=content, **about)
 
 
-def _positions(wanted: Iterable[str | int], contents: Sequence[str]) -> list[int | None]:
-    """The positions of images by their content digests, None for one that is not there.
+def _positions(wanted: Sequence[str | int], keys: Sequence[str]) -> list[int | None]:
+    """The positions of images by their keys, None for one that is not there.
 
-    Each of several images of one content is taken once.
+    An image that was renamed is found by its content. Each of several images of one content is taken once.
     """
-    places: dict[str, list[int]] = {}
-    for position, content in reversed(list(enumerate(contents))):
-        places.setdefault(content, []).append(position)
-    return [places[content].pop() if places.get(content) else None for content in wanted]
+    places = {key: position for position, key in enumerate(keys)}
+    same = [places.get(key) for key in wanted]
+    renamed: dict[str, list[int]] = {}
+    for position in sorted(set(places.values()) - set(same), reverse=True):
+        renamed.setdefault(_content(keys[position]), []).append(position)
+    found = []
+    for key, position in zip(wanted, same, strict=True):
+        others = renamed.get(_content(str(key)))
+        found.append(others.pop() if position is None and others else position)
+    return found
+
+
+def _content(key: str) -> str:
+    """The content digest of an image's key."""
+    return key.partition(" ")[0]
 
 
 def _is_tracked(content: dict[str, list[str] | list[int]]) -> bool:
-    """Whether a split has content digests, and not positions."""
+    """Whether a split has keys of images, and not positions."""
     return any(isinstance(one, str) for one in content["train"])
 
 
+def _digest(text: str, keys: dict[str, list[str]] | None) -> str:
+    if keys is not None:
+        contents = {part: [_content(key) for key in own] for part, own in keys.items()}
+        text = json.dumps(contents, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the digest of the split in a file, as runs and `indices/sha256.csv` state it. Raises CannotOpen."""
+    content = read_lists(path)
+    is_tracked = content is not None and _is_tracked(content)
+    return _digest(read_bytes(path).strip().decode(errors="replace"), content if is_tracked else None)
+
+
 def read_lists(path: Path) -> dict[str, list[int] | list[str]] | None:
-    """Return the positions or content digests of a split by part, None for a damaged file. Raises CannotOpen."""
+    """Return the positions or image keys of a split by part, None for a damaged file. Raises CannotOpen."""
     content = read_bytes(path)
     try:
         content = parse_json(content)
@@ -336,7 +361,7 @@ def read_lists(path: Path) -> dict[str, list[int] | list[str]] | None:
 
 
 def _is_split(content: Any) -> bool:
-    """Whether `content` is an object of two lists, not empty, of distinct positions or of content digests."""
+    """Whether `content` is an object of two lists, not empty, of distinct positions or of keys of images."""
     if not isinstance(content, dict) or set(content) != {"train", "val"}:
         return False
     if all(isinstance(own, list) and own and all(isinstance(one, str) for one in own) for own in content.values()):
@@ -366,16 +391,16 @@ def update_splits(
     how many of its images were drawn again. Images that are still there stay. Raises UserError for the split of
     another dataset of this name, none of whose images are there.
     """
-    contents = {part: benchmark.contents(part) or [] for part in ("train", "val")}
-    classes = {part: group(benchmark.labels(part)) for part in contents}
+    keys = {part: benchmark.keys(part) for part in ("train", "val")}
+    classes = {part: group(benchmark.labels(part)) for part in keys}
     for shot, seed in product(dict.fromkeys(shots), dict.fromkeys(seeds)):
         path = split_path(indices_dir, benchmark.name, shot, seed, max_val_shot)
-        drawn = dict(zip(contents, draw(*classes.values(), shot, seed, max_val_shot), strict=True))
-        before, wanted = _kept(path, contents), {"train": shot, "val": val_shots(shot, max_val_shot)}
+        drawn = dict(zip(keys, draw(*classes.values(), shot, seed, max_val_shot), strict=True))
+        before, wanted = _kept(path, keys), {"train": shot, "val": val_shots(shot, max_val_shot)}
         if before is not None:
-            drawn = {part: _fill(before[part], classes[part], wanted[part], seed) for part in contents}
-        of_split = {part: [contents[part][position] for position in own] for part, own in drawn.items()}
-        split = FewShotSplit(benchmark.name, shot, seed, **drawn, max_val_shot=max_val_shot, contents=of_split)
+            drawn = {part: _fill(before[part], classes[part], wanted[part], seed) for part in keys}
+        of_split = {part: [keys[part][position] for position in own] for part, own in drawn.items()}
+        split = FewShotSplit(benchmark.name, shot, seed, **drawn, max_val_shot=max_val_shot, keys=of_split)
         there = path.read_bytes().strip() if path.exists() else None
         if there != split.text.encode():
             write_text(path, split.text)
@@ -386,7 +411,7 @@ def update_splits(
         yield split, done
 
 
-def _kept(path: Path, contents: Mapping[str, Sequence[str]]) -> dict[str, list[int]] | None:
+def _kept(path: Path, keys: Mapping[str, Sequence[str]]) -> dict[str, list[int]] | None:
     """The positions by part of those images of a custom dataset's split that are there still.
 
     None for a split that is not there, or holds positions: it is from before images were tracked, and drawing it again
@@ -395,7 +420,7 @@ def _kept(path: Path, contents: Mapping[str, Sequence[str]]) -> dict[str, list[i
     content = read_lists(path) if path.exists() else None
     if content is None or not _is_tracked(content):
         return None
-    found = {part: _positions(content[part], contents[part]) for part in contents}
+    found = {part: _positions(content[part], keys[part]) for part in keys}
     if all(position is None for own in found.values() for position in own):
         raise UserError(
             f"{path} is a split of other images: not one of them is there now. If they are those of another folder of"
@@ -447,8 +472,8 @@ def checked_splits(
     """
     if not benchmark.train:
         return []
-    contents = {part: benchmark.contents(part) for part in ("train", "val")} if benchmark.files else None
-    splits = load_splits(indices_dir, benchmark.name, shots, seeds, max_val_shot, contents)
+    keys = {part: benchmark.keys(part) for part in ("train", "val")} if benchmark.files else None
+    splits = load_splits(indices_dir, benchmark.name, shots, seeds, max_val_shot, keys)
     for split in splits:
         check(split, benchmark)
     return splits

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 from engine import files
 from engine.datasets import Benchmark
-from engine.datasets.benchmark import PARTS
+from engine.datasets.benchmark import PARTS, image_keys
 from engine.datasets.checks import counted, first
 from engine.errors import UserError
 from engine.features.store import Listed, MissingFeatures, Place
@@ -28,6 +28,11 @@ class Listing:
     def part(self, name: str) -> Listed:
         """Return the images of a split: train, val or test."""
         return getattr(self, name)
+
+
+    def keys(self) -> dict[str, list[str]]:
+        """Return the keys of training and validation images, by which few-shot splits name them."""
+        return {part: image_keys(self.part(part).contents, self.part(part).paths) for part in ("train", "val")}
 
 
 def listing_of(benchmark: Benchmark) -> Listing | None:

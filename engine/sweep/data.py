@@ -98,8 +98,8 @@ class DatasetFeatures:
             raise MissingFeatures(
                 f"no features of {cell.dataset}: {place.listing}, which lists their images, is not there"
             )
-        contents = self.listing and {part: self.listing.part(part).contents for part in ("train", "val")}
-        splits = load_splits(indices_dir, cell.dataset, *asked, cell.max_val_shot, contents)
+        keys = self.listing and self.listing.keys()
+        splits = load_splits(indices_dir, cell.dataset, *asked, cell.max_val_shot, keys)
         self.splits = {(split.shots, split.seed): split for split in splits}
         self.positions = {
             "train": sorted({position for split in self.splits.values() for position in split.train}),

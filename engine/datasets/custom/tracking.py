@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import stat
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,8 @@ def file_states(folder: Path, impaths: Iterable[str], known: Mapping[str, FileSt
     def look(impath: str) -> FileState:
         try:
             found = os.stat(folder / impath)
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError("no regular file")
             state = known.get(impath)
             if state is None or (state.size, state.modified) != (found.st_size, found.st_mtime_ns):
                 state = FileState(found.st_size, found.st_mtime_ns, content_digest(folder / impath))
