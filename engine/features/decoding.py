@@ -63,10 +63,12 @@ def batches(images: Dataset, *, workers: int, **batching: Any) -> Iterator[Batch
     loader = DataLoader(images, num_workers=workers, collate_fn=Batch.of, worker_init_fn=_never_wait, **batching)
     try:
         return iter(loader)
-    except (OSError, ImportError) as error:  # no semaphores (they lie in /dev/shm), no more processes
+    except BlockingIOError:  # no more processes, as of any that a script starts
+        raise
+    except (OSError, ImportError) as error:  # no semaphores, which lie in /dev/shm
         raise UserError(
-            f"processes that decode images cannot be started ({error}); a full or absent /dev/shm and a limit on"
-            " processes are common causes. --num-workers 0 does without them"
+            f"processes that decode images cannot be started ({error}): /dev/shm is full or absent. --num-workers 0"
+            " does without them"
         ) from error
 
 
