@@ -219,10 +219,8 @@ def _are_changed(cell: Cell, records: Iterable[Record], place: Stored, indices_d
             return True
         rows = {"train": split.train, "val": split.val, "test": None}
         found |= {part: {listing.part(part).digest(positions)} for part, positions in rows.items()}
-    try:
-        found["split"] = {file_digest(path)}
-    except OSError:
-        found["split"] = set()
+    with suppress(CannotOpen):  # which is another finding
+        found["split"] = {file_digest(path)} if path.exists() else set()
     inputs = (pair for record in records for pair in record.inputs.items())
     return any(digest not in found.get(name, {digest}) for name, digest in inputs)
 

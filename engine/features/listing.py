@@ -29,7 +29,6 @@ class Listing:
         """Return the images of a split: train, val or test."""
         return getattr(self, name)
 
-
     def keys(self) -> dict[str, list[str]]:
         """Return the keys of training and validation images, by which few-shot splits name them."""
         return {part: image_keys(self.part(part).contents, self.part(part).paths) for part in ("train", "val")}
