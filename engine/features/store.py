@@ -443,6 +443,8 @@ def reading(path: Path) -> Iterator[safe_open]:
         with opening(path), safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        if "KeyboardInterrupt" in str(error):  # safetensors wraps whatever comes while it calls Python
+            raise KeyboardInterrupt from error
         raise MissingFeatures(
             f"{path} cannot be read ({error}); remove it, as its features must be made again"
         ) from error
