@@ -40,10 +40,11 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+from engine.methods import GRIDS  # noqa: E402
 from engine.model import Classifier, Embedding, LinearHead  # noqa: E402
-from engine.optimizer import GRIDS  # noqa: E402
-from engine.training import EXECUTORS, plan  # noqa: E402
+from engine.training import plan  # noqa: E402
 from engine.training.evaluate import Heads, accuracies  # noqa: E402
+from engine.training.executors import EXECUTORS  # noqa: E402
 from engine.training.gradients import plain_attention  # noqa: E402
 from engine.training.problem import Job, Problem, Samples, admits  # noqa: E402
 

@@ -36,7 +36,7 @@ def script():
 @pytest.fixture
 def short_grids(monkeypatch):
     """The grid of `records` for all methods, also for scripts in forks."""
-    from engine.optimizer import GRIDS
+    from engine.methods import GRIDS
     from records import POINTS
 
     for name in GRIDS:

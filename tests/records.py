@@ -3,8 +3,8 @@
 import random
 import re
 
-from engine.optimizer import Hyperparameters
 from engine.results.runs import Accuracy, Cell, Record, Shifted, write_record
+from engine.training.grid import Hyperparameters
 
 CROSS, UNI, UNI_ZEROSHOT = "cross_modal-linear_zeroshot", "uni_modal-linear_random", "uni_modal-linear_zeroshot"
 LINEAR, PARTIAL = "logit_4.60517-linear", "logit_4.0-partial"

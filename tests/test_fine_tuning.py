@@ -10,7 +10,7 @@ from PIL import Image
 
 from engine.clip.load import load_encoder
 from engine.features.store import Bank, Place, read_texts, write_shard
-from engine.optimizer import GRIDS
+from engine.methods import GRIDS
 from engine.results.runs import read_record, selected
 from forks import run_fork
 from stores import install_pictures, store_of_random_features
@@ -223,9 +223,9 @@ def test_adapters_and_their_table(tmp_path):
 def test_a_diverged_run_is_recorded_as_such(world, monkeypatch):
     """No grid of the paper has a learning rate that diverges, so one is put in its place."""
     from engine.config import TRAIN, cells, parser
-    from engine.optimizer import Grid
     from engine.sweep import sweep as module
     from engine.sweep.data import DatasetFeatures
+    from engine.training.grid import Grid
 
     monkeypatch.setitem(module.GRIDS, "linear", Grid(lr=(1e38, 1e-3), weight_decay=(0.0,), batch_size=(8,)))
     args = parser("", *TRAIN).parse_args([*SWEEP, *BRIEF])

@@ -36,10 +36,11 @@ from engine.classifier.images import pixels
 from engine.datasets import image_files
 from engine.errors import UserError
 from engine.features.store import DIGEST, digests
-from engine.optimizer import GRIDS, Hyperparameters
+from engine.methods import GRIDS
 from engine.results import heads
 from engine.results.heads import MissingClassifier
 from engine.results.runs import read_record, selected
+from engine.training.grid import Hyperparameters
 from engine.transforms import normalise
 from forks import Fork, limit_sharing, run_fork, unlistable
 from hostile import save_hostile

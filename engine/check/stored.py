@@ -23,9 +23,9 @@ from engine.features.listing import changes, listing_of, stored_listing
 from engine.features.mining import read_any
 from engine.features.store import Bank, Place, Source, prompts_digest, texts_source
 from engine.files import CannotOpen
-from engine.optimizer import Hyperparameters
 from engine.results import heads
 from engine.results.runs import RECORD, Cell, Record, read_record, require_grid, selected
+from engine.training.grid import Hyperparameters
 
 
 @dataclass

@@ -7,7 +7,6 @@ probabilities = classifier(["a.jpg", "b.jpg"])  # [2, C], in the order of classi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +20,8 @@ from engine.clip import names
 from engine.clip.frozen import FrozenImages
 from engine.clip.load import PRECISIONS, Encoder, load_encoder
 from engine.errors import UserError
-from engine.model import Adapter, Classifier, Embedding, LinearHead
+from engine.methods.build import build
+from engine.model import Classifier
 from engine.model import wise_ft as weight_ensemble
 from engine.results import heads
 from engine.results.heads import Kept
@@ -117,8 +117,7 @@ def _classifier(kept: Kept, part: nn.Module | None, wise_ft: bool) -> Classifier
     """What was trained; `part` is that of the encoder, which gets the trained weights."""
     tensors = dict(kept.tensors)
     weight, zeroshot = tensors["head.weight"], tensors.pop("zeroshot")
-    adapter = Adapter(weight.shape[1], torch.Generator()) if kept.run.cell.head == "adapter" else None
-    classifier = Classifier(Embedding([part], adapter), LinearHead(weight, scale=math.exp(kept.run.cell.logit)))
+    classifier = build(kept.run.cell.head, weight, kept.run.cell.logit, [part], torch.Generator())
     classifier.load_state_dict(tensors)
     if wise_ft:
         classifier.head.weight = nn.Parameter(weight_ensemble(weight, zeroshot, kept.wiseft_ratio))

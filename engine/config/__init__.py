@@ -19,15 +19,17 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from engine import datasets, optimizer, templates
+from engine import datasets, templates
 from engine.clip import names
 from engine.config import default, refusals, streams
 from engine.datasets.few_shot import ALL, MAX_VAL_SHOT, MissingSplits, Shots
 from engine.errors import UserError
+from engine.methods import DEFAULT, HEADS, METHODS
 from engine.results import layout
 from engine.results.layout import TABLES, Scope
 from engine.results.predictions import FORMATS
 from engine.results.runs import Cell
+from engine.training.schedule import MAX_ITER, MAX_LOGIT
 
 SHOTS = [1, 2, 4, 8, 16]
 SEEDS = [1, 2, 3]
@@ -74,8 +76,8 @@ def logit(text: str) -> float:
         number = float(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"'{text:.50}' is not a number") from error
-    if not abs(number) <= optimizer.MAX_LOGIT:
-        most = optimizer.MAX_LOGIT
+    if not abs(number) <= MAX_LOGIT:
+        most = MAX_LOGIT
         raise argparse.ArgumentTypeError(f"'{text:.50}' is not a number from -{most} to {most}")
     return number
 
@@ -344,8 +346,8 @@ ARGUMENTS = {
     ),
     "classifier_head": _argument(
         "--classifier_head",
-        choices=["linear", "adapter"],
-        default="linear",
+        choices=list(HEADS),
+        default=DEFAULT.head,
         help="a linear layer, or a residual adapter before it (linear)",
     ),
     "classifier_init": _argument(
@@ -359,11 +361,9 @@ ARGUMENTS = {
         "--logit", type=logit, default=4.60517, help="log of the scale of the logits: 4.60517 is 100 (4.60517)"
     ),
     "hyperparams": _argument(
-        "--hyperparams", choices=list(optimizer.GRIDS), default="linear", help="hyper-parameter grid (linear)"
+        "--hyperparams", choices=list(METHODS), default=DEFAULT.name, help="hyper-parameter grid (linear)"
     ),
-    "mode": _argument(
-        "--mode", choices=list(optimizer.MODES), default="linear", help="the method to tabulate (linear)"
-    ),
+    "mode": _argument("--mode", choices=list(METHODS), default=DEFAULT.name, help="the method to tabulate (linear)"),
     "wise_ft": _argument(
         "--wise_ft",
         type=boolean,
@@ -409,7 +409,7 @@ ARGUMENTS = {
         "--clip-weights", metavar="FILE", help="the encoder's weights, if features.py was given a file with them"
     ),
     # how to run
-    "max_iter": _argument("--max-iter", type=positive, default=optimizer.MAX_ITER, help="training steps (12800)"),
+    "max_iter": _argument("--max-iter", type=positive, default=MAX_ITER, help="training steps (12800)"),
     "test": _argument(
         "--test",
         choices=["selected", "all"],
@@ -655,8 +655,9 @@ def shifted_sets(args: argparse.Namespace) -> dict[str, list[str]]:
 
 def apply_mode(args: argparse.Namespace) -> None:
     """Set what `--mode` fixes, under the names that train.py's arguments have. The text encoder stays whole."""
-    mode = optimizer.MODES[args.mode]
-    args.classifier_head, args.image_layer_idx, args.hyperparams, args.logit = mode
+    method = METHODS[args.mode]
+    args.classifier_head, args.image_layer_idx = method.head, method.image_layer
+    args.hyperparams, args.logit = method.name, method.logit
     args.text_layer_idx = 0
 
 

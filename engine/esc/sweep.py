@@ -20,13 +20,14 @@ from torch import Tensor
 from engine import memory
 from engine.errors import UserError
 from engine.esc.data import ADDED, OTHER, EscCell, EscData
-from engine.optimizer import AUDIO, Hyperparameters
+from engine.methods import AUDIO
 from engine.results import esc
 from engine.results.esc import DRAWS, PROBES, SHOTS, SPLITS, TASKS, UNI_MODAL, EscRun
 from engine.results.runs import select
 from engine.sweep.sweep import MEMORY_SHARE
-from engine.training import EXECUTORS
 from engine.training.evaluate import Heads, accuracies
+from engine.training.executors import EXECUTORS
+from engine.training.grid import Hyperparameters
 from engine.training.problem import Job, Outcome, Problem, admits
 
 POINTS = list(AUDIO)

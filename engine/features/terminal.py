@@ -20,7 +20,7 @@ from engine.features.store import Place
 from engine.features.texts import TextPlan, extract_texts
 from engine.features.verify import changed_images, check
 from engine.features.zeroshot import measure
-from engine.optimizer import GRIDS
+from engine.methods import GRIDS
 
 
 def load(name: str, *settings: Any) -> Encoder:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from engine.errors import UserError
+
 WISE_FT_RATIO = 0.5
 """How far WiSE-FT goes back to the zero-shot classifier (Table 1 of the paper uses the middle)."""
 ADAPTER_RATIO = 0.2
@@ -37,8 +39,14 @@ class Adapter(nn.Module):
     """
 
     def __init__(self, dimension: int, generator: torch.Generator):
+        """Raises UserError for a dimension too small to be divided."""
         super().__init__()
         hidden = dimension // ADAPTER_REDUCTION
+        if not hidden:
+            raise UserError(
+                f"an adapter needs features of {ADAPTER_REDUCTION} numbers or more, and these have {dimension}; use"
+                " --classifier_head linear"
+            )
         self.down = nn.Parameter(random_weight(hidden, dimension, generator))
         self.up = nn.Parameter(random_weight(dimension, hidden, generator))
 

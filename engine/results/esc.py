@@ -22,8 +22,10 @@ from typing import NamedTuple
 from engine import schema
 from engine.errors import UserError
 from engine.files import parse_json, write_text
-from engine.optimizer import AUDIO, MAX_ITER, Hyperparameters
+from engine.methods import AUDIO
 from engine.results.runs import NOT_A_RECORD, require_accuracies, select
+from engine.training.grid import Hyperparameters
+from engine.training.schedule import MAX_ITER
 
 TASKS = ("image", "audio")
 DEMO_CLASSES = (10, 12)

@@ -24,7 +24,6 @@ from engine.digests import tensors_digest
 from engine.errors import UserError
 from engine.files import CannotOpen, entries_below, opening, parse_json, write_tensors
 from engine.model import WISE_FT_RATIO
-from engine.optimizer import Hyperparameters
 from engine.preprocessing import Preprocessing
 from engine.results.runs import (
     NOT_A_RECORD,
@@ -35,6 +34,7 @@ from engine.results.runs import (
     record_path,
     runs_digest,
 )
+from engine.training.grid import Hyperparameters
 
 FILE = "classifier.safetensors"
 FORMAT = 2

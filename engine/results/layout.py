@@ -10,19 +10,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from engine import datasets
+from engine import datasets, methods
 from engine.clip import names
 from engine.errors import UserError
-from engine.optimizer import MAX_ITER, MODES
 from engine.results import esc, paper
 from engine.results.paper import AVERAGE, Line
 from engine.results.runs import Cell
+from engine.training.schedule import MAX_ITER
 
 
 class Source(NamedTuple):
     """The runs that a method of the paper is, and which of their three classifiers.
 
-    `mode` is one of `optimizer.MODES`; `image_layer` is the mode's unless given. `images` are augmentation and views
+    `mode` is one of `engine.methods`; `image_layer` is the method's unless given. `images` are augmentation and views
     where the paper's table does not say.
     """
 
@@ -185,7 +185,7 @@ def cell(line: Line, dataset: str, shots: int, seed: int, scope: Scope) -> Cell:
     they do not change its training.
     """
     source = METHODS[line.method].source
-    mode = MODES[source.mode]
+    method = methods.METHODS[source.mode]
     modality = line.modality or "cross_modal"
     augmentation, views = line.image_augmentation, line.image_views
     images = (augmentation, int(views)) if augmentation else source.images
@@ -194,16 +194,16 @@ def cell(line: Line, dataset: str, shots: int, seed: int, scope: Scope) -> Cell:
         shots=shots,
         seed=seed,
         encoder=scope.encoders[line.backbone],
-        image_layer=mode.image_layer_idx if source.image_layer is None else source.image_layer,
+        image_layer=method.image_layer if source.image_layer is None else source.image_layer,
         text_layer=source.text_layer,
         text_augmentation=line.text_augmentation or "hand_crafted",
         image_augmentation=images[0],
         image_views=images[1],
         modality=modality,
-        head=mode.classifier_head,
+        head=method.head,
         init=line.init or ("random" if modality == "uni_modal" else "zeroshot"),
-        logit=mode.logit,
-        hyperparams=mode.hyperparams,
+        logit=method.logit,
+        hyperparams=method.name,
         max_iter=scope.max_iter,
     )
 

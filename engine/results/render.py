@@ -10,12 +10,12 @@ import pandas as pd
 
 from engine import datasets
 from engine.files import write_text
-from engine.optimizer import MAX_ITER
 from engine.results import layout, paper
 from engine.results.compare import Comparison, Entry, Row
 from engine.results.layout import METHODS, TABLES, Place
 from engine.results.paper import AVERAGE
 from engine.results.runs import runs_digest
+from engine.training.schedule import MAX_ITER
 
 ALONE = "†"
 """Marks methods of the paper that this project does not have."""

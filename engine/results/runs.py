@@ -19,7 +19,9 @@ from engine import schema
 from engine.datasets.few_shot import MAX_VAL_SHOT, Shots
 from engine.errors import UserError
 from engine.files import parse_json, read_bytes, write_json
-from engine.optimizer import GRIDS, MAX_ITER, MAX_LOGIT, Hyperparameters
+from engine.methods import GRIDS
+from engine.training.grid import Hyperparameters
+from engine.training.schedule import MAX_ITER, MAX_LOGIT
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from engine.datasets.checks import first
 from engine.datasets.few_shot import MAX_VAL_SHOT, Shots, read_shots
 from engine.errors import UserError
 from engine.files import write_text
-from engine.optimizer import MAX_ITER
 from engine.results.runs import WAYS, Cell, Record, input_of, read_cell, runs_digest, selected
+from engine.training.schedule import MAX_ITER
 
 COLUMNS = ["dataset", "shots", "seeds", "mean", "std", "zeroshot", "method", "runs"]
 """Columns of a method's table: a row per dataset and shots; `runs` is the digest of the runs behind it."""

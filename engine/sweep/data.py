@@ -32,15 +32,8 @@ from engine.features.store import (
     texts_source,
 )
 from engine.features.views import training_views
-from engine.model import (
-    ADAPTER_REDUCTION,
-    Adapter,
-    Classifier,
-    Embedding,
-    LinearHead,
-    random_weight,
-    zeroshot_weight,
-)
+from engine.methods.build import build
+from engine.model import Classifier, Embedding, random_weight, zeroshot_weight
 from engine.results.heads import Recipe
 from engine.results.runs import WAYS, Cell
 from engine.sweep.shifted import ShiftedSet, ShiftedTest, classnames, shifted_test
@@ -305,14 +298,8 @@ class DatasetFeatures:
             initial = self.zeroshot(cell)
         else:
             initial = random_weight(*self.zeroshot(cell).shape, generator(f"{name}/init"))
-        if cell.head == "adapter" and initial.shape[1] < ADAPTER_REDUCTION:
-            raise UserError(
-                f"{cell}: features of {cell.encoder} have {initial.shape[1]} numbers, and an adapter needs"
-                f" {ADAPTER_REDUCTION} or more; use --classifier_head linear"
-            )
-        adapter = Adapter(initial.shape[1], generator(f"{name}/adapter")) if cell.head == "adapter" else None
-        embedding = Embedding([self.image_part, self.text_part][:sources], adapter)
-        return Classifier(embedding, LinearHead(initial, scale=math.exp(cell.logit))).to(self.device).eval()
+        parts = [self.image_part, self.text_part][:sources]
+        return build(cell.head, initial, cell.logit, parts, generator(f"{name}/{cell.head}")).to(self.device)
 
     @cached_property
     def _images(self) -> dict[str, Samples]:

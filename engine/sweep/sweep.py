@@ -17,9 +17,9 @@ import torch
 from engine import memory
 from engine.datasets.checks import counted
 from engine.errors import UserError
+from engine.methods import GRIDS
 from engine.model import wise_ft
 from engine.model.zeroshot import ZeroShot
-from engine.optimizer import GRIDS, Hyperparameters
 from engine.results import heads
 from engine.results.runs import (
     CLASSIFIERS,
@@ -35,8 +35,9 @@ from engine.results.runs import (
     write_record,
 )
 from engine.sweep.data import DatasetFeatures
-from engine.training import EXECUTORS
 from engine.training.evaluate import Heads, accuracies, accuracies_among, embedder
+from engine.training.executors import EXECUTORS
+from engine.training.grid import Hyperparameters
 from engine.training.problem import Inputs, Job, Outcome, Problem, admits
 
 AGAIN = 2

@@ -2,10 +2,5 @@
 
 `problem` says what a run trains on, `batches` in which order, `sequential` defines what training means, `stacked` does
 the same for many runs at once (which ones, `plan` says; by which gradients, `gradients`; `graphs` replays its steps on
-a GPU), `evaluate` counts correct predictions.
+a GPU), `evaluate` counts correct predictions. `schedule` and `grid` are light: they import no torch.
 """
-
-from engine.training import sequential, stacked
-
-EXECUTORS = {"sequential": sequential.train, "stacked": stacked.train}
-"""What `--executor` names: the same function of the same jobs, to float tolerance."""

@@ -103,6 +103,10 @@ class FunctionalModel(_StackedModel):
     def __init__(self, stack: Stack, problems: Sequence[Problem]):
         super().__init__(stack, problems)
         self._model = twin(problems[0].model).train()
+        self._buffers = {
+            name: self._of_runs(torch.stack([problem.model.get_buffer(name) for problem in problems]))
+            for name in own_buffers(problems)
+        }
         for parameter in self.parameters:
             parameter.requires_grad_()
 
@@ -129,11 +133,17 @@ class FunctionalModel(_StackedModel):
         return functional_call(self._model, parameters, sources)
 
     def _named(self) -> dict[str, Tensor]:
-        return dict(zip(self.names, self.parameters, strict=True))
+        return dict(zip(self.names, self.parameters, strict=True)) | self._buffers
 
     def _of_runs(self, tensor: Tensor) -> Tensor:
         """[G, ...] repeated for all settings: [S, ...]."""
         return tensor.repeat(self.settings, *[1] * (tensor.dim() - 1))
+
+
+def own_buffers(problems: Sequence[Problem]) -> list[str]:
+    """Return the names of the buffers that the models of `problems` do not share, such as weights made from texts."""
+    first, *others = (dict(problem.model.named_buffers()) for problem in problems)
+    return [name for name, buffer in first.items() if any(other[name] is not buffer for other in others)]
 
 
 def _softmax(logits: Tensor) -> None:

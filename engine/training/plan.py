@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from engine.datasets.few_shot import MAX_VAL_SHOT
 from engine.errors import UserError
-from engine.optimizer import EVAL_FREQ, Hyperparameters
+from engine.training.grid import Hyperparameters
 from engine.training.problem import Job, Outcome, Problem
+from engine.training.schedule import EVAL_FREQ
 
 CPU_CACHE = 12 << 20
 """Bytes of weights, gradients and moments that a stack on a CPU is cut to: a stack that no longer fits the caches is
@@ -104,7 +105,7 @@ def _families(jobs: Sequence[Job]) -> list[tuple[list[Problem], list[Setting], i
         settings[problem, batch_size].append((lr, weight_decay))
     families: dict[tuple, list[Problem]] = defaultdict(list)
     for (problem, batch_size), wanted in settings.items():
-        shapes = tuple(parameter.shape for parameter in problem.model.parameters())
+        shapes = tuple(tensor.shape for tensor in (*problem.model.parameters(), *problem.model.buffers()))
         alike = (batch_size, tuple(wanted), shapes, problem.model.head.scale, len(problem.sources))
         families[alike].append(problem)
     return [(problems, list(alike[1]), alike[0]) for alike, problems in families.items()]
@@ -150,7 +151,7 @@ def run_bytes(problem: Problem, batch_size: int) -> int:
     """Memory that one run of a problem takes in a stack.
 
     That is five times its parameters (weights, gradients, two moments, the best weights so far; autograd makes the
-    gradients once more than it returns), its batches, what a step leaves behind (samples and logits, or what autograd
+    gradients once more than it returns), its buffers, its batches, what a step leaves behind (samples and logits, or what autograd
     saves) and what a block of validation images does. On a CPU these two take turns; a captured step keeps its own.
     """
     share, classes = problem.share(batch_size), problem.model.head.weight.shape[0]
@@ -163,11 +164,15 @@ def run_bytes(problem: Problem, batch_size: int) -> int:
         step = _saved_bytes(problem, share)
         validation += step * rows // (share * len(problem.sources))
     together = max if problem.device.type == "cpu" else sum
-    return copies * _parameter_bytes(problem) + order + together([step, validation])
+    return copies * _parameter_bytes(problem) + _buffer_bytes(problem) + order + together([step, validation])
 
 
 def _row_bytes(problem: Problem) -> int:
     return sum(tensor[0].nbytes for tensor in problem.val.bank)
+
+
+def _buffer_bytes(problem: Problem) -> int:
+    return sum(buffer.nbytes for buffer in problem.model.buffers())
 
 
 def _parameter_bytes(problem: Problem) -> int:

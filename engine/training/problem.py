@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.model import Classifier
-from engine.optimizer import Hyperparameters
+from engine.training.grid import Hyperparameters
 
 Inputs = tuple[Tensor, ...]
 """Samples as an encoder's trainable part takes them, [n, ...] each: images, or texts with their end-of-text positions.

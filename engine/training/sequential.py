@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch.nn import functional as F
 
-from engine.optimizer import BETAS, EPS, EVAL_FREQ, learning_rate
 from engine.training.batches import generator, streams
 from engine.training.evaluate import EMBEDDED, FEATURES, Heads, accuracies
 from engine.training.problem import Job, Outcome
+from engine.training.schedule import BETAS, EPS, EVAL_FREQ, learning_rate
 
 
 def train(

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from engine import memory
-from engine.optimizer import BETAS, EPS, EVAL_FREQ, learning_rate
 from engine.training.batches import streams
 from engine.training.gradients import FunctionalModel, LinearModel, plain_attention
 from engine.training.graphs import captured
 from engine.training.plan import Stack, is_linear, plan
 from engine.training.problem import Inputs, Job, Outcome, Problem, Samples
+from engine.training.schedule import BETAS, EPS, EVAL_FREQ, learning_rate
 
 
 def train(

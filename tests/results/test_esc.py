@@ -5,7 +5,7 @@ import json
 import pytest
 
 from engine.errors import UserError
-from engine.optimizer import AUDIO
+from engine.methods import AUDIO
 from engine.results import esc
 from engine.results.esc import EscRun, add_runs, file_of, mean_and_deviation, read_runs, score, wins
 

@@ -7,17 +7,21 @@ import time
 
 import pytest
 import torch
+from torch import nn
 
 from engine.clip.split import unstackable
 from engine.errors import UserError
-from engine.model import Classifier, LinearHead
-from engine.optimizer import EVAL_FREQ, GRIDS, Hyperparameters, learning_rate
-from engine.training import EXECUTORS, graphs, sequential, stacked
+from engine.methods import GRIDS
+from engine.model import Classifier, Embedding, LinearHead
+from engine.training import graphs, sequential, stacked
 from engine.training import plan as plan_module
 from engine.training.batches import streams
 from engine.training.evaluate import Heads, accuracies, embedder
+from engine.training.executors import EXECUTORS
+from engine.training.grid import Hyperparameters
 from engine.training.plan import plan, run_bytes
 from engine.training.problem import Job, Samples, admits
+from engine.training.schedule import EVAL_FREQ, learning_rate
 from problems import DIMENSION, KINDS, STACKABLE
 
 
@@ -166,6 +170,32 @@ def test_executors_agree_on_whatever_is_trained(kind, make_problem):
     stack, plain = (run(executor, jobs, 220) for executor in ("stacked", "sequential"))
     assert all(map(close, stack, plain))
     assert sum(outcome.step > 0 for outcome in plain) > len(plain) / 2, "most are best at step 0: the test shows little"
+
+
+class Shift(nn.Module):
+    """Features moved by a buffer, which is another one in each problem."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.register_buffer("shift", torch.linspace(-number, number, DIMENSION))
+        self.gain = nn.Parameter(torch.ones(DIMENSION))
+
+    def forward(self, x):
+        return self.gain * x + self.shift
+
+
+def test_buffers_are_those_of_each_problem(make_problem):
+    problems = [make_problem(shots, scale=10.0) for shots in (1, 2, 4)]
+    problems = [
+        dataclasses.replace(p, model=Classifier(Embedding([None], Shift(number)), p.model.head).eval())
+        for number, p in enumerate(problems)
+    ]
+    jobs = [Job(problem, Hyperparameters(1e-2, 0.01, 8)) for problem in problems]
+    assert len(plan(jobs, 1)[0]) == 1
+    stack, plain = (run(executor, jobs, 120) for executor in ("stacked", "sequential"))
+    for one, other in zip(stack, plain, strict=True):
+        torch.testing.assert_close(one.weight, other.weight, rtol=1e-4, atol=1e-5)
+        assert one.step == other.step
 
 
 def test_batchnorm_trains_with_the_statistics_of_its_batches(make_problem):

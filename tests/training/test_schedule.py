@@ -4,7 +4,9 @@ import math
 
 import pytest
 
-from engine.optimizer import GRIDS, Hyperparameters, learning_rate
+from engine.methods import GRIDS
+from engine.training.grid import Hyperparameters
+from engine.training.schedule import learning_rate
 
 
 @pytest.mark.parametrize(
