@@ -495,7 +495,9 @@ def test_features_that_cannot_be_normalised_are_not_trained_on(script, world):
 def test_an_adapter_of_few_numbers_is_refused(script, tmp_path):
     world = store_of_random_features(tmp_path, classes=20, dimension=3)
     done = train(script, world, "--classifier_head", "adapter", "--hyperparams", "adapter", check=1)
-    assert "features of fake have 3 numbers, and an adapter needs 4 or more" in done.stderr
+    assert (
+        "an adapter needs features of 4 numbers or more, and these have 3; use --classifier_head linear" in done.stderr
+    )
     train(script, world, "--train-shot", "1", "--seed", "1", "--max-iter", "3")
 
 

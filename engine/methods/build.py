@@ -20,5 +20,5 @@ def build(
     `parts` are the trained parts of the image encoder and, for cross-modal training, the text encoder; None for none.
     `generator` initialises what the method puts before the linear layer. Raises UserError for a D that it cannot have.
     """
-    embedding = Embedding(parts, HEADS[head].embedding(weight.shape[1], generator))
+    embedding = Embedding(parts, HEADS[head].embedding(weight.shape[-1], generator))
     return Classifier(embedding, LinearHead(weight, scale=math.exp(logit))).eval()

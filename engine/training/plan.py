@@ -151,8 +151,9 @@ def run_bytes(problem: Problem, batch_size: int) -> int:
     """Memory that one run of a problem takes in a stack.
 
     That is five times its parameters (weights, gradients, two moments, the best weights so far; autograd makes the
-    gradients once more than it returns), its buffers, its batches, what a step leaves behind (samples and logits, or what autograd
-    saves) and what a block of validation images does. On a CPU these two take turns; a captured step keeps its own.
+    gradients once more than it returns), its buffers, its batches, what a step leaves behind (samples and logits, or
+    what autograd saves) and what a block of validation images does. On a CPU these two take turns; a captured step
+    keeps its own.
     """
     share, classes = problem.share(batch_size), problem.model.head.weight.shape[0]
     order = 2 * 8 * EVAL_FREQ * share * len(problem.sources)

@@ -187,7 +187,7 @@ class Shift(nn.Module):
 def test_buffers_are_those_of_each_problem(make_problem):
     problems = [make_problem(shots, scale=10.0) for shots in (1, 2, 4)]
     problems = [
-        dataclasses.replace(p, model=Classifier(Embedding([None], Shift(number)), p.model.head).eval())
+        dataclasses.replace(p, model=Classifier(Embedding([None, None], Shift(number)), p.model.head).eval())
         for number, p in enumerate(problems)
     ]
     jobs = [Job(problem, Hyperparameters(1e-2, 0.01, 8)) for problem in problems]
