@@ -14,8 +14,8 @@ import shutil
 from pathlib import Path
 
 from engine import config
-from engine.config import remedies
-from engine.results import compare, layout, render
+from engine.config import commands
+from engine.paper import compare, layout, render
 
 SHOWN = 12
 """How many of the commands that fill a table are printed; its files have them all."""
@@ -32,7 +32,7 @@ def main() -> None:
         made = compare.compare(number, config.scope(args, number), args.result_dir, args.esc_result_dir)
         show(made, args)
         if args.plot:
-            from engine.results.plots import table_against_shots  # matplotlib takes a second to import
+            from engine.paper.plots import table_against_shots  # matplotlib takes a second to import
 
             table_against_shots(made, args.title, Path(args.plot))
             print(f"plot: {args.plot}")
@@ -40,7 +40,7 @@ def main() -> None:
 
 def show(made: compare.Comparison, args: argparse.Namespace) -> None:
     """Write a table, and print it as narrow as the screen is, without deviations."""
-    below = remedies.filling(made, args)
+    below = commands.filling(made, args)
     paths = render.write(made, below, Path(args.avg_dir))
     left_out = len(below) - 1 - SHOWN
     if left_out > 0:

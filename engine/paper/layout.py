@@ -1,6 +1,6 @@
 """The paper's tables as data: which of its methods are which runs of ours, and what runs along rows and columns.
 
-`METHODS` and `TABLES` are the whole specification: the rows of a table, in order, are those of `paper_results.csv`, and
+`METHODS` and `TABLES` are the whole specification: the rows of a table, in order, are those of `printed.csv`, and
 the cells of runs follow from a row's method and inputs.
 """
 
@@ -10,11 +10,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from engine import datasets, methods
+from engine import datasets
 from engine.clip import names
 from engine.errors import UserError
-from engine.results import esc, paper
-from engine.results.paper import AVERAGE, Line
+from engine.methods import METHODS as OURS
+from engine.paper import printed
+from engine.paper.printed import AVERAGE, Line
+from engine.results import esc
 from engine.results.runs import Cell
 from engine.training.schedule import MAX_ITER
 
@@ -126,9 +128,9 @@ class Place(NamedTuple):
 
 def scope_of_paper(number: int, seeds: Sequence[int]) -> Scope:
     """What a table of the paper is made of, whose seeds it does not say."""
-    found = paper.published(number)
+    found = printed.published(number)
     shots = sorted({shots for _, _, shots in found} - {0})
-    encoders = {line.backbone: names.folder(line.backbone) for line in paper.lines(number)}
+    encoders = {line.backbone: names.folder(line.backbone) for line in printed.lines(number)}
     own = ("imagenet",) if TABLES[number].kind == "shift" else datasets.TARGETS
     return Scope(own, tuple(shots), tuple(seeds), encoders)
 
@@ -160,14 +162,14 @@ def columns(number: int, scope: Scope) -> list[Place]:
         return [Place(dataset) for dataset in (*scope.datasets, AVERAGE)]
     if kind == "shift":
         return [Place(test) for dataset in scope.datasets for test in (dataset, *datasets.variants(dataset))]
-    task = next(iter(paper.published(number)))[1].rpartition("_")[2]
+    task = next(iter(printed.published(number)))[1].rpartition("_")[2]
     shots = [0] * any(map(is_zeroshot, _lines(number, scope))) + list(scope.shots)
     return [Place(f"{classes}_{task}", s) for classes in scope.datasets for s in shots]
 
 
 def _lines(number: int, scope: Scope) -> list[Line]:
     """The lines of a table for its encoders. One that the paper's table lacks has the lines of its first one."""
-    of_paper = paper.lines(number)
+    of_paper = printed.lines(number)
     backbones = {line.backbone for line in of_paper}
     shown = [(name, name if name in backbones else of_paper[0].backbone) for name in scope.encoders]
     return [replace(line, backbone=name) for name, like in shown for line in of_paper if line.backbone == like]
@@ -185,7 +187,7 @@ def cell(line: Line, dataset: str, shots: int, seed: int, scope: Scope) -> Cell:
     they do not change its training.
     """
     source = METHODS[line.method].source
-    method = methods.METHODS[source.mode]
+    method = OURS[source.mode]
     modality = line.modality or "cross_modal"
     augmentation, views = line.image_augmentation, line.image_views
     images = (augmentation, int(views)) if augmentation else source.images
@@ -220,7 +222,7 @@ def require_shifts(names: Iterable[str]) -> None:
 
 def plotted(number: int) -> list[Line]:
     """The lines of a table that a plot shows: methods of ours, without zero-shot and differences."""
-    own = [line for line in paper.lines(number) if METHODS[line.method].source is not None]
+    own = [line for line in printed.lines(number) if METHODS[line.method].source is not None]
     return [line for line in own if not is_zeroshot(line) and line.metric == "accuracy"]
 
 
