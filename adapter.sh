@@ -7,7 +7,7 @@
 # Needs what features.sh leaves. sweep.sh has the datasets, shots, seeds and views, and says what else can be set.
 source "$(dirname "${BASH_SOURCE[0]}")/sweep.sh"
 
-METHOD=(--classifier_head adapter --image-layer-idx 0 --hyperparams adapter --logit 4.60517)
+METHOD=(--method adapter)
 
 one_dataset() { both_rows "$@"; }
 

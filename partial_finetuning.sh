@@ -7,7 +7,7 @@
 # Needs what features.sh leaves. sweep.sh has the datasets, shots, seeds and views, and says what else can be set.
 source "$(dirname "${BASH_SOURCE[0]}")/sweep.sh"
 
-METHOD=(--classifier_head linear --image-layer-idx 1 --hyperparams partial --logit 4.0)
+METHOD=(--method partial)
 
 one_dataset() { both_rows "$@"; }
 

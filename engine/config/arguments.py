@@ -385,9 +385,9 @@ FEATURES = (
     " indices_dir feature_dir"
 ).split()
 TRAIN = (
-    "modality method classifier_head classifier_init logit hyperparams dataset train_shot max_val_shot seed clip_encoder"
-    " clip_weights image_layer_idx text_layer_idx text_augmentation image_augmentation image_views max_iter test"
-    " save_heads executor max_memory device indices_dir feature_dir result_dir"
+    "modality method classifier_head classifier_init logit hyperparams dataset train_shot max_val_shot seed"
+    " clip_encoder clip_weights image_layer_idx text_layer_idx text_augmentation image_augmentation image_views"
+    " max_iter test save_heads executor max_memory device indices_dir feature_dir result_dir"
 ).split()
 DOMAIN_SHIFT = [{"dataset": "source", "train_shot": "source_shot"}.get(name, name) for name in TRAIN] + ["shifted"]
 EVAL = (
