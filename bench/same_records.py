@@ -1,0 +1,45 @@
+"""Compare the runs of two versions of the project: points, steps and accuracies must be equal, bit for bit.
+
+    python bench/same_records.py experiments_before experiments_after
+
+Both folders are what the same commands left on the same machine (`bash demo.sh`, `bash adapter.sh`, domain_shift.py, ...;
+imagenet_esc.py's folders are compared too). Prints what differs; the exit status is 1 if anything does.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+NOT_COMPARED = {"seconds", "versions"}
+"""What is another each time."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("before", type=Path)
+    parser.add_argument("after", type=Path)
+    args = parser.parse_args()
+    before, after = (runs_of(folder) for folder in (args.before, args.after))
+    differences = [f"{name}: only in {args.before}" for name in before.keys() - after.keys()]
+    differences += [f"{name}: only in {args.after}" for name in after.keys() - before.keys()]
+    for name in sorted(before.keys() & after.keys()):
+        fields = [key for key in before[name] | after[name] if before[name].get(key) != after[name].get(key)]
+        differences += [f"{name}: {', '.join(fields)}"] * bool(fields)
+    for line in sorted(differences)[:20]:
+        print(line)
+    print(f"{len(before.keys() & after.keys())} runs in both, {len(differences)} differences")
+    sys.exit(1 if differences else 0)
+
+
+def runs_of(folder: Path) -> dict[str, dict]:
+    """The runs below a folder by their places: records, and lines of ImageNet-ESC's files."""
+    runs = {str(path.relative_to(folder)): json.loads(path.read_bytes()) for path in folder.rglob("record.json")}
+    for path in folder.rglob("*.jsonl"):
+        lines = enumerate(path.read_text(encoding="utf-8").splitlines())
+        runs |= {f"{path.relative_to(folder)}:{number}": json.loads(line) for number, line in lines}
+    return {name: {k: v for k, v in run.items() if k not in NOT_COMPARED} for name, run in runs.items()}
+
+
+if __name__ == "__main__":
+    main()
