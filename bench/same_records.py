@@ -2,7 +2,7 @@
 
     python bench/same_records.py experiments_before experiments_after
 
-Both folders are what the same commands left on the same machine (`bash demo.sh`, `bash adapter.sh`, domain_shift.py, ...;
+Both folders are what the same commands left on the same machine (`bash demo.sh`, `bash adapter.sh`, ...;
 imagenet_esc.py's folders are compared too). Prints what differs; the exit status is 1 if anything does.
 """
 
