@@ -9,7 +9,7 @@ from dataclasses import astuple
 from pathlib import Path
 
 from engine.datasets import checks
-from engine.datasets.benchmark import DEPTH, PARTS, Benchmark, FileState, Item
+from engine.datasets.benchmark import PARTS, Benchmark, FileState, Item
 from engine.datasets.checks import first
 from engine.datasets.custom.finding import Found
 from engine.errors import UserError
@@ -116,7 +116,7 @@ def divide(images: list[Found], parts: Sequence[str], seed: str) -> dict[str, li
 
 
 def inspect_images(folder: Path, impaths: list[str]) -> int:
-    """Return the depth in bits of those images that have more than 8.
+    """Return the depth in bits of those images that have more than 8, 0 where none has.
 
     Raises UserError for files that are no images, or too large, before a split has them.
     """
@@ -134,4 +134,4 @@ def inspect_images(folder: Path, impaths: list[str]) -> int:
     if faults:
         lines = "\n".join([*faults[: checks.SHOWN], *["  ..."] * (len(faults) > checks.SHOWN)])
         raise UserError(f"files that are no images, or too large: {len(faults)}. Replace or remove them:\n{lines}")
-    return max(filter(None, depths), default=DEPTH)
+    return max(filter(None, depths), default=0)

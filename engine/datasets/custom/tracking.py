@@ -11,7 +11,6 @@ import random
 import stat
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -42,6 +41,8 @@ def file_states(folder: Path, impaths: Iterable[str], known: Mapping[str, FileSt
         except OSError as error:
             raise UserError(f"{folder / impath} cannot be read ({error.strerror or error})") from error
         return state
+
+    from concurrent.futures import ThreadPoolExecutor  # which takes longer to import than all of this
 
     impaths = list(impaths)
     with ThreadPoolExecutor(READERS) as readers:
@@ -87,8 +88,9 @@ def update(split: Benchmark, images: list[Found], names: dict[str, str], split_f
     kept = _follow(split, found, states, changes)
     numbers = _number_classes(split, kept, names, changes)
     lists = _place(split, kept, images, changes)
-    if new := [image for own in lists.values() for image in own if image.impath in set(changes.added)]:
-        inspect_images(split.image_dir, [image.impath for image in new])
+    if other := changes.added + changes.replaced:
+        depth = inspect_images(split.image_dir, other)
+        split = replace(split, depth=depth if split.depth == 0 else split.depth)  # of more bits, these are the first
     items = {
         part: sorted(
             (Item(image.impath, numbers[image.label], names[image.label]) for image in own),
