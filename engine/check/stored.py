@@ -13,6 +13,8 @@ from pathlib import Path
 
 from engine import files, templates
 from engine.check.findings import NOTE, OK, WRONG, Finding
+from engine.clip import names
+from engine.clip.weights import preprocessing_of
 from engine.datasets.benchmark import PARTS, Benchmark
 from engine.datasets.checks import counted, first
 from engine.datasets.few_shot import file_digest, load_split, split_path
@@ -113,6 +115,7 @@ def stale(stored: Stored, weights: str | None, benchmark: Benchmark | None, soun
         reasons.append("some were made by other weights than the rest")
     elif weights and made_by - {weights}:
         reasons.append(f"made by other weights ({made_by.pop()[:12]}) than those that are here ({weights[:12]})")
+    reasons += _prepared_otherwise(stored)
     wanted, now, changed = {"sounds": sounds}, benchmark and listing_of(benchmark), []
     then = stored_listing(stored.place)
     if now is not None and then is not None:
@@ -130,6 +133,18 @@ def stale(stored: Stored, weights: str | None, benchmark: Benchmark | None, soun
     return [
         Finding(WRONG, f"{stored.place.folder}: {reason}; remove what is old, and make it anew") for reason in reasons
     ] + [Finding(WRONG, f"{stored.place.folder}: {text}") for text in changed]
+
+
+def _prepared_otherwise(stored: Stored) -> list[str]:
+    """Features of images that were not prepared as the encoder's name says, as an earlier version did for some."""
+    name, _ = names.of_folder(stored.encoder)
+    wanted = preprocessing_of(name)
+    made = {source.preprocessing for part in PARTS for source in stored.of(part)}
+    return [
+        f"made of images that were prepared otherwise than {name} wants them ({other}; {wanted.description})"
+        for other in sorted(made)
+        if wanted is not None and other != wanted.description
+    ]
 
 
 def _prompts(benchmark: Benchmark, augmentation: str) -> str | None:
