@@ -9,6 +9,7 @@ import resource
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -189,6 +190,19 @@ def test_images_that_come_later_are_divided_and_the_others_stay(photos, put_imag
         assert labels == sorted(labels)
         assert (labels.count(1), labels.count(2)) == (of_cats, of_ants)
     assert read(photos).notes == ()
+
+
+def test_the_first_images_of_more_bits_may_come_later(photos, put_images):
+    """They would be dark, taken for images of all 16 bits."""
+    assert read(photos).depth == 0
+    put_images(photos, ["cat/new.jpg"])
+    assert read(photos).depth == 0
+    for added, largest, depth in (("cat/deep.png", 4095, 12), ("cat/deeper.png", 65535, 12)):
+        Image.fromarray(np.full((8, 8), largest, dtype=np.uint16)).save(photos / added)
+        assert read(photos).depth == depth
+    assert '"depth": 12,' in (photos / "split.json").read_text()
+    (photos / "split.json").unlink()
+    assert read(photos).depth == 16
 
 
 def test_images_that_went_leave_the_others_where_they_were(photos):
