@@ -21,9 +21,9 @@ from engine.datasets.few_shot import file_digest, load_split, split_path
 from engine.datasets.image_files import is_skipped
 from engine.errors import UserError
 from engine.features import audio
-from engine.features.listing import changes, listing_of, stored_listing
+from engine.features.listing import changes, listing_of, read_listing, stored_listing
 from engine.features.mining import read_any
-from engine.features.store import Bank, Place, Source, prompts_digest, texts_source
+from engine.features.store import BY_CONTENT, Bank, Place, Source, prompts_digest, texts_source
 from engine.files import CannotOpen
 from engine.optimizer import Hyperparameters
 from engine.results import heads
@@ -70,9 +70,10 @@ def features(feature_dir: str | Path, encoder: str, dataset: str) -> Stored:
             _take(stored, f"{folder.name}/{bank.name}", lambda bank=bank: _bank(bank, stored))
         for path in sorted(folder.glob("*.safetensors")):
             _take(stored, f"{folder.name}/{path.stem}", lambda path=path: texts_source(path))
-    for path in sorted(root.glob(stored.place.mined("*").name)):
+    readers = dict.fromkeys(sorted(root.glob(stored.place.mined("*").name)), read_any)
+    for path, read in {**readers, stored.place: read_listing}.items():
         try:
-            read_any(path)
+            read(path)
         except UserError as error:
             stored.faults.append(Finding(WRONG, str(error)))
     return stored
@@ -122,14 +123,15 @@ def stale(stored: Stored, weights: str | None, benchmark: Benchmark | None, soun
         kinds = changes(then, now)
         changed = [f"{', '.join(kinds)} since its features were made; features.py makes these anew"] if kinds else []
     elif benchmark is not None:
-        wanted |= {part: benchmark.digest(part) for part in PARTS if stored.of(part)}
+        wanted |= {part: BY_CONTENT if now else benchmark.digest(part) for part in PARTS if stored.of(part)}
     for part, digest in wanted.items():
         if digest and any(source.list_digest != digest for source in stored.of(part)):
             reasons.append(f"{part} features of another list than the one that is installed")
     is_renamed = now is not None and then is not None and then.classnames != now.classnames  # which `changes` tells
     for name, source in stored.sources.items() if benchmark is not None and not is_renamed else ():
         if name.startswith("text-") and _prompts(benchmark, Path(name).name) not in (None, source.list_digest):
-            reasons.append(f"{name}: other prompts or class names than the dataset has")
+            text = f"{name}: other prompts or class names than the dataset has"
+            changed.append(f"{text}; features.py makes these anew") if now else reasons.append(text)
     return [
         Finding(WRONG, f"{stored.place.folder}: {reason}; remove what is old, and make it anew") for reason in reasons
     ] + [Finding(WRONG, f"{stored.place.folder}: {text}") for text in changed]

@@ -52,7 +52,7 @@ class Benchmark:
     label k here; for all others it is None. `files` are the image files of a custom dataset, by impath; empty for a
     published one. `notes` are what a person should know of how it was read. `upright` are images of one's own: to be
     turned as their EXIF data say, and with transparent pixels on BACKGROUND, which the published datasets' are not.
-    `depth` is the number of bits of images of more than 8; 0 where there are none, None where none was looked for.
+    `depth` is the number of bits of images of more than 8; None where no image has been looked at for it.
     """
 
     name: str

@@ -364,15 +364,12 @@ def _is_split(content: Any) -> bool:
     """Whether `content` is an object of two lists, not empty, of distinct positions or of keys of images."""
     if not isinstance(content, dict) or set(content) != {"train", "val"}:
         return False
-    if all(isinstance(own, list) and own and all(isinstance(one, str) for one in own) for own in content.values()):
-        return True
-    return all(
-        isinstance(positions, list)
-        and positions
-        and all(type(position) is int and position >= 0 for position in positions)
-        and len(set(positions)) == len(positions)
-        for positions in content.values()
-    )
+    if not all(isinstance(own, list) and own for own in content.values()):
+        return False
+    named = [one for own in content.values() for one in own]
+    are_positions = all(type(position) is int and position >= 0 for position in named)
+    are_keys = all(isinstance(key, str) for key in named)
+    return (are_positions or are_keys) and all(len(set(own)) == len(own) for own in content.values())
 
 
 # --- of images of one's own ------------------------------------------------------------------------------------------
@@ -431,12 +428,11 @@ def _kept(path: Path, keys: Mapping[str, Sequence[str]]) -> dict[str, list[int]]
 
 def _fill(kept: list[int], classes: Classes, shots: Shots, seed: int) -> list[int]:
     """The positions that a split has of each class: the kept ones, and others in place of those that are gone."""
-    filled = []
+    filled, at = [], {position: rank for rank, position in enumerate(kept)}
     for positions in classes:
         count = at_most(shots, len(positions))
-        of_class = set(positions)
-        own = [position for position in kept if position in of_class][:count]
-        rest = [position for position in positions if position not in own]
+        own = sorted((position for position in positions if position in at), key=at.get)[:count]
+        rest = sorted(set(positions).difference(own))
         filled += own + sorted(random.Random(seed).sample(rest, count - len(own)))
     return filled
 
@@ -486,8 +482,7 @@ def check(split: FewShotSplit, benchmark: Benchmark) -> None:
     class in the published order.
     """
     problem = counts_problem(split.counts, benchmark) if split.counts else None
-    problem = problem or _part_problem("train", split.train, split.shots, benchmark)
-    problem = problem or _part_problem("val", split.val, split.val_shots, benchmark)
+    problem = problem or _parts_problem(split, {part: benchmark.labels(part) for part in ("train", "val")})
     if problem:
         remedy = f". Splits of older lists of yours go with the folder {split.dataset} of --indices_dir"
         raise UserError(
@@ -513,9 +508,23 @@ def counts_problem(published: dict[str, Any], benchmark: Benchmark) -> str | Non
     return None
 
 
-def _part_problem(part: str, positions: list[int], shots: Shots, benchmark: Benchmark) -> str | None:
+def check_current(split: FewShotSplit, labels: Mapping[str, Sequence[int]]) -> None:
+    """Raise UserError when a split is not up to date with the `labels` by part of a custom dataset."""
+    if problem := _parts_problem(split, labels):
+        raise UserError(
+            f"{split.dataset}, {split.shots} shots, seed {split.seed}: images changed since the few-shot split was"
+            f" made: {problem}. Run features.py on it with these shots and seeds, which brings the split up to date"
+        )
+
+
+def _parts_problem(split: FewShotSplit, labels: Mapping[str, Sequence[int]]) -> str | None:
+    """What is wrong with a split of images that have these `labels` by part; None when nothing is."""
+    problem = _part_problem("train", split.train, split.shots, labels["train"])
+    return problem or _part_problem("val", split.val, split.val_shots, labels["val"])
+
+
+def _part_problem(part: str, positions: list[int], shots: Shots, labels: Sequence[int]) -> str | None:
     """What is wrong with the positions drawn from one part; None when nothing is."""
-    labels = benchmark.labels(part)
     beyond = [position for position in positions if position >= len(labels)]
     if beyond:
         return f"{part} has {len(labels)} images, the split has position {checks.first(beyond, len(beyond))}"

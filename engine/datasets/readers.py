@@ -173,8 +173,8 @@ def _file_states(states: Any, path: Path) -> dict[str, FileState]:
 def _depth(split: dict[str, Any], path: Path) -> int | None:
     """Return the `depth` of a split file, if it has one; raises UserError for one that no image has."""
     depth = split.get("depth")
-    if depth is not None and (type(depth) is not int or not (depth == 0 or 8 <= depth <= DEPTH)):
-        raise UserError(f'{path}: "depth" is a number of bits from 8 to {DEPTH}, or 0, not {json.dumps(depth)[:50]}')
+    if depth is not None and (type(depth) is not int or not 8 <= depth <= DEPTH):
+        raise UserError(f'{path}: "depth" is a number of bits from 8 to {DEPTH}, not {json.dumps(depth)[:50]}')
     return depth
 
 

@@ -51,9 +51,10 @@ class Origin:
     split: str
 
     @classmethod
-    def of(cls, text: Source, val: Source, split: str) -> Origin:
-        """The origin, whatever layers are yet to come of the features in the store: mining takes final features."""
-        return cls(*(replace(source, layer=0, dtype="fp32") for source in (text, val)), split)
+    def of(cls, text: Source, val: Bank, split: FewShotSplit) -> Origin:
+        """Return the origin, whatever layers are yet to come of the features in the store: mining takes final ones."""
+        images = replace(val.source, list_digest=val.list_digest(split.val))  # in a custom dataset with their classes
+        return cls(*(replace(source, layer=0, dtype="fp32") for source in (text, images)), split.digest)
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def mine_splits(
     listing, text_path = read_listing(place), place.texts(text_layers, MINING)
     bank = Bank(place.bank("val", image_layers, "none"), listing and listing.val)
     source, todo = texts_source(text_path), mineable(place, splits)
-    origins = {split.name: Origin.of(source, bank.source, split.digest) for split in splits}
+    origins = {split.name: Origin.of(source, bank, split) for split in splits}
     for split in splits:
         if split not in todo:
             try:

@@ -361,6 +361,12 @@ def read_texts(path: Path, pick: Callable[[Tensor], Tensor] | None = None) -> Te
         )
 
 
+def read_wordings(path: Path) -> tuple[list[str], list[int]]:
+    """Return the prompts of a file and the class of each; their features, which may be large, are not read."""
+    with reading(path) as file:
+        return check_layout(file), file.get_tensor("labels").tolist()
+
+
 def fault_of_ends(ends: Tensor | None, features: Tensor) -> str | None:
     """Return what is wrong with the positions [n] of the ends of texts in features [n, L, width]; None for nothing."""
     if ends is None or (ends.shape == features.shape[:1] and ends.min() >= 0 and ends.max() < features.shape[1]):

@@ -14,10 +14,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from engine import templates
 from engine.clip import names
 from engine.clip.load import Encoder
 from engine.errors import UserError
-from engine.features.store import DTYPES, Place, Source, Texts, check_finite, prompts_digest, texts_source, write_texts
+from engine.features.store import (
+    DTYPES,
+    Place,
+    Source,
+    Texts,
+    check_finite,
+    prompts_digest,
+    read_wordings,
+    texts_source,
+    write_texts,
+)
 
 BATCH_SIZE = 256
 
@@ -55,13 +66,13 @@ def plan_texts(
     place: Place,
     encoder: Encoder,
     store_dtype: str = "fp32",
-    outdated: str | None = None,
+    renewable: list[str] | None = None,
 ) -> TextPlan:
     """Which files of the features of `prompts` are missing at `place`, of those for each number of trainable layers.
 
-    A file of the prompts with the digest `outdated` counts as missing: in custom datasets classes come, go and are
-    renamed.
-    Raises UserError when one there was made by other weights or in another way, or from other prompts.
+    In custom datasets classes come, go and are renamed: a file counts as missing that has the templates `renewable`
+    with other class names. Raises UserError when one there was made by other weights or in another way, or from other
+    prompts.
     """
     wanted, missing = {}, []
     for layers in encoder.text:
@@ -80,9 +91,8 @@ def plan_texts(
             missing.append(layers)
         elif (found := texts_source(path)) == source:
             continue
-        elif (
-            found.list_digest == outdated
-            and replace(found, list_digest=source.list_digest, length=len(prompts)) == source
+        elif replace(found, list_digest=source.list_digest, length=len(prompts)) == source and (
+            renewable and _are_of(renewable, path)
         ):
             missing.append(layers)
         else:
@@ -104,6 +114,15 @@ def plan_texts(
     }
     sizes = {layers: len(prompts) * row + len(json.dumps(prompts)) for layers, row in rows.items()}
     return TextPlan(augmentation, prompts, labels, wanted, sizes, tokens, lengths, tuple(truncated), alike)
+
+
+def _are_of(chosen: list[str], path: Path) -> bool:
+    """Return whether a file has the prompts of the templates `chosen`, of whatever classes."""
+    prompts, labels = read_wordings(path)
+    try:
+        return templates.prompts(chosen, templates.unfilled(chosen[0], prompts, labels)) == (prompts, labels)
+    except ValueError:
+        return False
 
 
 def _alike(tokens: Tensor, prompts: list[str], labels: list[int]) -> tuple[tuple[str, str], ...]:

@@ -29,7 +29,7 @@ def _measure(plan: DatasetPlan, augmentation: str, positions: list[int]) -> Zero
     path, pick = plan.place.texts(0, augmentation), None
     if augmentation == MINING:
         split = max(plan.mined, key=lambda split: len(split.val))
-        origin = Origin.of(texts_source(path), bank.source, split.digest)
+        origin = Origin.of(texts_source(path), bank, split)
         positions, pick = split.val, read_mined(plan.place.mined(split.name), origin).rows
     texts, (features, labels) = read_texts(path, pick), bank.read(positions)
     classes = int(texts.labels.max()) + 1

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine import datasets, memory
+from engine import datasets, memory, templates
 from engine.datasets.benchmark import BACKGROUND
-from engine.datasets.few_shot import ALL, FewShotSplit, load_splits
+from engine.datasets.few_shot import ALL, FewShotSplit, check_current, load_splits
 from engine.errors import UserError
 from engine.features.listing import read_listing
 from engine.features.mining import Origin, read_mined
@@ -29,6 +29,7 @@ from engine.features.store import (
     check_norms,
     prompts_digest,
     read_texts,
+    read_wordings,
     texts_source,
 )
 from engine.features.views import training_views
@@ -44,7 +45,6 @@ from engine.model import (
 from engine.results.heads import Recipe
 from engine.results.runs import WAYS, Cell
 from engine.sweep.shifted import ShiftedSet, ShiftedTest, classnames, shifted_test
-from engine.templates import MINING
 from engine.training.batches import generator
 from engine.training.evaluate import EMBEDDED, FEATURES, Heads, accuracies, accuracies_among
 from engine.training.problem import Inputs, Problem, Samples
@@ -100,6 +100,8 @@ class DatasetFeatures:
             )
         keys = self.listing and self.listing.keys()
         splits = load_splits(indices_dir, cell.dataset, *asked, cell.max_val_shot, keys)
+        for split in splits if self.listing else ():
+            check_current(split, {part: self.listing.part(part).labels for part in ("train", "val")})
         self.splits = {(split.shots, split.seed): split for split in splits}
         self.positions = {
             "train": sorted({position for split in self.splits.values() for position in split.train}),
@@ -115,6 +117,8 @@ class DatasetFeatures:
         self._text_path = place.texts(cell.text_layer, cell.text_augmentation)
         self._text_source = texts_source(self._text_path)
         self._check_layers(self._text_path, self._text_source, cell.text_layer, encoder)
+        if self.listing and not templates.are_of(self.listing.classnames, *read_wordings(self._text_path)):
+            raise MissingFeatures(f"{self._text_path} has the prompts of other class names than {place.listing}")
         for (part, _), bank in self._banks.items():
             bank.require(self.positions[part])
             self._check_layers(bank.folder, bank.source, cell.image_layer, encoder)
@@ -123,7 +127,9 @@ class DatasetFeatures:
             self._check_settings(bank)
         self.shifted = [self._shifted_test(own, encoder) for own in shifted]
         self.recipe = encoder and self._recipe(encoder)
-        self._texts, self._prompts = self._mined(place) if cell.text_augmentation == MINING else self._all_prompts()
+        self._texts, self._prompts = (
+            self._mined(place) if cell.text_augmentation == templates.MINING else self._all_prompts()
+        )
         check = check_norms if self.text_part is None else check_finite
         check(self._texts.features, range(len(self._texts.labels)), f"{cell.dataset}, prompts, in {self._text_path}")
         self.classes = int(self._texts.labels.max()) + 1
@@ -278,9 +284,9 @@ class DatasetFeatures:
 
     def _mined(self, place: Place) -> tuple[Texts, dict[tuple[int, int], Prompts]]:
         """The prompts that were mined on any split, without the rest of the pool, and those of each split."""
-        val = self._banks["val", "none"].source
+        val = self._banks["val", "none"]
         mined = {
-            key: read_mined(place.mined(split.name), Origin.of(self._text_source, val, split.digest))
+            key: read_mined(place.mined(split.name), Origin.of(self._text_source, val, split))
             for key, split in self.splits.items()
         }
 
