@@ -18,7 +18,8 @@ from PIL import ExifTags, Image
 
 from engine.demo import world as drawn
 from engine.features.listing import read_listing
-from engine.features.store import Bank, Place, read_texts
+from engine.features.prompts import read_texts
+from engine.features.store import Bank, Place
 from engine.results.runs import read_record
 from forks import Fork, run_fork, unlistable
 

@@ -23,7 +23,8 @@ from engine.errors import UserError
 from engine.features import audio
 from engine.features.listing import changes, listing_of, read_listing, stored_listing
 from engine.features.mining import read_any
-from engine.features.store import BY_CONTENT, Bank, Place, Source, prompts_digest, texts_source
+from engine.features.prompts import prompts_digest, texts_source
+from engine.features.store import BY_CONTENT, Bank, Place, Source
 from engine.files import CannotOpen
 from engine.optimizer import Hyperparameters
 from engine.results import heads

@@ -30,16 +30,8 @@ from engine.datasets.custom.tracking import file_states
 from engine.errors import UserError
 from engine.features.decoding import Batch, batches, dead_workers
 from engine.features.listing import Listing
-from engine.features.store import (
-    BY_CONTENT,
-    DTYPES,
-    Bank,
-    Place,
-    Source,
-    check_finite,
-    shard_path,
-    write_shard,
-)
+from engine.features.numbers import check_finite
+from engine.features.store import BY_CONTENT, DTYPES, Bank, Place, Source, shard_path, write_shard
 from engine.preprocessing import Preprocessing
 from engine.transforms import decoded, normalise, render
 

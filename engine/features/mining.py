@@ -22,16 +22,9 @@ from engine import templates
 from engine.datasets.few_shot import FewShotSplit
 from engine.errors import UserError
 from engine.features.listing import read_listing
-from engine.features.store import (
-    Bank,
-    MissingFeatures,
-    Place,
-    Source,
-    check_finite,
-    check_norms,
-    read_texts,
-    texts_source,
-)
+from engine.features.numbers import check_finite, check_norms
+from engine.features.prompts import read_texts, texts_source
+from engine.features.store import Bank, MissingFeatures, Place, Source
 from engine.files import parse_json, read_bytes, write_json
 from engine.templates import MINED, MINING
 

@@ -18,17 +18,9 @@ from engine import templates
 from engine.clip import names
 from engine.clip.load import Encoder
 from engine.errors import UserError
-from engine.features.store import (
-    DTYPES,
-    Place,
-    Source,
-    Texts,
-    check_finite,
-    prompts_digest,
-    read_wordings,
-    texts_source,
-    write_texts,
-)
+from engine.features.numbers import check_finite
+from engine.features.prompts import Texts, prompts_digest, read_wordings, texts_source, write_texts
+from engine.features.store import DTYPES, Place, Source
 
 BATCH_SIZE = 256
 
@@ -87,19 +79,8 @@ def plan_texts(
         )
         path = place.texts(layers, augmentation)
         wanted[layers] = path, source
-        if not path.exists():
+        if not path.exists() or not _is_current(path, source, f"{dataset} by {encoder.name}", renewable):
             missing.append(layers)
-        elif (found := texts_source(path)) == source:
-            continue
-        elif replace(found, list_digest=source.list_digest, length=len(prompts)) == source and (
-            renewable and _are_of(renewable, path)
-        ):
-            missing.append(layers)
-        else:
-            raise UserError(
-                f"{path} was not made from the prompts of {dataset} by {encoder.name}, as they are now:"
-                f" {_difference(found, source)}.\nremove it to make it anew, or give another --feature_dir"
-            )
     if not missing:
         return TextPlan(augmentation, prompts, labels, wanted, {})
     tokens, lengths = encoder.tokens(prompts)
@@ -114,6 +95,19 @@ def plan_texts(
     }
     sizes = {layers: len(prompts) * row + len(json.dumps(prompts)) for layers, row in rows.items()}
     return TextPlan(augmentation, prompts, labels, wanted, sizes, tokens, lengths, tuple(truncated), alike)
+
+
+def _is_current(path: Path, source: Source, whose: str, renewable: list[str] | None) -> bool:
+    """Whether a file is made from `source`; False where it may be made anew, UserError where it is another's."""
+    if (found := texts_source(path)) == source:
+        return True
+    other_prompts = replace(found, list_digest=source.list_digest, length=source.length) == source
+    if other_prompts and renewable and _are_of(renewable, path):
+        return False
+    raise UserError(
+        f"{path} was not made from the prompts of {whose}, as they are now: {_difference(found, source)}.\nremove it to"
+        " make it anew, or give another --feature_dir"
+    )
 
 
 def _are_of(chosen: list[str], path: Path) -> bool:

@@ -21,6 +21,8 @@ from engine.datasets.checks import first
 from engine.datasets.custom.tracking import file_states
 from engine.features.listing import read_listing, stored_listing
 from engine.features.mining import read_any
+from engine.features.numbers import finite_rows
+from engine.features.prompts import fault_of_ends
 from engine.features.store import (
     BY_CONTENT,
     MissingFeatures,
@@ -31,8 +33,6 @@ from engine.features.store import (
     contents_of,
     differences,
     digests,
-    fault_of_ends,
-    finite_rows,
     read_header,
     read_source,
     reading,

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from engine.features.mining import Origin, read_mined
 from engine.features.planning import DatasetPlan
-from engine.features.store import Bank, read_texts, texts_source
+from engine.features.prompts import read_texts, texts_source
+from engine.features.store import Bank
 from engine.model import zeroshot_weight
 from engine.model.zeroshot import ZeroShot
 from engine.templates import MINING

@@ -16,7 +16,8 @@ from torch import Tensor
 from engine import datasets, templates
 from engine.datasets.checks import first
 from engine.errors import UserError
-from engine.features.store import Bank, MissingFeatures, Place, read_wordings
+from engine.features.prompts import read_wordings
+from engine.features.store import Bank, MissingFeatures, Place
 from engine.results.runs import ALL_CLASSES, Cell
 
 

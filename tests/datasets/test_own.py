@@ -16,7 +16,7 @@ from PIL import Image
 from engine import datasets
 from engine.datasets import few_shot, registry
 from engine.datasets.benchmark import PARTS
-from engine.datasets.custom import dividing
+from engine.datasets.custom import dividing, splits
 from engine.errors import UserError
 
 
@@ -360,7 +360,7 @@ def test_classes_of_one_or_two_images_are_trained_on(photos, few, divided):
     assert (few == 1) == ("no images in test, so test accuracy says nothing of how well they are recogn" in said)
     train, val = few_shot.sample(found.labels("train"), found.labels("val"), 4, 1)
     few_shot.check(few_shot.FewShotSplit("photos", 4, 1, train, val), found)
-    assert len(few_shot.shortages(found, [4])) == 2
+    assert len(splits.shortages(found, [4])) == 2
     assert read(photos).notes == found.notes[: -3 + (few == 2)] + found.notes[-2 + (few == 2) :]
 
 
@@ -723,21 +723,21 @@ def test_few_shot_splits_are_drawn_and_shortages_named(photos, tmp_path):
     _cut(photos, 4)
     found = read(photos)
     asked = tmp_path / "indices", [1, 8, few_shot.ALL], [1, 2]
-    assert [done for _, done in few_shot.update_splits(found, *asked)] == ["written"] * 6
-    assert [done for _, done in few_shot.update_splits(found, *asked)] == ["exists"] * 6
+    assert [done for _, done in splits.update_splits(found, *asked)] == ["written"] * 6
+    assert [done for _, done in splits.update_splits(found, *asked)] == ["exists"] * 6
     drawn = few_shot.checked_splits(found, *asked)
     assert [len(split.train) for split in drawn] == [2, 2, 7, 7, 7, 7]
     assert [len(split.val) for split in drawn] == [2, 2, 3, 3, 3, 3]
-    train, val = few_shot.shortages(found, asked[1])
+    train, val = splits.shortages(found, asked[1])
     assert "of 8 images a class in train, some have fewer, and give all they have: big_dog (5), cat (2). 2 are" in train
     assert "of 4 images a class in val, some have fewer, and give all they have: big_dog (2), cat (1). 1 are" in val
-    assert few_shot.shortages(found, [1, few_shot.ALL]) == []
+    assert splits.shortages(found, [1, few_shot.ALL]) == []
 
 
 def test_few_shot_splits_keep_the_images_that_are_there_still(photos, put_images, tmp_path):
     """A split has content digests; an image that is gone, and no other, is drawn again."""
     asked = tmp_path / "indices", [4], [1]
-    (split, _), *_ = few_shot.update_splits(found := read(photos), *asked)
+    (split, _), *_ = splits.update_splits(found := read(photos), *asked)
     drawn = [paths(found, "train")[position] for position in split.train]
     (photos / drawn[1]).unlink()
     (photos / drawn[6]).rename(photos / Path(drawn[6]).parent / "renamed.jpg")
@@ -745,7 +745,7 @@ def test_few_shot_splits_keep_the_images_that_are_there_still(photos, put_images
     found = read(photos)
     with pytest.raises(UserError, match=r"shot_4-seed_1.json has images that photos does not have now"):
         few_shot.checked_splits(found, *asked)
-    ((split, done),) = few_shot.update_splits(found, *asked)
+    ((split, done),) = splits.update_splits(found, *asked)
     assert done == "with 3 images drawn again"  # one for the one that is gone, two of the new class
     kept = {paths(found, "train")[position] for position in split.train}
     assert kept.issuperset({*drawn[:1], *drawn[2:6], drawn[7]})
@@ -755,4 +755,4 @@ def test_few_shot_splits_keep_the_images_that_are_there_still(photos, put_images
     put_images(other, [f"{name}/{number}.jpg" for name in ("cat", "big_dog") for number in range(10)])
     registry.FORMATS.pop("photos")
     with pytest.raises(UserError, match="is a split of other images: not one of them is there now"):
-        list(few_shot.update_splits(read(other), *asked))
+        list(splits.update_splits(read(other), *asked))
