@@ -103,6 +103,26 @@ def test_nothing_is_written_unless_it_shall_be(photos):
         assert drawn.digest(part) == first.digest(part) == written.digest(part)
 
 
+def test_parts_must_not_become_empty(tmp_path, put_images):
+    root = tmp_path / "photos"
+    put_images(root, [f"{part}/{name}/{n}.jpg" for part in PARTS for name in ("cat", "dog") for n in range(3)])
+    read(root)
+    shutil.rmtree(root / "val")
+    assert "split.json: no image is left in val. Add some, or delete this file: the images are then" in error(root)
+    put_images(root, ["val/dog/9.jpg"])
+    shutil.rmtree(root / "train" / "cat")
+    assert "split.json: no image to train on is left of cat. Add some, remove the class, or delete" in error(root)
+
+
+def test_the_depth_of_images_that_come_later(photos):
+    """A dataset of 8 bits takes theirs; where there are deep ones already, the larger counts."""
+    assert read(photos).depth == 16
+    for number, depth, found in ((1, 12, 12), (2, 10, 12), (3, 14, 14)):
+        grey = np.full((8, 8), 2**depth - 1, dtype=np.uint16)
+        Image.fromarray(grey).save(photos / "cat" / f"deep{number}.png")
+        assert read(photos, write=False).depth == read(photos).depth == read(photos).depth == found
+
+
 def test_files_that_changed_are_told_from_files_that_were_touched(photos):
     """By size and time first, and by content where these differ; a copied folder is the same dataset."""
     before = read(photos)
@@ -131,8 +151,11 @@ def test_times_alone_need_no_folder_that_can_be_written_to(photos, monkeypatch):
     monkeypatch.setattr(dividing, "write_text", _fail)
     after = read(photos)
     assert [after.contents(part) for part in PARTS] == [before.contents(part) for part in PARTS]
-    shutil.copy(photos / "cat" / "4.jpg", photos / "cat" / "3.jpg")
+    picture = photos / "cat" / "3.jpg"
+    picture.write_bytes(picture.read_bytes() + b"another")
     assert "cannot be written" in error(photos)
+    picture.write_bytes(b"another")
+    assert f"files that are no images, or too large: 1. Replace or remove them:\n  {picture}" in error(photos)
 
 
 def _fail(path, text):
@@ -192,17 +215,6 @@ def test_images_that_come_later_are_divided_and_the_others_stay(photos, put_imag
     assert read(photos).notes == ()
 
 
-def test_the_first_images_of_more_bits_may_come_later(photos, put_images):
-    """They would be dark, taken for images of all 16 bits."""
-    assert read(photos).depth == 16
-    put_images(photos, ["cat/new.jpg"])
-    assert read(photos).depth == 16
-    for added, largest, depth in (("cat/deep.png", 4095, 12), ("cat/deeper.png", 9000, 14)):
-        Image.fromarray(np.full((8, 8), largest, dtype=np.uint16)).save(photos / added)
-        assert read(photos).depth == depth
-    assert '"depth": 14,' in (photos / "split.json").read_text()
-
-
 def test_images_that_went_leave_the_others_where_they_were(photos):
     before = read(photos)
     gone = paths(before, "test")[0]
@@ -216,7 +228,15 @@ def test_images_that_went_leave_the_others_where_they_were(photos):
     for path in photos.glob("cat/*"):
         if f"cat/{path.name}" in paths(after, "train"):
             path.unlink()
-    assert "split.json: no image to train on is left of cat. Add some, remove the class, or delete" in error(photos)
+    (note,) = (again := read(photos)).notes  # what is left of the class is divided anew
+    assert "images moved to another class or split (cat/" in note
+    assert {item.impath for item in again.train if item.classname == "cat"} <= {
+        *paths(after, "val"),
+        *paths(after, "test"),
+    }
+    assert [item for item in again.train if item.classname != "cat"] == [
+        item for item in after.train if item.classname != "cat"
+    ]
     shutil.rmtree(photos / "cat")
     assert "has one class" in error(photos)
 
