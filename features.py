@@ -24,6 +24,7 @@ from pathlib import Path
 from engine import config, datasets, files
 from engine.clip import names
 from engine.datasets import checks, few_shot
+from engine.datasets.custom.splits import shortages, update_splits
 from engine.errors import UserError
 from engine.features.views import training_views
 
@@ -75,9 +76,9 @@ def splits_of(args: argparse.Namespace, benchmark: datasets.Benchmark) -> list[f
     """The asked-for splits of a dataset; of images of one's own those that are missing are drawn."""
     asked = args.indices_dir, args.train_shot, args.seed, args.max_val_shot
     if datasets.is_own(benchmark.name):
-        for note in (*benchmark.notes, *few_shot.shortages(benchmark, args.train_shot, args.max_val_shot)):
+        for note in (*benchmark.notes, *shortages(benchmark, args.train_shot, args.max_val_shot)):
             print(f"note: {note}")
-        done = Counter(done for _, done in few_shot.update_splits(benchmark, *asked))
+        done = Counter(done for _, done in update_splits(benchmark, *asked))
         if changed := [f"{done[what]} {what}" for what in sorted(done.keys() - {"exists"})]:
             print(f"few-shot splits in {Path(args.indices_dir) / benchmark.name}: {', '.join(changed)}")
     return few_shot.checked_splits(benchmark, *asked)

@@ -164,7 +164,8 @@ def encode(args: argparse.Namespace) -> None:
 
 
 def texts(args: argparse.Namespace) -> None:
-    from engine.features.store import Place, read_texts
+    from engine.features.prompts import read_texts
+    from engine.features.store import Place
     from engine.features.texts import extract_texts, plan_texts
 
     encoder = load(args)
@@ -340,7 +341,8 @@ def test_bank(args: argparse.Namespace, layer: int) -> Iterator[list[str]]:
     """A store of the demo encoder with 4 GiB of random test features; words of a command line of train.py."""
     from engine import datasets
     from engine.clip.load import load_encoder
-    from engine.features.store import Place, Source, Texts, write_shard, write_texts
+    from engine.features.prompts import Texts, write_texts
+    from engine.features.store import Place, Source, write_shard
     from engine.features.texts import extract_texts, plan_texts
 
     encoder = load_encoder("demo-RN", image_layers=[layer])

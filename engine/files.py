@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 import stat
 import tempfile
@@ -130,7 +129,7 @@ def _machine() -> str:
     try:
         identity = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
     except OSError:
-        identity = secrets.token_hex()
+        identity = os.urandom(8).hex()
     return hashlib.sha256(identity.encode()).hexdigest()[:8]
 
 

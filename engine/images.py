@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -25,6 +27,8 @@ HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"
 """What files of ISO/IEC 23008-12 begin with, behind their first 8 bytes, where pictures are coded as HEVC."""
 DEPTHS = (8, 10, 12, 14, DEPTH)
 """The numbers of bits that cameras and scanners use; files have room for 16 or 32."""
+OTHER_BYTES = {"RGB;16B": "RGB;16L", "RGB;16L": "RGB;16B", "RGB;16N": f"RGB;16{'BL'[sys.byteorder == 'big']}"}
+"""By the name that PIL has for colours of 16 bits, of which it keeps the upper 8, that of the other order of bytes."""
 STRIP = 1024
 """How many rows are looked at or changed at a time."""
 
@@ -89,21 +93,23 @@ def inspect(path: Path) -> int | None:
     values of more than 16 bits.
     """
     with opened(path) as image:
-        if not is_deep(image):
+        lower = _lower_bytes(image)
+        if not _is_deep_grey(image) and lower is None:
             return None
-        largest = _largest(image)
+        largest = _largest(image, lower)
         return next(depth for depth in DEPTHS if largest < 1 << depth)
 
 
-def is_deep(image: Image.Image) -> bool:
-    """Return whether the pixels of an image are whole numbers of more than 8 bits."""
+def _is_deep_grey(image: Image.Image) -> bool:
+    """Whether the pixels of an image are whole numbers of more than 8 bits."""
     return image.mode.startswith("I")
 
 
 def to_rgb(image: Image.Image, upright: bool = False, depth: int = DEPTH, background: str = "") -> Image.Image:
     """Return the first picture of an image in RGB.
 
-    Of greys of more than 8 bits, the upper 8 of `depth` bits are taken; PIL would show all above 255 as white.
+    Of more than 8 bits, the upper 8 of `depth` bits are taken; PIL would show greys above 255 as white, and colours of
+    less than 16 bits dark.
     Transparent pixels are shown on `background`, the name of a colour, or in the colours beneath for "". With `upright`
     it is turned as its EXIF data say: cameras that are held upright write their pictures on the side. Raises ValueError
     for numbers of which white is not known, and for values of more than `depth` bits.
@@ -142,28 +148,55 @@ def _in_8_bits(image: Image.Image, depth: int) -> Image.Image:
     """Return an image of 8 bits a channel, in any mode, with the EXIF data and the transparency of `image`."""
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, of which white is not known; save it with 8 bits")
-    if not is_deep(image):
+    lower = _lower_bytes(image) if depth < DEPTH else None
+    if not _is_deep_grey(image) and lower is None:
         return image
-    if (largest := _largest(image)) >> depth:
+    if (largest := _largest(image, lower)) >> depth:
         raise ValueError(
             f"its values go up to {largest}, and the other images of its dataset have {depth} bits; save it as"
             " these are"
         )
-    transparent = image.info.get("transparency")  # of greys the value of transparent pixels
-    grey = Image.new("L" if transparent is None else "LA", image.size)
-    for box, strip in _strips(image):
-        values = np.asarray(strip)
+    transparent = image.info.get("transparency") if lower is None else None  # of greys the value of these pixels
+    shown = Image.new("RGB" if lower else "L" if transparent is None else "LA", image.size)
+    for box, values in _values(image, lower):
         part = Image.fromarray((values >> (depth - 8)).astype(np.uint8))
         if transparent is not None:
             part.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
-        grey.paste(part, box)
-    grey.info = dict(image.info)
-    return grey
+        shown.paste(part, box)
+    shown.info = dict(image.info)
+    return shown
 
 
-def _largest(image: Image.Image) -> int:
+def _lower_bytes(image: Image.Image) -> Image.Image | None:
+    """Return the lower 8 bits of the colours of a file of 16, before it is decoded; None for other images.
+
+    PIL decodes the upper 8, and the lower ones when it takes the bytes to be in the other order.
+    """
+    tiles = [_in_other_order(tile) for tile in getattr(image, "tile", ())]
+    if image.mode != "RGB" or not tiles or None in tiles or not image.filename:
+        return None
+    with opened(Path(image.filename)) as lower:
+        lower.tile = tiles
+        lower.load()
+        return lower
+
+
+def _in_other_order(tile: Any) -> Any:
+    """One of PIL's orders to decode, with the bytes of colours of 16 bits in the other order; None for other pixels."""
+    name, *rest = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+    return tile._replace(args=(OTHER_BYTES[name], *rest)) if name in OTHER_BYTES else None
+
+
+def _values(image: Image.Image, lower: Image.Image | None) -> Iterator[tuple[tuple[int, int, int, int], np.ndarray]]:
+    """Iterate over the values of an image of more than 8 bits in strips, with the box of each."""
+    for box, strip in _strips(image):
+        values = np.asarray(strip)
+        yield box, values if lower is None else values.astype(np.uint16) << 8 | np.asarray(lower.crop(box))
+
+
+def _largest(image: Image.Image, lower: Image.Image | None) -> int:
     """Return the largest value of an image of more than 8 bits. Raises ValueError for values of more than 16."""
-    extrema = [(int(values.min()), int(values.max())) for values in (np.asarray(strip) for _, strip in _strips(image))]
+    extrema = [(int(values.min()), int(values.max())) for _, values in _values(image, lower)]
     if min(extrema)[0] < 0 or (largest := max(high for _, high in extrema)) >> DEPTH:
         raise ValueError("its pixels are whole numbers of more than 16 bits; save it with 8 bits")
     return largest

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from engine.datasets import few_shot
 from engine.esc.benchmark import CLASSES
 from engine.features import audio
-from engine.features.store import Bank, Place, Source, Texts, write_shard, write_texts
+from engine.features.prompts import Texts, write_texts
+from engine.features.store import Bank, Place, Source, write_shard
 
 SETS = {name: {int(k): v for k, v in own.items()} for name, own in json.loads(CLASSES.read_text()).items()}
 DIMENSION, IMAGES = 16, {"train": 7, "val": 5, "test": 2}
@@ -87,7 +88,7 @@ class Plain:
         return [(self._unit(features[p]), self.rank[int(labels[p])]) for p in positions if int(labels[p]) in self.rank]
 
     def texts(self):
-        from engine.features.store import read_texts
+        from engine.features.prompts import read_texts
 
         texts = read_texts(self.place.texts(0, "classname"))
         return [(self._unit(texts.features[label]), rank) for label, rank in self.rank.items()]

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from engine import datasets
 from engine.datasets import few_shot
-from engine.features.store import Place, Source, Texts, write_shard, write_texts
+from engine.features.prompts import Texts, write_texts
+from engine.features.store import Place, Source, write_shard
 
 
 def store_of_random_features(root, classes, dimension=32):

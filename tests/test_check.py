@@ -277,6 +277,19 @@ def test_stale_features_and_runs(installed, random_weights):
     assert "note runs of 1 cell whose features are no longer there" in look(installed, check=1)
 
 
+def test_images_that_were_prepared_otherwise_than_the_encoders_name_says(installed):
+    """As an earlier version prepared those of encoders that are not like OpenAI's; train.py loads no encoder."""
+    feature = installed / "feature"
+    for name in ("ViT-B-16-SigLIP-webli", "MobileCLIP-S1@mine", "ViT-B-32-laion2b_s34b_b79k", "nobodys"):
+        shutil.copytree(feature / "demo-RN", feature / name)
+    said = look(installed, check=1)
+    assert said.count("WRONG") == said.count("made of images that were prepared otherwise than ") == 2
+    assert f"WRONG {feature}/ViT-B-16-SigLIP-webli/demo: made of images that were prepared otherwise than" in said
+    assert "ViT-B-16-SigLIP:webli wants them (shortest bicubic, mean 0.48" in said
+    assert "; squash bicubic, mean 0.5 0.5 0.5, std 0.5 0.5 0.5); remove what is old, and make it anew" in said
+    assert f"WRONG {feature}/MobileCLIP-S1@mine/demo: made" in said
+
+
 def test_empty_files_are_damaged(installed):
     split = installed / "indices" / "demo" / "shot_2-seed_1.json"
     mined = installed / "feature" / "demo-RN" / "demo" / "template_mining-shot_2-seed_1.json"

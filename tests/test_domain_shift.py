@@ -13,7 +13,8 @@ from torch.nn import functional as F
 import installation
 from engine import datasets
 from engine.errors import UserError
-from engine.features.store import Bank, Place, read_texts, write_shard
+from engine.features.prompts import read_texts
+from engine.features.store import Bank, Place, write_shard
 from engine.model import zeroshot_weight
 from engine.results.domain_shift import as_tested_on
 from engine.results.runs import ALL_CLASSES, Shifted, read_record, write_record

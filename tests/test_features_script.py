@@ -27,7 +27,8 @@ from engine.clip import load, names
 from engine.clip import weights as clip_weights
 from engine.datasets import few_shot
 from engine.features import extract
-from engine.features.store import Bank, Place, read_texts
+from engine.features.prompts import read_texts
+from engine.features.store import Bank, Place
 from forks import Fork, as_a_user, can_mount, limit_sharing, unlistable
 from hostile import save_hostile
 

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+import safetensors
+import torch
 
 from engine import files
 from engine.errors import UserError
@@ -103,6 +105,19 @@ def test_what_cannot_be_opened_is_told_from_what_is_damaged(tmp_path, error):
     for damage in (ValueError("not JSON"), OSError("image file is truncated")):
         with pytest.raises(type(damage), match=str(damage)), files.opening(path):
             raise damage
+
+
+def test_equal_tensors_and_metadata_give_equal_bytes(tmp_path):
+    """Safetensors writes the keys of metadata in another order each time."""
+    keys = [f"key {number}" for number in range(8)]
+    for order in (keys, keys[::-1]):
+        path = tmp_path / f"{order[0]}.safetensors"
+        files.write_tensors(path, {"b": torch.ones(2), "a": torch.zeros(3)}, {key: f"é {key}" for key in order})
+        with safetensors.safe_open(path, "pt") as file:
+            assert file.metadata() == {key: f"é {key}" for key in keys}
+            assert file.get_tensor("b").tolist() == [1, 1]
+    one, other = (path.read_bytes() for path in tmp_path.iterdir())
+    assert one == other
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from engine.clip.load import load_encoder
-from engine.features.store import Bank, Place, read_texts, write_shard
+from engine.features.prompts import read_texts
+from engine.features.store import Bank, Place, write_shard
 from engine.methods import GRIDS
 from engine.results.runs import read_record, selected
 from forks import run_fork
@@ -189,7 +190,7 @@ def test_features_that_are_not_finite_are_named(world, part, layer):
 
 
 def test_prompts_that_are_not_finite_are_named(world):
-    from engine.features.store import write_texts
+    from engine.features.prompts import write_texts
 
     path = world.place.texts(0, "hand_crafted")
     texts = read_texts(path)

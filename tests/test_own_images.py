@@ -17,8 +17,10 @@ import torch
 from PIL import ExifTags, Image
 
 from engine.demo import world as drawn
+from engine.features import extract
 from engine.features.listing import read_listing
-from engine.features.store import Bank, Place, read_texts
+from engine.features.prompts import read_texts
+from engine.features.store import Bank, Place
 from engine.results.runs import read_record
 from forks import Fork, run_fork, unlistable
 
@@ -218,6 +220,82 @@ def test_images_and_classes_come_and_go(extracted):
 
 def load_split(indices, name):
     return json.loads((indices / name / "shot_1-seed_1.json").read_text())
+
+
+def test_prompts_of_other_class_names_are_not_trained_on(extracted):
+    """Those that features.py was not asked for when a class was renamed; it makes them anew when it is."""
+    next(path for path in extracted.folder.iterdir() if path.is_dir()).rename(extracted.folder / "something else")
+    extracted.run("features.py", *ALL, "--text-augmentation", "vanilla", *FEATURES, check=0)
+    checked = " ".join(extracted.run("check.py", "--dataset", "my photos", check=1).stdout.split())
+    assert "text-layer_0/hand_crafted: other prompts or class names than the dataset has; features.py m" in checked
+    for asked in ([], ["--templates", "two.txt"]):
+        refused = extracted.run("train.py", *ALL, *STEPS, *asked, check=1)
+        assert "has the prompts of other class names than features/demo-RN/my-photos/images.json" in refused.stderr
+    extracted.run(*command_in(refused), *FEATURES, check=0)
+    extracted.run("train.py", *ALL, *STEPS, *asked, check=0)
+
+
+def test_few_shot_splits_that_lag_behind_are_not_trained_on(extracted):
+    """Those that features.py was not asked for when images came or moved to another class."""
+    folders = sorted(path for path in extracted.folder.iterdir() if path.is_dir())
+    picture = folders[0] / "new.JPG"
+    with Image.open(folders[0] / "0.JPG") as image:
+        image.rotate(90).save(picture)
+    extracted.run("features.py", *ALL, "--train-shot", "1", *FEATURES, check=0)
+    refused = extracted.run("train.py", *ALL, *STEPS, check=1).stderr
+    assert "my-photos, all shots, seed 1: images changed since the few-shot split was made: class 0 has" in refused
+    assert "Run features.py on it with these shots and seeds" in refused
+    extracted.run("features.py", *ALL, *FEATURES, check=0)
+    extracted.run("train.py", *ALL, *STEPS, check=0)
+    path = next((extracted.root / "experiments").rglob("record.json"))
+    path.write_text(re.sub('"encoder": "[0-9a-f]{8}', '"encoder": "01234567', path.read_text()))
+    refused = extracted.run("train.py", *ALL, *STEPS, check=1).stderr  # no image changed: it is not removed
+    assert "holds runs on other features, another split or another grid (encoder: 01234567" in refused
+    path = extracted.root / "indices" / "my-photos" / "shot_1-seed_1.json"
+    split = json.loads(path.read_text())
+    split["train"][1] = split["train"][0]
+    path.write_text(json.dumps(split))
+    assert "shot_1-seed_1.json is damaged" in extracted.run("train.py", *ALL, "--train-shot", "1", check=1).stderr
+
+
+def test_images_that_change_while_they_are_encoded(photos):
+    """The features of neither are written under the name of the other."""
+    victim = sorted(photos.folder.glob("*/*.JPG"))[0]
+    other = sorted(photos.folder.glob("*/*.JPG"))[-1].read_bytes()
+
+    def prepare():
+        decode = extract.decoded
+
+        def decoded_and_replaced(*args):
+            image = decode(*args)
+            victim.write_bytes(other)
+            return image
+
+        extract.decoded = decoded_and_replaced
+
+    refused = Fork("features.py", [*ALL, *FEATURES], photos.root, prepare, photos.root).wait(check=1)
+    assert "my photos: images changed while their features were made: " in refused.err
+    assert "1 image replaced" in photos.run("features.py", *ALL, *FEATURES, check=0).stdout
+
+
+def test_a_damaged_list_of_images(extracted):
+    """It is named, and can go without the features; these are not compared with images by position."""
+    listing = extracted.place.listing
+    listing.write_text(listing.read_text()[:-100])
+    shards = sorted(extracted.place.folder.rglob("*.safetensors"))
+    verify = ["features.py", *ALL[:2], *ALL[6:8]]
+    said = extracted.run(*verify, "--verify", check=1).stdout
+    assert "images.json cannot be read" in said
+    assert "is not the image" not in said
+    checked = extracted.run("check.py", "--dataset", "my photos", check=1).stdout
+    assert checked.count("WRONG") == 1
+    assert "images.json is damaged" in checked
+    assert "images.json is damaged" in extracted.run("train.py", *ALL, *STEPS, check=1).stderr
+    extracted.run(*verify, "--repair", check=1)
+    assert not listing.exists()
+    assert sorted(extracted.place.folder.rglob("*.safetensors")) == shards
+    assert "0 of them to encode" in extracted.run("features.py", *ALL, *FEATURES, check=0).stdout
+    extracted.run("train.py", *ALL, *STEPS, check=0)
 
 
 def test_verify_compares_the_content_of_images(extracted):

@@ -17,7 +17,8 @@ from engine import templates
 from engine.datasets import few_shot
 from engine.demo import world as demo
 from engine.features import mining
-from engine.features.store import Bank, Place, read_texts, write_texts
+from engine.features.prompts import read_texts, write_texts
+from engine.features.store import Bank, Place
 from engine.results.runs import read_record
 from forks import Fork, run_fork
 from stores import best_by_loops, install_pictures

@@ -95,3 +95,14 @@ def test_templates_of_ones_own(own, tmp_path):
 def test_templates_that_are_refused(own, text, message):
     with pytest.raises(UserError, match=message):
         templates.templates(own(text), "dtd")
+
+
+def test_prompts_are_of_the_class_names_that_fill_some_templates():
+    wordings, names = ["a photo of a {}.", "a {}", "{} again"], ["a", "big_dog", "photo"]
+    filled = templates.prompts(wordings, names)
+    assert templates.are_of(names, *filled)
+    assert not templates.are_of(["a", "photo", "big_dog"], *filled)
+    assert not templates.are_of(["a", "big_dog", "cat"], *filled)
+    assert not templates.are_of(names[:2], *filled)
+    assert not templates.are_of([*names, "cat"], *filled)
+    assert not templates.are_of(names, filled[0][:-1], filled[1][:-1])

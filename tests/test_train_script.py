@@ -23,7 +23,8 @@ from safetensors.torch import load_file, save_file
 
 from engine import memory
 from engine.datasets.few_shot import load_split
-from engine.features.store import Bank, read_texts, write_shard, write_texts
+from engine.features.prompts import read_texts, write_texts
+from engine.features.store import Bank, write_shard
 from engine.preprocessing import USUAL
 from engine.results.runs import read_record
 from engine.sweep import data

@@ -1,5 +1,6 @@
 """Views of an image: bit-equal to torchvision's own transforms on PIL images, random crops that can be made again."""
 
+import struct
 import zlib
 from contextlib import nullcontext
 
@@ -164,6 +165,50 @@ def test_the_least_depth_that_holds_all_values_is_taken(largest, depth, decode, 
                 decode(tmp_path / name, depth=8)
     Image.fromarray(ramp.astype(np.uint8)).save(tmp_path / "grey.png")
     assert inspect(tmp_path / "grey.png") is None
+
+
+def png_of_16_bits(colours):
+    """A PNG of colours, uint16 [height, width, 3], which PIL can only read."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colours)
+    size = (*colours.shape[1::-1],)
+    chunks = {b"IHDR": struct.pack(">2I5B", *size, 16, 2, 0, 0, 0), b"IDAT": zlib.compress(rows), b"IEND": b""}
+    framed = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks.items()
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
+def tiff_of_16_bits(colours, order, deflate=False):
+    """The same as a TIFF with its bytes in an order, `<` or `>`; libtiff decodes it if it is deflated."""
+    data = colours.astype(f"{order}u2").tobytes()
+    data = zlib.compress(data) if deflate else data
+    height, width, _ = colours.shape
+    numbers = {256: width, 257: height, 259: 8 if deflate else 1, 262: 2, 273: 8, 277: 3, 278: height, 279: len(data)}
+    bits = struct.pack(f"{order}3H", 16, 16, 16)
+    tags = [struct.pack(f"{order}2H2I", tag, 4, 1, number) for tag, number in numbers.items()]
+    tags.insert(2, struct.pack(f"{order}2H2I", 258, 3, 3, 8 + len(data)))
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(data) + len(bits))
+    return head + data + bits + struct.pack(f"{order}H", len(tags)) + b"".join(tags) + bytes(4)
+
+
+@pytest.mark.parametrize("decode", BOTH)
+@pytest.mark.parametrize("largest", [255, 4095, 65535])
+def test_colours_of_16_bits_have_a_depth_too(largest, decode, tmp_path):
+    colours = np.random.default_rng(0).integers(0, largest, (SIZE, SIZE, 3), endpoint=True).astype(np.uint16)
+    colours[0, 0, 0] = largest
+    written = {"a.png": png_of_16_bits(colours), "b.tif": tiff_of_16_bits(colours, "<")}
+    written |= {"c.tif": tiff_of_16_bits(colours, ">"), "d.tif": tiff_of_16_bits(colours, ">", deflate=True)}
+    depth = largest.bit_length()
+    for name, content in written.items():
+        (tmp_path / name).write_bytes(content)
+        assert inspect(tmp_path / name) == depth
+        pixels = render(decode(tmp_path / name, depth=depth), "none", CLIPS, "")
+        assert np.array_equal(pixels.permute(1, 2, 0), colours >> (depth - 8))
+        assert np.array_equal(np.asarray(open_rgb(tmp_path / name)), colours >> 8)
+        if depth > 8:
+            with pytest.raises(ValueError, match=f"its values go up to {largest}, and the other images of its dataset"):
+                decode(tmp_path / name, depth=8)
 
 
 TRANSPARENT = ("RGBA", "LA", "P", "RGB", "L", "I;16", "gif", "webp", "tif")

@@ -105,10 +105,10 @@ def encoders(asked: list[str] | None, weights: str | None, stored: set[str]) -> 
             if place.file is None:
                 absent.append(name)
                 continue
-            if name in names.DEMO and not weights:
-                released.check(Path(place.file))
             if asked or folder in stored:
                 digests[folder] = load.load_encoder(name, weights).digest
+            elif name in names.DEMO and not weights:
+                released.check(Path(place.file))
             there.append(name if name in names.DEMO and not weights else f"{name} ({place.file})")
         except Exception as error:  # whatever a damaged file leads to
             wrong.append(Finding(WRONG, str(error) or type(error).__name__))

@@ -13,15 +13,18 @@ from pathlib import Path
 
 from engine import files, templates
 from engine.check.findings import NOTE, OK, WRONG, Finding
+from engine.clip import names
+from engine.clip.weights import preprocessing_of
 from engine.datasets.benchmark import PARTS, Benchmark
 from engine.datasets.checks import counted, first
 from engine.datasets.few_shot import file_digest, load_split, split_path
 from engine.datasets.image_files import is_skipped
 from engine.errors import UserError
 from engine.features import audio
-from engine.features.listing import changes, listing_of, stored_listing
+from engine.features.listing import changes, listing_of, read_listing, stored_listing
 from engine.features.mining import read_any
-from engine.features.store import Bank, Place, Source, prompts_digest, texts_source
+from engine.features.prompts import prompts_digest, texts_source
+from engine.features.store import BY_CONTENT, Bank, Place, Source
 from engine.files import CannotOpen
 from engine.results import heads
 from engine.results.runs import RECORD, Cell, Record, read_record, require_grid, selected
@@ -68,9 +71,10 @@ def features(feature_dir: str | Path, encoder: str, dataset: str) -> Stored:
             _take(stored, f"{folder.name}/{bank.name}", lambda bank=bank: _bank(bank, stored))
         for path in sorted(folder.glob("*.safetensors")):
             _take(stored, f"{folder.name}/{path.stem}", lambda path=path: texts_source(path))
-    for path in sorted(root.glob(stored.place.mined("*").name)):
+    readers = dict.fromkeys(sorted(root.glob(stored.place.mined("*").name)), read_any)
+    for path, read in {**readers, stored.place: read_listing}.items():
         try:
-            read_any(path)
+            read(path)
         except UserError as error:
             stored.faults.append(Finding(WRONG, str(error)))
     return stored
@@ -113,23 +117,37 @@ def stale(stored: Stored, weights: str | None, benchmark: Benchmark | None, soun
         reasons.append("some were made by other weights than the rest")
     elif weights and made_by - {weights}:
         reasons.append(f"made by other weights ({made_by.pop()[:12]}) than those that are here ({weights[:12]})")
+    reasons += _prepared_otherwise(stored)
     wanted, now, changed = {"sounds": sounds}, benchmark and listing_of(benchmark), []
     then = stored_listing(stored.place)
     if now is not None and then is not None:
         kinds = changes(then, now)
         changed = [f"{', '.join(kinds)} since its features were made; features.py makes these anew"] if kinds else []
     elif benchmark is not None:
-        wanted |= {part: benchmark.digest(part) for part in PARTS if stored.of(part)}
+        wanted |= {part: BY_CONTENT if now else benchmark.digest(part) for part in PARTS if stored.of(part)}
     for part, digest in wanted.items():
         if digest and any(source.list_digest != digest for source in stored.of(part)):
             reasons.append(f"{part} features of another list than the one that is installed")
     is_renamed = now is not None and then is not None and then.classnames != now.classnames  # which `changes` tells
     for name, source in stored.sources.items() if benchmark is not None and not is_renamed else ():
         if name.startswith("text-") and _prompts(benchmark, Path(name).name) not in (None, source.list_digest):
-            reasons.append(f"{name}: other prompts or class names than the dataset has")
+            text = f"{name}: other prompts or class names than the dataset has"
+            changed.append(f"{text}; features.py makes these anew") if now else reasons.append(text)
     return [
         Finding(WRONG, f"{stored.place.folder}: {reason}; remove what is old, and make it anew") for reason in reasons
     ] + [Finding(WRONG, f"{stored.place.folder}: {text}") for text in changed]
+
+
+def _prepared_otherwise(stored: Stored) -> list[str]:
+    """Features of images that were not prepared as the encoder's name says, as an earlier version did for some."""
+    name, _ = names.of_folder(stored.encoder)
+    wanted = preprocessing_of(name)
+    made = {source.preprocessing for part in PARTS for source in stored.of(part)}
+    return [
+        f"made of images that were prepared otherwise than {name} wants them ({other}; {wanted.description})"
+        for other in sorted(made)
+        if wanted is not None and other != wanted.description
+    ]
 
 
 def _prompts(benchmark: Benchmark, augmentation: str) -> str | None:

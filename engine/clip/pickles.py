@@ -59,12 +59,31 @@ class Mapping(dict):
         """Drop the attributes."""
 
 
+class Unhashable(tuple):
+    """A tuple of a pickle. As a key, one that holds another twice, and so on, would be hashed for ever."""
+
+    __hash__ = None
+
+
 @dataclass(frozen=True)
 class Storage:
     """Where the numbers of tensors lie in a file: `key` is its name there."""
 
     key: str
     dtype: torch.dtype
+
+
+def _unhashable(load: Callable[[pickle._Unpickler], None]) -> Callable[[pickle._Unpickler], None]:
+    """The step of a pickle that makes a tuple, so that it makes one that is no key."""
+
+    def step(reader: pickle._Unpickler) -> None:
+        load(reader)
+        reader.stack[-1] = Unhashable(reader.stack[-1])
+
+    return step
+
+
+TUPLES = {code[0] for code in (pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)}
 
 
 class Reader(pickle._Unpickler):
@@ -75,7 +94,9 @@ class Reader(pickle._Unpickler):
     """
 
     dispatch: ClassVar = {
-        code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]
+        code: _unhashable(load) if code in TUPLES else load
+        for code, load in pickle._Unpickler.dispatch.items()
+        if code != pickle.BYTEARRAY8[0]
     }
 
     def __init__(self, file: BinaryIO) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 from engine.clip import names
 from engine.clip.preprocessing import preprocessing
 from engine.errors import UserError
+from engine.preprocessing import Preprocessing
 
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """What open_clip calls weights on the hub where a tag names no file, the preferred one first."""
@@ -28,8 +30,8 @@ class Weights:
     """Where the weights of an encoder are: `file` on this machine, None where they would have to be downloaded.
 
     `config` is what open_clip knows of the pretrained tag; `assumed` says what it was taken to be for weights without a
-    tag. On the hub they are `files` of `repository`, the preferred
-    one first; `url` is another place. All are empty where there is none.
+    tag. On the hub they are `files` of `repository`, the preferred one first; `url` is another place. All are empty
+    where there is none.
     """
 
     architecture: str
@@ -79,6 +81,16 @@ def locate(name: str, weights: str | None = None) -> Weights:
     files = tuple(_hub_files(filename)) if repository else ()
     url = config.get("url", "")
     return Weights(architecture, config, _cached(repository, files, url), repository, files, url)
+
+
+def preprocessing_of(name: str) -> Preprocessing | None:
+    """Return how the encoder of this name wants its images; None where the name does not tell."""
+    architecture, tag = names.architecture(name)
+    with suppress(UserError):
+        config = _tag_config(name, architecture, tag) if tag else _agreed_config(architecture, name)
+        if architecture in open_clip.list_models():
+            return preprocessing(architecture, config)
+    return None
 
 
 def _require_file(path: str) -> None:

@@ -15,14 +15,15 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, groupby, product
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 from engine.datasets import checks, registry
 from engine.datasets.benchmark import Benchmark
+from engine.datasets.custom.keys import content_of, find_positions, is_tracked
 from engine.errors import UserError
 from engine.files import parse_json, read_bytes, read_json, write_text
 
@@ -289,7 +290,7 @@ def _read_split(
     keys: Mapping[str, Sequence[str]] | None,
 ) -> FewShotSplit:
     content = read_lists(path)
-    if content is None or (keys is None and _is_tracked(content)):
+    if content is None or (keys is None and is_tracked(content)):
         raise MissingSplits(
             f'{path} is damaged: it should hold {{"train": [positions], "val": [positions]}}, both not empty.'
             " Delete it; few_shot_split.py makes it anew",
@@ -300,7 +301,7 @@ def _read_split(
     about = {"max_val_shot": max_val_shot, "counts": counts}
     if keys is None:
         return FewShotSplit(dataset, shots, seed, content["train"], content["val"], **about)
-    found = {part: _positions(content[part], keys[part]) for part in ("train", "val")}
+    found = {part: find_positions(content[part], keys[part]) for part in ("train", "val")}
     if any(None in positions for positions in found.values()):
         raise UserError(
             f"{path} has images that {dataset} does not have now. Run features.py (or few_shot_split.py) on it, which"
@@ -309,36 +310,9 @@ def _read_split(
     return FewShotSplit(dataset, shots, seed, **found, keys=content, **about)
 
 
-def _positions(wanted: Sequence[str | int], keys: Sequence[str]) -> list[int | None]:
-    """The positions of images by their keys, None for one that is not there.
-
-    An image that was renamed is found by its content. Each of several images of one content is taken once.
-    """
-    places = {key: position for position, key in enumerate(keys)}
-    same = [places.get(key) for key in wanted]
-    renamed: dict[str, list[int]] = {}
-    for position in sorted(set(places.values()) - set(same), reverse=True):
-        renamed.setdefault(_content(keys[position]), []).append(position)
-    found = []
-    for key, position in zip(wanted, same, strict=True):
-        others = renamed.get(_content(str(key)))
-        found.append(others.pop() if position is None and others else position)
-    return found
-
-
-def _content(key: str) -> str:
-    """The content digest of an image's key."""
-    return key.partition(" ")[0]
-
-
-def _is_tracked(content: dict[str, list[str] | list[int]]) -> bool:
-    """Whether a split has keys of images, and not positions."""
-    return any(isinstance(one, str) for one in content["train"])
-
-
 def _digest(text: str, keys: dict[str, list[str]] | None) -> str:
     if keys is not None:
-        contents = {part: [_content(key) for key in own] for part, own in keys.items()}
+        contents = {part: [content_of(key) for key in own] for part, own in keys.items()}
         text = json.dumps(contents, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -346,8 +320,8 @@ def _digest(text: str, keys: dict[str, list[str]] | None) -> str:
 def file_digest(path: Path) -> str:
     """Return the digest of the split in a file, as runs and `indices/sha256.csv` state it. Raises CannotOpen."""
     content = read_lists(path)
-    is_tracked = content is not None and _is_tracked(content)
-    return _digest(read_bytes(path).strip().decode(errors="replace"), content if is_tracked else None)
+    keys = content if content is not None and is_tracked(content) else None
+    return _digest(read_bytes(path).strip().decode(errors="replace"), keys)
 
 
 def read_lists(path: Path) -> dict[str, list[int] | list[str]] | None:
@@ -364,96 +338,12 @@ def _is_split(content: Any) -> bool:
     """Whether `content` is an object of two lists, not empty, of distinct positions or of keys of images."""
     if not isinstance(content, dict) or set(content) != {"train", "val"}:
         return False
-    if all(isinstance(own, list) and own and all(isinstance(one, str) for one in own) for own in content.values()):
-        return True
-    return all(
-        isinstance(positions, list)
-        and positions
-        and all(type(position) is int and position >= 0 for position in positions)
-        and len(set(positions)) == len(positions)
-        for positions in content.values()
-    )
-
-
-# --- of images of one's own ------------------------------------------------------------------------------------------
-
-
-def update_splits(
-    benchmark: Benchmark,
-    indices_dir: Path | str,
-    shots: Iterable[Shots],
-    seeds: Iterable[int],
-    max_val_shot: int = MAX_VAL_SHOT,
-) -> Iterator[tuple[FewShotSplit, str]]:
-    """Draw the splits of a custom dataset that are not there, and bring the others up to date with its images.
-
-    Yields the split of each combination of shots and seeds, and what was done: "written" for a new one, "exists", or
-    how many of its images were drawn again. Images that are still there stay. Raises UserError for the split of
-    another dataset of this name, none of whose images are there.
-    """
-    keys = {part: benchmark.keys(part) for part in ("train", "val")}
-    classes = {part: group(benchmark.labels(part)) for part in keys}
-    for shot, seed in product(dict.fromkeys(shots), dict.fromkeys(seeds)):
-        path = split_path(indices_dir, benchmark.name, shot, seed, max_val_shot)
-        drawn = dict(zip(keys, draw(*classes.values(), shot, seed, max_val_shot), strict=True))
-        before, wanted = _kept(path, keys), {"train": shot, "val": val_shots(shot, max_val_shot)}
-        if before is not None:
-            drawn = {part: _fill(before[part], classes[part], wanted[part], seed) for part in keys}
-        of_split = {part: [keys[part][position] for position in own] for part, own in drawn.items()}
-        split = FewShotSplit(benchmark.name, shot, seed, **drawn, max_val_shot=max_val_shot, keys=of_split)
-        there = path.read_bytes().strip() if path.exists() else None
-        if there != split.text.encode():
-            write_text(path, split.text)
-        again = sum(len(set(drawn[part]) - set((before or drawn)[part])) for part in drawn)
-        done = (
-            "written" if before is None else f"with {checks.counted(again, 'image')} drawn again" if again else "exists"
-        )
-        yield split, done
-
-
-def _kept(path: Path, keys: Mapping[str, Sequence[str]]) -> dict[str, list[int]] | None:
-    """The positions by part of those images of a custom dataset's split that are there still.
-
-    None for a split that is not there, or holds positions: it is from before images were tracked, and drawing it again
-    from the same list gives the same images.
-    """
-    content = read_lists(path) if path.exists() else None
-    if content is None or not _is_tracked(content):
-        return None
-    found = {part: _positions(content[part], keys[part]) for part in keys}
-    if all(position is None for own in found.values() for position in own):
-        raise UserError(
-            f"{path} is a split of other images: not one of them is there now. If they are those of another folder of"
-            " the same name, rename it, or give another --indices_dir; else remove this file"
-        )
-    return {part: [position for position in own if position is not None] for part, own in found.items()}
-
-
-def _fill(kept: list[int], classes: Classes, shots: Shots, seed: int) -> list[int]:
-    """The positions that a split has of each class: the kept ones, and others in place of those that are gone."""
-    filled = []
-    for positions in classes:
-        count = at_most(shots, len(positions))
-        of_class = set(positions)
-        own = [position for position in kept if position in of_class][:count]
-        rest = [position for position in positions if position not in own]
-        filled += own + sorted(random.Random(seed).sample(rest, count - len(own)))
-    return filled
-
-
-def shortages(benchmark: Benchmark, shots: Iterable[Shots], max_val_shot: int = MAX_VAL_SHOT) -> list[str]:
-    """A note for each part with classes that have fewer images than the most shots that are asked for."""
-    most = max((shot for shot in shots if shot != ALL), default=0)
-    notes = []
-    for part, asked in (("train", most), ("val", min(most, max_val_shot))):
-        counts = Counter(benchmark.labels(part))
-        short = [f"{benchmark.classnames[k]} ({count})" for k, count in sorted(counts.items()) if count < asked]
-        if short:
-            notes.append(
-                f"{benchmark.name}: of {asked} images a class in {part}, some have fewer, and give all they have:"
-                f" {checks.first(short, len(short))}. {min(counts.values())} are to be had of every class that has any"
-            )
-    return notes
+    if not all(isinstance(own, list) and own for own in content.values()):
+        return False
+    named = [one for own in content.values() for one in own]
+    are_positions = all(type(position) is int and position >= 0 for position in named)
+    are_keys = all(isinstance(key, str) for key in named)
+    return (are_positions or are_keys) and all(len(set(own)) == len(own) for own in content.values())
 
 
 # --- against the installed dataset -----------------------------------------------------------------------------------
@@ -486,8 +376,7 @@ def check(split: FewShotSplit, benchmark: Benchmark) -> None:
     class in the published order.
     """
     problem = counts_problem(split.counts, benchmark) if split.counts else None
-    problem = problem or _part_problem("train", split.train, split.shots, benchmark)
-    problem = problem or _part_problem("val", split.val, split.val_shots, benchmark)
+    problem = problem or _parts_problem(split, {part: benchmark.labels(part) for part in ("train", "val")})
     if problem:
         remedy = f". Splits of older lists of yours go with the folder {split.dataset} of --indices_dir"
         raise UserError(
@@ -513,9 +402,23 @@ def counts_problem(published: dict[str, Any], benchmark: Benchmark) -> str | Non
     return None
 
 
-def _part_problem(part: str, positions: list[int], shots: Shots, benchmark: Benchmark) -> str | None:
+def check_current(split: FewShotSplit, labels: Mapping[str, Sequence[int]]) -> None:
+    """Raise UserError when a split is not up to date with the `labels` by part of a custom dataset."""
+    if problem := _parts_problem(split, labels):
+        raise UserError(
+            f"{split.dataset}, {split.shots} shots, seed {split.seed}: images changed since the few-shot split was"
+            f" made: {problem}. Run features.py on it with these shots and seeds, which brings the split up to date"
+        )
+
+
+def _parts_problem(split: FewShotSplit, labels: Mapping[str, Sequence[int]]) -> str | None:
+    """What is wrong with a split of images that have these `labels` by part; None when nothing is."""
+    problem = _part_problem("train", split.train, split.shots, labels["train"])
+    return problem or _part_problem("val", split.val, split.val_shots, labels["val"])
+
+
+def _part_problem(part: str, positions: list[int], shots: Shots, labels: Sequence[int]) -> str | None:
     """What is wrong with the positions drawn from one part; None when nothing is."""
-    labels = benchmark.labels(part)
     beyond = [position for position in positions if position >= len(labels)]
     if beyond:
         return f"{part} has {len(labels)} images, the split has position {checks.first(beyond, len(beyond))}"

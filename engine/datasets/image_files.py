@@ -35,12 +35,17 @@ SYSTEM = (
     r".*~", r"~\$.*", r"#.*#", r".*\.sw[a-p]", r".*\.tmp", r"__pycache__", r"\.ipynb_checkpoints",
 )  # fmt: skip
 """Names of files and folders that no person made, in small letters, as regular expressions."""
-_SYSTEM = re.compile("|".join(SYSTEM), re.DOTALL)
 
 
 def is_system(name: str) -> bool:
     """Return whether a file or folder has the name of one that a system, a sync tool or an editor made."""
-    return bool(_SYSTEM.fullmatch(name.lower()))
+    return bool(_system().fullmatch(name.lower()))
+
+
+@cache
+def _system() -> re.Pattern[str]:
+    """All of SYSTEM, which takes as long to compile as a script to start."""
+    return re.compile("|".join(SYSTEM), re.DOTALL)
 
 
 def is_skipped(name: str) -> bool:

@@ -22,7 +22,7 @@ from engine.errors import UserError
 from engine.esc.benchmark import Benchmark
 from engine.features import audio
 from engine.features.audio import Fold
-from engine.features.store import check_norms
+from engine.features.numbers import check_norms
 from engine.model import Classifier, Embedding, LinearHead, random_weight
 from engine.results.esc import ALL_MODAL, AUDIO_VISUAL, DRAWS, PLUS_TEXT, SHOTS, SPLITS, UNI_MODAL
 from engine.results.runs import USUAL, WAYS, Cell, input_of

@@ -26,6 +26,7 @@ from engine.datasets.checks import first
 from engine.datasets.esc50 import Sounds
 from engine.errors import UserError
 from engine.features import store
+from engine.features.numbers import check_finite
 from engine.features.store import MissingFeatures, Source
 from engine.files import parse_json
 
@@ -218,7 +219,7 @@ def extract_fold(
     if faults:
         raise CorruptSounds(faults)
     clips = [dataset.clips[position] for position in positions]
-    store.check_finite(rows := torch.cat(features), positions, f"fold {number}")
+    check_finite(rows := torch.cat(features), positions, f"fold {number}")
     return Fold(
         features=rows,
         labels=torch.tensor([clip.label for clip in clips]),

@@ -25,19 +25,13 @@ from engine.clip import names
 from engine.clip.load import Encoder
 from engine.datasets import Benchmark
 from engine.datasets.benchmark import BACKGROUND, DEPTH, content_digest
+from engine.datasets.checks import first
+from engine.datasets.custom.tracking import file_states
 from engine.errors import UserError
 from engine.features.decoding import Batch, batches, dead_workers
 from engine.features.listing import Listing
-from engine.features.store import (
-    BY_CONTENT,
-    DTYPES,
-    Bank,
-    Place,
-    Source,
-    check_finite,
-    shard_path,
-    write_shard,
-)
+from engine.features.numbers import check_finite
+from engine.features.store import BY_CONTENT, DTYPES, Bank, Place, Source, shard_path, write_shard
 from engine.preprocessing import Preprocessing
 from engine.transforms import decoded, normalise, render
 
@@ -227,6 +221,16 @@ class _Chunk:
         contents = self.plan.benchmark.contents(self.plan.part)
         return contents and [contents[position] for position in positions]
 
+    def _require_unchanged(self, impaths: list[str]) -> None:
+        """Raise UserError for images of a custom dataset that changed since they were listed."""
+        files = self.plan.benchmark.files
+        now = file_states(self.plan.benchmark.image_dir, impaths, files)
+        if changed := [impath for impath in impaths if now[impath].content != files[impath].content]:
+            raise UserError(
+                f"{self.plan.benchmark.image_dir}: images changed while their features were made:"
+                f" {first(changed, len(changed))}. The same command makes them anew"
+            )
+
     def uniform(self, start: int, batch: Batch) -> list[str]:
         """The files of the images of one colour in the batch that begins at `start` of the positions."""
         decoded = [start + row for row, fault in enumerate(batch.faults) if fault is None]
@@ -238,6 +242,8 @@ class _Chunk:
         benchmark = self.plan.benchmark
         items = benchmark.part(self.plan.part)
         contents = self._listed(self.positions)
+        if contents:
+            self._require_unchanged([items[position].impath for position in self.positions])
         contents = contents or [content_digest(benchmark.path(items[position])) for position in self.positions]
         for layers in self.layers:
             bank, rows = self.plan.banks[layers], self.rows(layers)

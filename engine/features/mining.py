@@ -22,16 +22,9 @@ from engine import templates
 from engine.datasets.few_shot import FewShotSplit
 from engine.errors import UserError
 from engine.features.listing import read_listing
-from engine.features.store import (
-    Bank,
-    MissingFeatures,
-    Place,
-    Source,
-    check_finite,
-    check_norms,
-    read_texts,
-    texts_source,
-)
+from engine.features.numbers import check_finite, check_norms
+from engine.features.prompts import read_texts, texts_source
+from engine.features.store import Bank, MissingFeatures, Place, Source
 from engine.files import parse_json, read_bytes, write_json
 from engine.templates import MINED, MINING
 
@@ -51,9 +44,10 @@ class Origin:
     split: str
 
     @classmethod
-    def of(cls, text: Source, val: Source, split: str) -> Origin:
-        """The origin, whatever layers are yet to come of the features in the store: mining takes final features."""
-        return cls(*(replace(source, layer=0, dtype="fp32") for source in (text, val)), split)
+    def of(cls, text: Source, val: Bank, split: FewShotSplit) -> Origin:
+        """Return the origin, whatever layers are yet to come of the features in the store: mining takes final ones."""
+        images = replace(val.source, list_digest=val.list_digest(split.val))  # in a custom dataset with their classes
+        return cls(*(replace(source, layer=0, dtype="fp32") for source in (text, images)), split.digest)
 
 
 @dataclass(frozen=True)
@@ -125,7 +119,7 @@ def mine_splits(
     listing, text_path = read_listing(place), place.texts(text_layers, MINING)
     bank = Bank(place.bank("val", image_layers, "none"), listing and listing.val)
     source, todo = texts_source(text_path), mineable(place, splits)
-    origins = {split.name: Origin.of(source, bank.source, split.digest) for split in splits}
+    origins = {split.name: Origin.of(source, bank, split) for split in splits}
     for split in splits:
         if split not in todo:
             try:

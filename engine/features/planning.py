@@ -13,7 +13,7 @@ from engine.errors import UserError
 from engine.features.extract import Plan, plan, row_bytes
 from engine.features.listing import Listing, listing_of, require_same, stored_listing
 from engine.features.mining import mineable
-from engine.features.store import Place, prompts_digest
+from engine.features.store import Place
 from engine.features.texts import TextPlan, plan_texts
 from engine.features.views import wanted_rows
 
@@ -114,8 +114,10 @@ def plan_dataset(
         if splits or augmentation != templates.MINING:
             chosen = templates.templates(augmentation, benchmark.name)
             prompts = templates.prompts(chosen, benchmark.classnames)
-            how = request.store_dtype, _outdated_prompts(place, chosen)
-            texts.append(plan_texts(benchmark.name, augmentation, *prompts, place, encoder, *how))
+            renewable = chosen if listing is not None else None
+            texts.append(
+                plan_texts(benchmark.name, augmentation, *prompts, place, encoder, request.store_dtype, renewable)
+            )
     images = [
         plan(benchmark, *rows, place, encoder, request.decode, request.store_dtype, listing)
         for rows in wanted_rows(benchmark, splits, request.views)
@@ -124,12 +126,6 @@ def plan_dataset(
     needs += [need for own in images for need in _image_needs(own, encoder)]
     mined = splits if templates.MINING in request.text_augmentations else []
     return DatasetPlan(encoder.name, benchmark.name, place, texts, images, needs, mined, listing)
-
-
-def _outdated_prompts(place: Place, chosen: list[str]) -> str | None:
-    """Return the digest of the prompts that the templates `chosen` gave with the class names as they were before."""
-    before = stored_listing(place)
-    return before and prompts_digest(*templates.prompts(chosen, before.classnames))
 
 
 def _text_needs(plan: TextPlan) -> list[Need]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +30,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from engine.datasets import checks
 from engine.digests import tensors_digest
 from engine.errors import UserError
 from engine.files import matching, opening, parse_json, write_tensors
@@ -151,10 +150,6 @@ STORED = {"fp32": "F32", "fp16": "F16"}
 
 READ_ROWS = 256
 """How many rows of a shard are copied at a time."""
-SMALLEST_NORM = 1e-12
-"""What torch's normalize divides by at least: shorter features would not come out at length 1."""
-FINITE_ROWS = 64
-"""How many rows are looked through for NaN at a time: they are copied for it, and may be more than memory holds."""
 
 
 class Bank:
@@ -264,7 +259,7 @@ class Bank:
                 for some, own in zip(targets.split(READ_ROWS), rows.split(READ_ROWS), strict=True):
                     features[some] = stored[own].float()
                 labels[targets] = shard.get_tensor("labels")[rows]
-                _require_labels(labels[targets])
+                require_labels(labels[targets])
         if self.listed is not None:  # an image may have moved to another class
             labels = torch.tensor([self.listed.labels[position] for position in positions])
         return features, labels
@@ -303,78 +298,6 @@ def bank_name(folder: Path) -> str:
     return f"{folder.parent.name}/{folder.name}"
 
 
-@dataclass(frozen=True)
-class Texts:
-    """The prompts of a dataset as features [n, D] float32, with the class [n] and the wording of each.
-
-    Where layers of the text encoder are yet to come, features are [n, L, width], and `positions` [n] int64 are those
-    of the ends of the texts; otherwise it is None.
-    """
-
-    features: Tensor
-    labels: Tensor
-    prompts: list[str]
-    source: Source
-    positions: Tensor | None = None
-
-    @property
-    def inputs(self) -> tuple[Tensor, ...]:
-        """What the layers that are yet to come take."""
-        return (self.features,) if self.positions is None else (self.features, self.positions)
-
-
-def prompts_digest(prompts: list[str], labels: list[int]) -> str:
-    """SHA-256 of prompts with their classes: the `list_digest` of their source."""
-    return hashlib.sha256(json.dumps([prompts, labels]).encode()).hexdigest()
-
-
-def write_texts(path: Path, texts: Texts) -> None:
-    """Write a file of prompts, atomically, stored as their source says."""
-    tensors = {"features": texts.features.to(DTYPES[texts.source.dtype]), "labels": texts.labels}
-    if texts.positions is not None:
-        tensors["positions"] = texts.positions
-    save(path, tensors, texts.source, prompts=json.dumps(texts.prompts))
-
-
-def read_texts(path: Path, pick: Callable[[Tensor], Tensor] | None = None) -> Texts:
-    """Read a file of prompts, or those rows [m] int64 of it that `pick` takes, which is given the classes of all.
-
-    Raises MissingFeatures when it is not there or cannot be read.
-    """
-    if not path.is_file():
-        raise MissingFeatures(f"no text features {path}")
-    with reading(path) as file:
-        prompts = check_layout(file)
-        labels = file.get_tensor("labels")
-        _require_labels(labels)
-        features = file.get_tensor("features")
-        ends = file.get_tensor("positions") if "positions" in file.keys() else None  # noqa: SIM118
-        if (fault := fault_of_ends(ends, features)) is not None:
-            raise ValueError(fault)
-        rows = torch.arange(len(labels)) if pick is None else pick(labels)
-        return Texts(
-            features=features[rows].float(),  # the file is mapped: no more than these rows is read
-            labels=labels[rows],
-            prompts=[prompts[row] for row in rows.tolist()],
-            source=read_source(file.metadata()),
-            positions=None if ends is None else ends[rows],
-        )
-
-
-def fault_of_ends(ends: Tensor | None, features: Tensor) -> str | None:
-    """Return what is wrong with the positions [n] of the ends of texts in features [n, L, width]; None for nothing."""
-    if ends is None or (ends.shape == features.shape[:1] and ends.min() >= 0 and ends.max() < features.shape[1]):
-        return None
-    return "has ends of texts outside of the texts"
-
-
-def texts_source(path: Path) -> Source:
-    """What a file of prompts was made from. Raises MissingFeatures when it is not there or cannot be read."""
-    if not path.is_file():
-        raise MissingFeatures(f"no text features {path}")
-    return file_source(path)
-
-
 def file_source(path: Path) -> Source:
     """What a file of prompts or a shard was made from. Raises MissingFeatures when it cannot be read."""
     with reading(path) as file:
@@ -394,35 +317,6 @@ def digests(metadata: dict[str, str], tensors: dict[str, Tensor]) -> tuple[str |
 DIGEST = "content"
 """Where a file states its digest: among its source, as safetensors writes several metadata in any order, and the bytes
 of a shard shall follow from its rows."""
-
-
-def finite_rows(features: Tensor) -> Tensor:
-    """Whether each of the rows of features [n, ...] has finite numbers alone, bool [n]."""
-    return torch.cat([rows.flatten(1).isfinite().all(1) for rows in features.split(FINITE_ROWS)])
-
-
-def check_finite(features: Tensor, positions: Iterable[int], what: str) -> None:
-    """Raise UserError for features [n, ...] with NaN or infinite numbers, naming `what` they are and the first rows."""
-    finite = finite_rows(features)
-    if not finite.all():
-        rows = [position for position, right in zip(positions, finite.tolist(), strict=True) if not right]
-        raise UserError(
-            f"{what}: features that are not finite numbers, at positions {checks.first(rows, len(rows))}; remove them"
-            " there and make them again"
-        )
-
-
-def check_norms(features: Tensor, positions: Iterable[int], what: str) -> None:
-    """Raise UserError for final features [n, D] that cannot be normalised in float32, like `check_finite`."""
-    check_finite(features, positions, what)
-    norms = torch.cat([rows.norm(dim=1) for rows in features.split(FINITE_ROWS)])
-    usable = norms.isfinite() & (norms > SMALLEST_NORM)
-    if not usable.all():
-        rows = [position for position, right in zip(positions, usable.tolist(), strict=True) if not right]
-        raise UserError(
-            f"{what}: features that are all zero, or too small or too large to be normalised, at positions"
-            f" {checks.first(rows, len(rows))}; remove them there and make them again, with sound weights and images"
-        )
 
 
 def save(path: Path, tensors: dict[str, Tensor], source: Source, **metadata: str) -> None:
@@ -531,7 +425,7 @@ def read_prompts(metadata: dict[str, str]) -> list[str]:
     return prompts
 
 
-def _require_labels(labels: Tensor) -> None:
+def require_labels(labels: Tensor) -> None:
     if labels.numel() and int(labels.min()) < 0:
         raise ValueError("it has labels below 0")
 

@@ -14,10 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from engine import templates
 from engine.clip import names
 from engine.clip.load import Encoder
 from engine.errors import UserError
-from engine.features.store import DTYPES, Place, Source, Texts, check_finite, prompts_digest, texts_source, write_texts
+from engine.features.numbers import check_finite
+from engine.features.prompts import Texts, prompts_digest, read_wordings, texts_source, write_texts
+from engine.features.store import DTYPES, Place, Source
 
 BATCH_SIZE = 256
 
@@ -55,13 +58,13 @@ def plan_texts(
     place: Place,
     encoder: Encoder,
     store_dtype: str = "fp32",
-    outdated: str | None = None,
+    renewable: list[str] | None = None,
 ) -> TextPlan:
     """Which files of the features of `prompts` are missing at `place`, of those for each number of trainable layers.
 
-    A file of the prompts with the digest `outdated` counts as missing: in custom datasets classes come, go and are
-    renamed.
-    Raises UserError when one there was made by other weights or in another way, or from other prompts.
+    In custom datasets classes come, go and are renamed: a file counts as missing that has the templates `renewable`
+    with other class names. Raises UserError when one there was made by other weights or in another way, or from other
+    prompts.
     """
     wanted, missing = {}, []
     for layers in encoder.text:
@@ -76,20 +79,8 @@ def plan_texts(
         )
         path = place.texts(layers, augmentation)
         wanted[layers] = path, source
-        if not path.exists():
+        if not path.exists() or not _is_current(path, source, f"{dataset} by {encoder.name}", renewable):
             missing.append(layers)
-        elif (found := texts_source(path)) == source:
-            continue
-        elif (
-            found.list_digest == outdated
-            and replace(found, list_digest=source.list_digest, length=len(prompts)) == source
-        ):
-            missing.append(layers)
-        else:
-            raise UserError(
-                f"{path} was not made from the prompts of {dataset} by {encoder.name}, as they are now:"
-                f" {_difference(found, source)}.\nremove it to make it anew, or give another --feature_dir"
-            )
     if not missing:
         return TextPlan(augmentation, prompts, labels, wanted, {})
     tokens, lengths = encoder.tokens(prompts)
@@ -104,6 +95,28 @@ def plan_texts(
     }
     sizes = {layers: len(prompts) * row + len(json.dumps(prompts)) for layers, row in rows.items()}
     return TextPlan(augmentation, prompts, labels, wanted, sizes, tokens, lengths, tuple(truncated), alike)
+
+
+def _is_current(path: Path, source: Source, whose: str, renewable: list[str] | None) -> bool:
+    """Whether a file is made from `source`; False where it may be made anew, UserError where it is another's."""
+    if (found := texts_source(path)) == source:
+        return True
+    other_prompts = replace(found, list_digest=source.list_digest, length=source.length) == source
+    if other_prompts and renewable and _are_of(renewable, path):
+        return False
+    raise UserError(
+        f"{path} was not made from the prompts of {whose}, as they are now: {_difference(found, source)}.\nremove it to"
+        " make it anew, or give another --feature_dir"
+    )
+
+
+def _are_of(chosen: list[str], path: Path) -> bool:
+    """Return whether a file has the prompts of the templates `chosen`, of whatever classes."""
+    prompts, labels = read_wordings(path)
+    try:
+        return templates.prompts(chosen, templates.unfilled(chosen[0], prompts, labels)) == (prompts, labels)
+    except ValueError:
+        return False
 
 
 def _alike(tokens: Tensor, prompts: list[str], labels: list[int]) -> tuple[tuple[str, str], ...]:

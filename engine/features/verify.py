@@ -19,8 +19,10 @@ from engine.datasets import Benchmark
 from engine.datasets.benchmark import PARTS
 from engine.datasets.checks import first
 from engine.datasets.custom.tracking import file_states
-from engine.features.listing import stored_listing
+from engine.features.listing import read_listing, stored_listing
 from engine.features.mining import read_any
+from engine.features.numbers import finite_rows
+from engine.features.prompts import fault_of_ends
 from engine.features.store import (
     BY_CONTENT,
     MissingFeatures,
@@ -31,8 +33,6 @@ from engine.features.store import (
     contents_of,
     differences,
     digests,
-    fault_of_ends,
-    finite_rows,
     read_header,
     read_source,
     reading,
@@ -72,7 +72,7 @@ def stored_files(places: Iterable[Place]) -> list[Path]:
     for place in places:
         below = entries_below(place.folder) if place.folder.exists() else ()
         paths += [Path(entry.path) for entry in below if entry.name.endswith(".safetensors")]
-        paths += matching(place.folder, place.mined("*").name)
+        paths += matching(place.folder, place.mined("*").name) + matching(place.folder, place.listing.name)
     return sorted(paths, key=lambda path: (path.parent, path.name))
 
 
@@ -92,7 +92,7 @@ def changed_images(place: Place, benchmark: Benchmark) -> dict[str, list[Path]]:
     if listing is not None:
         lists = [listing.part(part) for part in PARTS]
         made_of = {path: content for own in lists for path, content in zip(own.paths, own.contents, strict=True)}
-    for part in PARTS if listing is None else ():
+    for part in PARTS if not benchmark.files else ():
         items = benchmark.part(part)
         for path in sorted(place.folder.glob(f"{part}-layer_*/*/*.safetensors")):
             header = read_header(path)
@@ -112,7 +112,7 @@ def _check_file(path: Path, progress: Callable[[int], object]) -> Checked:
             while block := file.read(READ_BYTES):
                 progress(len(block))
         if path.suffix == ".json":
-            read_any(path)
+            read_listing(Place(path.parent)) if path == Place(path.parent).listing else read_any(path)
             return Checked(path, None)
         with reading(path) as file:
             return _check_content(path, file)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from engine.features.mining import Origin, read_mined
 from engine.features.planning import DatasetPlan
-from engine.features.store import Bank, read_texts, texts_source
+from engine.features.prompts import read_texts, texts_source
+from engine.features.store import Bank
 from engine.model import zeroshot_weight
 from engine.model.zeroshot import ZeroShot
 from engine.templates import MINING
@@ -29,7 +30,7 @@ def _measure(plan: DatasetPlan, augmentation: str, positions: list[int]) -> Zero
     path, pick = plan.place.texts(0, augmentation), None
     if augmentation == MINING:
         split = max(plan.mined, key=lambda split: len(split.val))
-        origin = Origin.of(texts_source(path), bank.source, split.digest)
+        origin = Origin.of(texts_source(path), bank, split)
         positions, pick = split.val, read_mined(plan.place.mined(split.name), origin).rows
     texts, (features, labels) = read_texts(path, pick), bank.read(positions)
     classes = int(texts.labels.max()) + 1

@@ -10,7 +10,8 @@ from engine import config, datasets, templates
 from engine.clip import names
 from engine.errors import UserError
 from engine.features.listing import changes, listing_of, require_same
-from engine.features.store import MissingFeatures, Place, prompts_digest
+from engine.features.prompts import prompts_digest
+from engine.features.store import MissingFeatures, Place
 from engine.results.runs import Cell
 from engine.sweep.data import DatasetFeatures
 from engine.sweep.shifted import MissingShifted, open_sets

@@ -13,31 +13,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine import datasets, memory
+from engine import datasets, memory, templates
 from engine.datasets.benchmark import BACKGROUND
-from engine.datasets.few_shot import ALL, FewShotSplit, load_splits
+from engine.datasets.few_shot import FewShotSplit, check_current, load_splits
 from engine.errors import UserError
 from engine.features.listing import read_listing
 from engine.features.mining import Origin, read_mined
-from engine.features.store import (
-    Bank,
-    MissingFeatures,
-    Place,
-    Source,
-    Texts,
-    check_finite,
-    check_norms,
-    prompts_digest,
-    read_texts,
-    texts_source,
-)
+from engine.features.numbers import check_finite, check_norms
+from engine.features.prompts import Texts, prompts_digest, read_texts, read_wordings, texts_source
+from engine.features.store import Bank, MissingFeatures, Place
 from engine.features.views import training_views
 from engine.methods.build import build
 from engine.model import Classifier, Embedding, random_weight, zeroshot_weight
 from engine.results.heads import Recipe
 from engine.results.runs import WAYS, Cell
+from engine.sweep.fitting import check_balance, check_encoder, check_layers, check_list, check_settings
 from engine.sweep.shifted import ShiftedSet, ShiftedTest, classnames, shifted_test
-from engine.templates import MINING
 from engine.training.batches import generator
 from engine.training.evaluate import EMBEDDED, FEATURES, Heads, accuracies, accuracies_among
 from engine.training.problem import Inputs, Problem, Samples
@@ -84,21 +75,16 @@ class DatasetFeatures:
         self.cells, self.device = cells, device
         self.image_part = encoder.image[cell.image_layer] if encoder else None
         self.text_part = encoder.text[cell.text_layer] if encoder else None
-        asked = [c.shots for c in cells], [c.seed for c in cells]
         place = Place.of(feature_dir, cell.encoder, cell.dataset)
         self.listing = read_listing(place)
         if self.listing is None and datasets.is_own(cell.dataset):
             raise MissingFeatures(
                 f"no features of {cell.dataset}: {place.listing}, which lists their images, is not there"
             )
-        keys = self.listing and self.listing.keys()
-        splits = load_splits(indices_dir, cell.dataset, *asked, cell.max_val_shot, keys)
-        self.splits = {(split.shots, split.seed): split for split in splits}
-        self.positions = {
-            "train": sorted({position for split in self.splits.values() for position in split.train}),
-            "val": sorted({position for split in self.splits.values() for position in split.val}),
-            "test": None,  # all of them
-        }
+        self.splits = {(split.shots, split.seed): split for split in self._read_splits(indices_dir)}
+        self.positions = {"test": None}  # all of them
+        for part in ("train", "val"):
+            self.positions[part] = sorted({at for split in self.splits.values() for at in getattr(split, part)})
         self.views = training_views(cell.image_augmentation, cell.image_views)
         parts = [*(("train", view) for view in self.views), ("val", "none"), ("test", "none")]
         self._banks = {
@@ -107,20 +93,28 @@ class DatasetFeatures:
         }
         self._text_path = place.texts(cell.text_layer, cell.text_augmentation)
         self._text_source = texts_source(self._text_path)
-        self._check_layers(self._text_path, self._text_source, cell.text_layer, encoder)
-        for (part, _), bank in self._banks.items():
-            bank.require(self.positions[part])
-            self._check_layers(bank.folder, bank.source, cell.image_layer, encoder)
-            self._check_encoder(bank)
-            self._check_list(bank, part)
-            self._check_settings(bank)
+        check_layers(self._text_path, self._text_source, cell.text_layer, encoder)
+        if self.listing and not templates.are_of(self.listing.classnames, *read_wordings(self._text_path)):
+            raise MissingFeatures(f"{self._text_path} has the prompts of other class names than {place.listing}")
+        self._check_banks(encoder)
         self.shifted = [self._shifted_test(own, encoder) for own in shifted]
         self.recipe = encoder and self._recipe(encoder)
-        self._texts, self._prompts = self._mined(place) if cell.text_augmentation == MINING else self._all_prompts()
+        self._texts, self._prompts = (
+            self._mined(place) if cell.text_augmentation == templates.MINING else self._all_prompts()
+        )
         check = check_norms if self.text_part is None else check_finite
         check(self._texts.features, range(len(self._texts.labels)), f"{cell.dataset}, prompts, in {self._text_path}")
         self.classes = int(self._texts.labels.max()) + 1
         self._check_shapes()
+
+    def _read_splits(self, indices_dir: str | Path) -> list[FewShotSplit]:
+        """The few-shot splits of all cells, which must be those of the images in the store."""
+        cell, asked = self.cells[0], ([c.shots for c in self.cells], [c.seed for c in self.cells])
+        keys = self.listing and self.listing.keys()
+        splits = load_splits(indices_dir, cell.dataset, *asked, cell.max_val_shot, keys)
+        for split in splits if self.listing else ():
+            check_current(split, {part: self.listing.part(part).labels for part in keys})
+        return splits
 
     def sizes(self, cell: Cell) -> list[int]:
         """How many samples the sources of a cell's problem hold."""
@@ -132,7 +126,7 @@ class DatasetFeatures:
         split = self.splits[cell.shots, cell.seed]
         name = f"{cell.dataset}/shot {cell.shots}/seed {cell.seed}/{cell.modality}"
         images = self._pick("train", self.views, split.train)
-        self._check_balance(split, images.labels[: len(split.train)])
+        check_balance(split, images.labels[: len(split.train)], self.classes)
         sources = (images, self.texts(cell)) if cell.modality == "cross_modal" else (images,)
         return Problem(name, sources, self._pick("val", ["none"], split.val), self._model(cell, name, len(sources)))
 
@@ -271,9 +265,9 @@ class DatasetFeatures:
 
     def _mined(self, place: Place) -> tuple[Texts, dict[tuple[int, int], Prompts]]:
         """The prompts that were mined on any split, without the rest of the pool, and those of each split."""
-        val = self._banks["val", "none"].source
+        val = self._banks["val", "none"]
         mined = {
-            key: read_mined(place.mined(split.name), Origin.of(self._text_source, val, split.digest))
+            key: read_mined(place.mined(split.name), Origin.of(self._text_source, val, split))
             for key, split in self.splits.items()
         }
 
@@ -385,55 +379,22 @@ class DatasetFeatures:
         ways = {"precision": made.precision, "decode": made.decode, "upright": made.upright, "depth": made.depth}
         return Recipe(**vars(wanted), encoder=encoder.name, **ways, background=BACKGROUND)
 
-    def _check_layers(self, place: Path, found: Source, layers: int, encoder: Encoder | None) -> None:
-        """Refuse features that do not go into the layers that are trained."""
-        if found.layer != layers:
-            raise UserError(
-                f"{place} holds what goes into the last {found.layer} layers of {found.encoder}, not into the last"
-                f" {layers}; remove it, and make these features anew"
-            )
-        if encoder is not None and found.encoder_digest != encoder.digest:
-            raise UserError(
-                f"{place} was made by {found.encoder} ({found.encoder_digest[:12]}), but the layers to train are of"
-                f" {encoder.name} ({encoder.digest[:12]}); give the weights that it was made by with --clip-weights,"
-                " or remove it and make the features anew"
-            )
-
     def _shifted_test(self, shifted: ShiftedSet, encoder: Encoder | None) -> ShiftedTest:
         """How the runs are tested on a shifted set, whose features must belong to theirs."""
         cell = self.cells[0]
-        self._check_layers(shifted.bank.folder, shifted.bank.source, cell.image_layer, encoder)
-        self._check_encoder(shifted.bank)
-        self._check_settings(shifted.bank)
+        check_layers(shifted.bank.folder, shifted.bank.source, cell.image_layer, encoder)
+        check_encoder(shifted.bank, self._text_path, self._text_source)
+        check_settings(shifted.bank, self._banks["train", "none"])
         return shifted_test(shifted, cell.dataset, self.classnames, self.device)
 
-    def _check_encoder(self, bank: Bank) -> None:
-        """Refuse a bank of another encoder than the prompts'."""
-        text, image = self._text_source, bank.source
-        if (image.encoder_digest, image.precision) != (text.encoder_digest, text.precision):
-            raise UserError(
-                f"{bank.folder} was made by {image.encoder} ({image.encoder_digest[:12]}, {image.precision}), but the"
-                f" prompts in {self._text_path} by {text.encoder} ({text.encoder_digest[:12]}, {text.precision});"
-                " remove the one you do not want"
-            )
-
-    def _check_list(self, bank: Bank, part: str) -> None:
-        """Refuse a bank of another list than the part's first view."""
-        first = self._banks[part, "none"]
-        if bank.source.list_digest != first.source.list_digest:
-            raise UserError(
-                f"{bank.folder} and {first.folder} were made from different lists of images; remove the older one"
-            )
-
-    def _check_settings(self, bank: Bank) -> None:
-        """Refuse a bank of features that were made in another way than the training images'."""
-        train = self._banks["train", "none"]
-        if bank.source.settings != train.source.settings:
-            own, other = (source.settings or "as the protocol has it" for source in (bank.source, train.source))
-            raise UserError(
-                f"{bank.folder} was made in another way than {train.folder} ({own}; {other}); remove the one that you"
-                " do not want"
-            )
+    def _check_banks(self, encoder: Encoder | None) -> None:
+        """Refuse banks that lack rows, or that belong neither to each other nor to the prompts."""
+        for (part, _), bank in self._banks.items():
+            bank.require(self.positions[part])
+            check_layers(bank.folder, bank.source, self.cells[0].image_layer, encoder)
+            check_encoder(bank, self._text_path, self._text_source)
+            check_list(bank, self._banks[part, "none"])
+            check_settings(bank, self._banks["train", "none"])
 
     def _check_shapes(self) -> None:
         """Raise UserError for features of different shapes, as files of some other origin have."""
@@ -446,14 +407,3 @@ class DatasetFeatures:
             if shape != first.row_shape or (self.image_part is None and len(shape) != 1):
                 said = f"{path} has features of shape {list(shape)}, and {first.folder} of {list(first.row_shape)}"
                 raise UserError(f"{said}; remove those that are wrong, and make them anew")
-
-    def _check_balance(self, split: FewShotSplit, labels: Tensor) -> None:
-        """Refuse a split that was not made for the dataset whose features these are."""
-        counts = labels.bincount(minlength=self.classes)
-        fewest, most = int(counts.min()), int(counts.max())
-        if fewest == 0 or (split.shots != ALL and most > split.shots):
-            raise UserError(
-                f"the split of {split.dataset}, {split.shots} shots, seed {split.seed} was not made for the dataset"
-                f" whose features are cached: it has {fewest} to {most} training images a class; delete the one"
-                " that is wrong"
-            )

@@ -16,7 +16,8 @@ from torch import Tensor
 from engine import datasets, templates
 from engine.datasets.checks import first
 from engine.errors import UserError
-from engine.features.store import Bank, MissingFeatures, Place, check_layout, reading
+from engine.features.prompts import read_wordings
+from engine.features.store import Bank, MissingFeatures, Place
 from engine.results.runs import ALL_CLASSES, Cell
 
 
@@ -84,8 +85,7 @@ def shifted_test(shifted: ShiftedSet, parent: str, parent_names: list[str], devi
 
 def classnames(path: Path, augmentation: str, dataset: str) -> list[str]:
     """The names of a dataset's classes by label, as a file of its prompts has them: without underscores."""
-    with reading(path) as file:  # its features, which may be large, are not needed
-        return _unfilled(check_layout(file), file.get_tensor("labels").tolist(), augmentation, dataset)
+    return _unfilled(*read_wordings(path), augmentation, dataset)
 
 
 def _find(shifted: ShiftedSet, parent: str, parent_names: list[str]) -> list[int]:
@@ -135,11 +135,9 @@ def _stored_classnames(place: Place, name: str) -> list[str]:
 
 def _unfilled(prompts: list[str], labels: list[int], augmentation: str, dataset: str) -> list[str]:
     """What the first prompt of each label fills the first template with."""
-    before, after = templates.templates(augmentation, dataset)[0].split("{}")
-    by_label: dict[int, str] = {}
-    for prompt, label in zip(prompts, labels, strict=True):
-        by_label.setdefault(label, prompt)
-    other = [prompt for prompt in by_label.values() if not (prompt.startswith(before) and prompt.endswith(after))]
-    if other:
-        raise UserError(f"the prompts of {dataset} were not made by today's {augmentation} templates: '{other[0]}'")
-    return [by_label[label][len(before) : len(by_label[label]) - len(after)] for label in sorted(by_label)]
+    try:
+        return templates.unfilled(templates.templates(augmentation, dataset)[0], prompts, labels)
+    except ValueError as error:
+        raise UserError(
+            f"the prompts of {dataset} were not made by today's {augmentation} templates: '{error}'"
+        ) from error

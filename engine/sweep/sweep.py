@@ -43,6 +43,8 @@ from engine.training.problem import Inputs, Job, Outcome, Problem, admits
 AGAIN = 2
 """How often a sweep trains a run again that has a record: once for what the record lacks, and once more where it has
 become the selected one since."""
+CHANGING = {"train", "val", "test", "split", "text"}
+"""The inputs of a run that change with the images and class names of a custom dataset."""
 MEMORY_SHARE = 0.8
 """The part of free memory that runs may take where the user does not say."""
 
@@ -122,16 +124,17 @@ class CellSweep:
         """
         dropped = 0
         for point, record in list(self.records.items()):
-            if record.inputs == self.inputs and record.grid == self.points:
-                continue
+            changed = {name for name, _ in record.inputs.items() ^ self.inputs.items()}
+            if not changed <= CHANGING or (not changed and record.grid == self.points):
+                continue  # other weights or settings are no change of the dataset
             dropped += 1
-            trained_on = {name: digest for name, digest in record.inputs.items() if name != "test"}
-            if trained_on.items() <= self.inputs.items() and record.grid == self.points:
+            if changed == {"test"} and record.grid == self.points:
                 untested = {name: replace(getattr(record, name), test=None) for name in CLASSIFIERS}
                 self.records[point] = replace(record, inputs=self.inputs, shifted={}, **untested)
                 write_record(self.records[point], self.options.result_dir)
             else:
                 record_path(self.cell, point, self.options.result_dir).unlink(missing_ok=True)
+                heads.head_path(self.cell, point, self.options.result_dir).unlink(missing_ok=True)
                 del self.records[point]
         return dropped
 

@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 
 from engine.clip.load import load_encoder
 from engine.features import texts as module
-from engine.features.store import Place, read_texts
+from engine.features.prompts import read_texts
+from engine.features.store import Place
 from engine.features.texts import extract_texts, plan_texts
 
 IRRELEVANT = ("width", "heads", "layers", "mlp_ratio", "vocab_size", "norm_kwargs", "act_kwargs")

@@ -140,13 +140,14 @@ def test_archives_that_inflate_are_refused(tmp_path):
             fit.build("RN50", {}, str(tmp_path / path))
 
 
-def test_pickles_that_ask_for_memory_are_refused(tmp_path):
+def test_pickles_that_ask_for_memory_or_time_are_refused(tmp_path):
     torch.save(tensors(), tmp_path / "plain.pt")
     hostile = {
         "an index": b"\x80\x02}r\xff\xff\xff\x7f.",  # a memo of 16 GiB, in C
         "bytes": b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b".",
         "a function": b"\x80\x02cbuiltins\nbytearray\n\x8a\x06" + (1 << 40).to_bytes(6, "little") + b"\x85R.",
         "no end": b"\x80\x02}q\x00X\x05\x00\x00\x00modelh\x00s.",  # holds itself
+        "a key that takes for ever to hash": b"\x80\x02})" + 100 * b"2\x86" + b"K\x01s.",
     }
     for pickled in hostile.values():
         rezipped(

@@ -9,13 +9,14 @@ import resource
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from engine import datasets
 from engine.datasets import few_shot, registry
 from engine.datasets.benchmark import PARTS
-from engine.datasets.custom import dividing
+from engine.datasets.custom import dividing, splits
 from engine.errors import UserError
 
 
@@ -102,6 +103,26 @@ def test_nothing_is_written_unless_it_shall_be(photos):
         assert drawn.digest(part) == first.digest(part) == written.digest(part)
 
 
+def test_parts_must_not_become_empty(tmp_path, put_images):
+    root = tmp_path / "photos"
+    put_images(root, [f"{part}/{name}/{n}.jpg" for part in PARTS for name in ("cat", "dog") for n in range(3)])
+    read(root)
+    shutil.rmtree(root / "val")
+    assert "split.json: no image is left in val. Add some, or delete this file: the images are then" in error(root)
+    put_images(root, ["val/dog/9.jpg"])
+    shutil.rmtree(root / "train" / "cat")
+    assert "split.json: no image to train on is left of cat. Add some, remove the class, or delete" in error(root)
+
+
+def test_the_depth_of_images_that_come_later(photos):
+    """A dataset of 8 bits takes theirs; where there are deep ones already, the larger counts."""
+    assert read(photos).depth == 16
+    for number, depth, found in ((1, 12, 12), (2, 10, 12), (3, 14, 14)):
+        grey = np.full((8, 8), 2**depth - 1, dtype=np.uint16)
+        Image.fromarray(grey).save(photos / "cat" / f"deep{number}.png")
+        assert read(photos, write=False).depth == read(photos).depth == read(photos).depth == found
+
+
 def test_files_that_changed_are_told_from_files_that_were_touched(photos):
     """By size and time first, and by content where these differ; a copied folder is the same dataset."""
     before = read(photos)
@@ -130,8 +151,11 @@ def test_times_alone_need_no_folder_that_can_be_written_to(photos, monkeypatch):
     monkeypatch.setattr(dividing, "write_text", _fail)
     after = read(photos)
     assert [after.contents(part) for part in PARTS] == [before.contents(part) for part in PARTS]
-    (photos / "cat" / "3.jpg").write_bytes(b"another")
+    picture = photos / "cat" / "3.jpg"
+    picture.write_bytes(picture.read_bytes() + b"another")
     assert "cannot be written" in error(photos)
+    picture.write_bytes(b"another")
+    assert f"files that are no images, or too large: 1. Replace or remove them:\n  {picture}" in error(photos)
 
 
 def _fail(path, text):
@@ -204,7 +228,15 @@ def test_images_that_went_leave_the_others_where_they_were(photos):
     for path in photos.glob("cat/*"):
         if f"cat/{path.name}" in paths(after, "train"):
             path.unlink()
-    assert "split.json: no image to train on is left of cat. Add some, remove the class, or delete" in error(photos)
+    (note,) = (again := read(photos)).notes  # what is left of the class is divided anew
+    assert "images moved to another class or split (cat/" in note
+    assert {item.impath for item in again.train if item.classname == "cat"} <= {
+        *paths(after, "val"),
+        *paths(after, "test"),
+    }
+    assert [item for item in again.train if item.classname != "cat"] == [
+        item for item in after.train if item.classname != "cat"
+    ]
     shutil.rmtree(photos / "cat")
     assert "has one class" in error(photos)
 
@@ -348,7 +380,7 @@ def test_classes_of_one_or_two_images_are_trained_on(photos, few, divided):
     assert (few == 1) == ("no images in test, so test accuracy says nothing of how well they are recogn" in said)
     train, val = few_shot.sample(found.labels("train"), found.labels("val"), 4, 1)
     few_shot.check(few_shot.FewShotSplit("photos", 4, 1, train, val), found)
-    assert len(few_shot.shortages(found, [4])) == 2
+    assert len(splits.shortages(found, [4])) == 2
     assert read(photos).notes == found.notes[: -3 + (few == 2)] + found.notes[-2 + (few == 2) :]
 
 
@@ -711,21 +743,21 @@ def test_few_shot_splits_are_drawn_and_shortages_named(photos, tmp_path):
     _cut(photos, 4)
     found = read(photos)
     asked = tmp_path / "indices", [1, 8, few_shot.ALL], [1, 2]
-    assert [done for _, done in few_shot.update_splits(found, *asked)] == ["written"] * 6
-    assert [done for _, done in few_shot.update_splits(found, *asked)] == ["exists"] * 6
+    assert [done for _, done in splits.update_splits(found, *asked)] == ["written"] * 6
+    assert [done for _, done in splits.update_splits(found, *asked)] == ["exists"] * 6
     drawn = few_shot.checked_splits(found, *asked)
     assert [len(split.train) for split in drawn] == [2, 2, 7, 7, 7, 7]
     assert [len(split.val) for split in drawn] == [2, 2, 3, 3, 3, 3]
-    train, val = few_shot.shortages(found, asked[1])
+    train, val = splits.shortages(found, asked[1])
     assert "of 8 images a class in train, some have fewer, and give all they have: big_dog (5), cat (2). 2 are" in train
     assert "of 4 images a class in val, some have fewer, and give all they have: big_dog (2), cat (1). 1 are" in val
-    assert few_shot.shortages(found, [1, few_shot.ALL]) == []
+    assert splits.shortages(found, [1, few_shot.ALL]) == []
 
 
 def test_few_shot_splits_keep_the_images_that_are_there_still(photos, put_images, tmp_path):
     """A split has content digests; an image that is gone, and no other, is drawn again."""
     asked = tmp_path / "indices", [4], [1]
-    (split, _), *_ = few_shot.update_splits(found := read(photos), *asked)
+    (split, _), *_ = splits.update_splits(found := read(photos), *asked)
     drawn = [paths(found, "train")[position] for position in split.train]
     (photos / drawn[1]).unlink()
     (photos / drawn[6]).rename(photos / Path(drawn[6]).parent / "renamed.jpg")
@@ -733,7 +765,7 @@ def test_few_shot_splits_keep_the_images_that_are_there_still(photos, put_images
     found = read(photos)
     with pytest.raises(UserError, match=r"shot_4-seed_1.json has images that photos does not have now"):
         few_shot.checked_splits(found, *asked)
-    ((split, done),) = few_shot.update_splits(found, *asked)
+    ((split, done),) = splits.update_splits(found, *asked)
     assert done == "with 3 images drawn again"  # one for the one that is gone, two of the new class
     kept = {paths(found, "train")[position] for position in split.train}
     assert kept.issuperset({*drawn[:1], *drawn[2:6], drawn[7]})
@@ -743,4 +775,4 @@ def test_few_shot_splits_keep_the_images_that_are_there_still(photos, put_images
     put_images(other, [f"{name}/{number}.jpg" for name in ("cat", "big_dog") for number in range(10)])
     registry.FORMATS.pop("photos")
     with pytest.raises(UserError, match="is a split of other images: not one of them is there now"):
-        list(few_shot.update_splits(read(other), *asked))
+        list(splits.update_splits(read(other), *asked))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from engine import templates
 from engine.errors import UserError
 from engine.features import mining
 from engine.features.mining import Mined, Origin, mine, read_mined, write_mined
-from engine.features.store import MissingFeatures, Source
+from engine.features.store import Bank, Listed, MissingFeatures, Source
 from stores import best_by_loops
 
 CLASSES, WIDTH, IMAGES = 5, 12, 40
@@ -67,7 +68,19 @@ def test_what_was_mined_is_read_as_it_was_written(world, tmp_path):
 
 def test_the_origin_is_the_same_whatever_layers_are_yet_to_come():
     text, val = (dataclasses.replace(source, layer=2) for source in (ORIGIN.text, ORIGIN.val))
-    assert Origin.of(text, val, "split") == ORIGIN
+    split = SimpleNamespace(val=[1], digest="split")
+    bank = SimpleNamespace(source=val, list_digest=lambda positions: ORIGIN.val.list_digest)
+    assert Origin.of(text, bank, split) == ORIGIN
+
+
+def test_the_origin_has_the_classes_of_a_custom_datasets_images(tmp_path):
+    """An image that moves to another class may leave the images of a split, and their order, what they were."""
+    split, origins = SimpleNamespace(val=[0, 1], digest="split"), []
+    for labels in ([0, 0, 1], [0, 1, 1]):
+        bank = Bank(tmp_path, Listed(["a", "b", "c"], labels, ["0" * 32, "1" * 32, "2" * 32]))
+        bank.source = dataclasses.replace(ORIGIN.val, list_digest="by content")
+        origins.append(Origin.of(ORIGIN.text, bank, split))
+    assert origins[0] != origins[1]
 
 
 @pytest.mark.parametrize(

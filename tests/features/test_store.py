@@ -13,20 +13,9 @@ from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.errors import UserError
-from engine.features.store import (
-    DIGEST,
-    Bank,
-    MissingFeatures,
-    Place,
-    Source,
-    Texts,
-    check_finite,
-    digests,
-    read_texts,
-    shard_path,
-    write_shard,
-    write_texts,
-)
+from engine.features.numbers import check_finite
+from engine.features.prompts import Texts, read_texts, write_texts
+from engine.features.store import DIGEST, Bank, MissingFeatures, Place, Source, digests, shard_path, write_shard
 from engine.features.verify import check, stored_files
 
 SOURCE = Source("RN50", "a" * 64, "b" * 64, 10)

@@ -7,7 +7,8 @@ from safetensors import safe_open
 from engine.clip.load import load_encoder
 from engine.errors import UserError
 from engine.features import texts as module
-from engine.features.store import Place, read_texts
+from engine.features.prompts import read_texts
+from engine.features.store import Place
 from engine.features.texts import extract_texts, plan_texts
 
 PROMPTS = [

@@ -8,7 +8,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from engine.features.store import Bank, Place, Source, Texts, shard_path, write_shard, write_texts
+from engine.features.prompts import Texts, write_texts
+from engine.features.store import Bank, Place, Source, shard_path, write_shard
 from engine.features.verify import check, stored_files
 
 SOURCE = Source("RN50", "a" * 64, "b" * 64, 10)

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engine.datasets.benchmark import Benchmark
+from engine.datasets.benchmark import DEPTH, Benchmark
 from engine.datasets.custom.classnames import check_classes, renamed
 from engine.datasets.custom.dividing import copies_note, draw, inspect_images, new_split, write_split
 from engine.datasets.custom.finding import doubt_classes, from_folders
@@ -78,7 +78,7 @@ class Own:
             before = coop.read(name, folder, check_images=False)
             split, changed = update(before, images, names, split_file)
             if split.depth is None:  # the file is of an earlier version
-                split = replace(split, depth=inspect_images(folder, sorted(split.files)))
+                split = replace(split, depth=inspect_images(folder, sorted(split.files)) or DEPTH)
             if changed:
                 notes.append(f"{split_file} is older than the images: {changed}. {UP_TO_DATE if write else OUTDATED}")
             if write and split != before:

@@ -21,7 +21,7 @@ SHARES = {"train": 0.5, "val": 0.2, "test": 0.3}
 
 def new_split(parts: dict[str, list[Found]], names: dict[str, str], name: str, folder: Path) -> Benchmark:
     """The images by part as a dataset, after a look at what an image must be."""
-    depth = inspect_images(folder, sorted(image.impath for own in parts.values() for image in own))
+    depth = inspect_images(folder, sorted(image.impath for own in parts.values() for image in own)) or DEPTH
     labels = {label: number for number, label in enumerate(names)}
     items = {part: [Item(i.impath, labels[i.label], names[i.label]) for i in own] for part, own in parts.items()}
     return Benchmark(name, folder, **items, classnames=list(names.values()), depth=depth)
@@ -115,8 +115,8 @@ def divide(images: list[Found], parts: Sequence[str], seed: str) -> dict[str, li
     return {part: sorted(own, key=lambda image: image.impath) for part, own in {**divided, "train": left}.items()}
 
 
-def inspect_images(folder: Path, impaths: list[str]) -> int:
-    """Return the depth in bits of those images that have more than 8.
+def inspect_images(folder: Path, impaths: list[str]) -> int | None:
+    """Return the depth in bits of those images that have more than 8, None where there are none.
 
     Raises UserError for files that are no images, or too large, before a split has them.
     """
@@ -134,4 +134,4 @@ def inspect_images(folder: Path, impaths: list[str]) -> int:
     if faults:
         lines = "\n".join([*faults[: checks.SHOWN], *["  ..."] * (len(faults) > checks.SHOWN)])
         raise UserError(f"files that are no images, or too large: {len(faults)}. Replace or remove them:\n{lines}")
-    return max(filter(None, depths), default=DEPTH)
+    return max(filter(None, depths), default=None)

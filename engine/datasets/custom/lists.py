@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import os
 import posixpath
 from collections import Counter
@@ -145,6 +144,8 @@ class _Folders:
 
     def closest(self, impath: str) -> str:
         """Which name is most like the first one of a path that is not there, ` (there is ...)`; nothing for none."""
+        import difflib  # a slow import, for an error alone
+
         there, absent = self._follow(_slashed(impath))
         alike = {own.casefold(): own for own in self.names[there].values()}
         close = difflib.get_close_matches(absent.casefold(), alike, n=1)

@@ -11,7 +11,6 @@ import random
 import stat
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -42,6 +41,8 @@ def file_states(folder: Path, impaths: Iterable[str], known: Mapping[str, FileSt
         except OSError as error:
             raise UserError(f"{folder / impath} cannot be read ({error.strerror or error})") from error
         return state
+
+    from concurrent.futures import ThreadPoolExecutor  # which takes longer to import than all of this
 
     impaths = list(impaths)
     with ThreadPoolExecutor(READERS) as readers:
@@ -86,9 +87,8 @@ def update(split: Benchmark, images: list[Found], names: dict[str, str], split_f
     changes = _Changes()
     kept = _follow(split, found, states, changes)
     numbers = _number_classes(split, kept, names, changes)
-    lists = _place(split, kept, images, changes)
-    if new := [image for own in lists.values() for image in own if image.impath in set(changes.added)]:
-        inspect_images(split.image_dir, [image.impath for image in new])
+    lists = _place(kept, images, changes)
+    depth = _depth(split, [*changes.added, *changes.replaced], states)
     items = {
         part: sorted(
             (Item(image.impath, numbers[image.label], names[image.label]) for image in own),
@@ -96,9 +96,9 @@ def update(split: Benchmark, images: list[Found], names: dict[str, str], split_f
         )
         for part, own in lists.items()
     }
-    _require_training(items, numbers, names, split_file)
+    _require_images(items, numbers, names, split_file)
     classnames = [names[label] for label in sorted(numbers, key=numbers.get)]
-    changed = replace(split, **items, classnames=classnames, files=states)
+    changed = replace(split, **items, classnames=classnames, files=states, depth=depth)
     same = replace(split, files=states)
     return (changed, str(changes)) if str(changes) else (same, "")
 
@@ -143,12 +143,14 @@ def _number_classes(
     """Return the number of each found label: of the class of its name, else of the class that its images were in."""
     known = {name: number for number, name in enumerate(split.classnames)}
     numbers = {label: known[name] for label, name in names.items() if name in known}
+    votes: dict[str, Counter[int]] = {label: Counter() for label in names}
+    for _, item, image in kept:
+        votes[image.label][item.label] += 1
     free = len(known)
     for label, name in names.items():
         if label in numbers:
             continue
-        votes = Counter(item.label for _, item, image in kept if image.label == label)
-        before = next((number for number, _ in votes.most_common() if number not in numbers.values()), None)
+        before = next((number for number, _ in votes[label].most_common() if number not in numbers.values()), None)
         if before is None:
             numbers[label], free = free, free + 1
             changes.classes.append(f"new class {name}")
@@ -162,27 +164,36 @@ def _number_classes(
     return {label: rank[number] for label, number in numbers.items()}
 
 
-def _place(
-    split: Benchmark, kept: list[tuple[str, Item, Found]], images: list[Found], changes: _Changes
-) -> dict[str, list[Found]]:
-    """Return the images by split: as the folder has them, else as before, else divided within their class."""
+def _place(kept: list[tuple[str, Item, Found]], images: list[Found], changes: _Changes) -> dict[str, list[Found]]:
+    """Return the images by split: as the folder has them, else as before, else divided within their class.
+
+    A class that lost all its training images is divided anew, as far as the folder leaves it open.
+    """
     val_is_drawn = not any(image.part == "val" for image in images)
-    lists: dict[str, list[Found]] = {part: [] for part in PARTS}
+    before = {image.impath: part for part, _, image in kept}
+    there = {}
     for part, _, image in kept:
-        stays = image.part in (None, part) or (image.part == "train" and part == "val" and val_is_drawn)
-        lists[part if stays else image.part].append(image)
-        if not stays:
-            changes.moved.append(image.impath)
-    added = set(changes.added)
+        is_free = image.part is None or (part == "val" and _is_drawn(image, val_is_drawn))
+        there[image.impath] = part if is_free else image.part
+    trained = {image.label for image in images if there.get(image.impath, image.part) in (None, "train")}
+    lists: dict[str, list[Found]] = {part: [] for part in PARTS}
     by_class: dict[str, list[Found]] = {}
     for image in images:
-        if image.impath in added:
-            by_class.setdefault(image.label, []).append(image)
+        stays = image.impath in there and (image.label in trained or not _is_drawn(image, val_is_drawn))
+        (lists[there[image.impath]] if stays else by_class.setdefault(image.label, [])).append(image)
+    counts = Counter((part, image.label) for part in PARTS for image in lists[part])
     for label, own in by_class.items():
-        there = {part: sum(image.label == label for image in lists[part]) for part in PARTS}
-        for part, of_part in _divide_more(own, there, label, val_is_drawn).items():
+        of_class = {part: counts[part, label] for part in PARTS}
+        for part, of_part in _divide_more(own, of_class, label, val_is_drawn).items():
             lists[part] += of_part
+    placed = ((part, image.impath) for part in PARTS for image in lists[part])
+    changes.moved += [impath for part, impath in placed if before.get(impath, part) != part]
     return lists
+
+
+def _is_drawn(image: Found, val_is_drawn: bool) -> bool:
+    """Return whether the folder leaves open which split an image belongs to."""
+    return image.part is None or (image.part == "train" and val_is_drawn)
 
 
 def _divide_more(images: list[Found], there: dict[str, int], label: str, val_is_drawn: bool) -> dict[str, list[Found]]:
@@ -190,10 +201,9 @@ def _divide_more(images: list[Found], there: dict[str, int], label: str, val_is_
     lists: dict[str, list[Found]] = {part: [] for part in PARTS}
     given = {image.part for image in images} - {None}
     parts = ("train", "val") if given and val_is_drawn else PARTS
-    to_divide = [image for image in images if image.part is None or (image.part == "train" and val_is_drawn)]
+    to_divide: list[Found] = []
     for image in images:
-        if image not in to_divide:
-            lists[image.part].append(image)
+        (to_divide if _is_drawn(image, val_is_drawn) else lists[image.part]).append(image)
     if not sum(there[part] for part in parts):  # a new class
         divided = divide(to_divide, parts, label)
         return {part: lists[part] + divided.get(part, []) for part in PARTS}
@@ -206,13 +216,30 @@ def _divide_more(images: list[Found], there: dict[str, int], label: str, val_is_
     return lists
 
 
-def _require_training(
+def _depth(split: Benchmark, new: list[str], files: Collection[str]) -> int | None:
+    """Return the depth of the images with those that are `new`, which must be images; None if it was not known.
+
+    The depth of a dataset without images of more than 8 bits is that of the first ones that come.
+    """
+    found = inspect_images(split.image_dir, new)
+    if None in (found, split.depth) or found == split.depth:
+        return split.depth
+    others = sorted(set(files).difference(new))
+    return found if inspect_images(split.image_dir, others) is None else max(found, split.depth)
+
+
+def _require_images(
     items: dict[str, list[Item]], numbers: Collection[str], names: dict[str, str], split_file: Path
 ) -> None:
-    """Raise UserError for classes without an image to train on."""
+    """Raise UserError for classes without an image to train on, and for parts without an image."""
     trained = {item.classname for item in items["train"]}
     if short := [names[label] for label in numbers if names[label] not in trained]:
         raise UserError(
             f"{split_file}: no image to train on is left of {first(short, len(short))}. Add some, remove the class, or"
             " delete this file: the images are then divided anew"
+        )
+    if empty := [part for part in PARTS if not items[part]]:
+        raise UserError(
+            f"{split_file}: no image is left in {' and '.join(empty)}. Add some, or delete this file: the images are"
+            " then divided anew"
         )

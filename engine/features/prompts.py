@@ -1,0 +1,102 @@
+"""The prompts of a dataset in the feature store: a file for each `--text-augmentation`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engine.features.store import (
+    DTYPES,
+    MissingFeatures,
+    Source,
+    check_layout,
+    file_source,
+    read_source,
+    reading,
+    require_labels,
+    save,
+)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The prompts of a dataset as features [n, D] float32, with the class [n] and the wording of each.
+
+    Where layers of the text encoder are yet to come, features are [n, L, width], and `positions` [n] int64 are those
+    of the ends of the texts; otherwise it is None.
+    """
+
+    features: Tensor
+    labels: Tensor
+    prompts: list[str]
+    source: Source
+    positions: Tensor | None = None
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What the layers that are yet to come take."""
+        return (self.features,) if self.positions is None else (self.features, self.positions)
+
+
+def prompts_digest(prompts: list[str], labels: list[int]) -> str:
+    """SHA-256 of prompts with their classes: the `list_digest` of their source."""
+    return hashlib.sha256(json.dumps([prompts, labels]).encode()).hexdigest()
+
+
+def write_texts(path: Path, texts: Texts) -> None:
+    """Write a file of prompts, atomically, stored as their source says."""
+    tensors = {"features": texts.features.to(DTYPES[texts.source.dtype]), "labels": texts.labels}
+    if texts.positions is not None:
+        tensors["positions"] = texts.positions
+    save(path, tensors, texts.source, prompts=json.dumps(texts.prompts))
+
+
+def read_texts(path: Path, pick: Callable[[Tensor], Tensor] | None = None) -> Texts:
+    """Read a file of prompts, or those rows [m] int64 of it that `pick` takes, which is given the classes of all.
+
+    Raises MissingFeatures when it is not there or cannot be read.
+    """
+    if not path.is_file():
+        raise MissingFeatures(f"no text features {path}")
+    with reading(path) as file:
+        prompts = check_layout(file)
+        labels = file.get_tensor("labels")
+        require_labels(labels)
+        features = file.get_tensor("features")
+        ends = file.get_tensor("positions") if "positions" in file.keys() else None  # noqa: SIM118
+        if (fault := fault_of_ends(ends, features)) is not None:
+            raise ValueError(fault)
+        rows = torch.arange(len(labels)) if pick is None else pick(labels)
+        return Texts(
+            features=features[rows].float(),  # the file is mapped: no more than these rows is read
+            labels=labels[rows],
+            prompts=[prompts[row] for row in rows.tolist()],
+            source=read_source(file.metadata()),
+            positions=None if ends is None else ends[rows],
+        )
+
+
+def read_wordings(path: Path) -> tuple[list[str], list[int]]:
+    """Return the prompts of a file and the class of each; their features, which may be large, are not read."""
+    with reading(path) as file:
+        return check_layout(file), file.get_tensor("labels").tolist()
+
+
+def fault_of_ends(ends: Tensor | None, features: Tensor) -> str | None:
+    """Return what is wrong with the positions [n] of the ends of texts in features [n, L, width]; None for nothing."""
+    if ends is None or (ends.shape == features.shape[:1] and ends.min() >= 0 and ends.max() < features.shape[1]):
+        return None
+    return "has ends of texts outside of the texts"
+
+
+def texts_source(path: Path) -> Source:
+    """What a file of prompts was made from. Raises MissingFeatures when it is not there or cannot be read."""
+    if not path.is_file():
+        raise MissingFeatures(f"no text features {path}")
+    return file_source(path)
