@@ -23,6 +23,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from engine import datasets
 from engine.clip import load, names
 from engine.clip import weights as clip_weights
 from engine.datasets import few_shot
@@ -443,6 +444,26 @@ def test_verify_names_what_is_bad_and_repair_removes_it(world):
 
     (world.root / "elsewhere").rename(world.root / "data")
     weights.rename(world.weights)
+    world.start().wait(check=0)
+    assert stored(world) == before
+
+
+def test_verify_compares_images_with_what_features_were_made_of(world):
+    """Of published datasets too: the shards that have the image are made anew. One that is damaged is no hindrance."""
+    world.start().wait(check=0)
+    before, bank = stored(world), sorted(world.place.bank("test", 0, "none").iterdir())
+    benchmark = datasets.load("demo", world.root / "data")
+    victim, other = (benchmark.path(benchmark.test[place]) for place in (0, -1))
+    content = victim.read_bytes()
+    victim.write_bytes(other.read_bytes())
+    bank[-1].write_bytes(b"damaged")
+    run = world.start("--verify").wait(check=1)
+    assert f"\n{victim} is not the image that its features were made of\n" in run.out
+    assert run.out.count("is not the image") == 1
+    assert "error" not in run.err
+    world.start("--repair").wait(check=1)
+    assert sorted(world.place.bank("test", 0, "none").iterdir()) == bank[1:-1]
+    victim.write_bytes(content)
     world.start().wait(check=0)
     assert stored(world) == before
 

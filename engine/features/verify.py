@@ -19,6 +19,7 @@ from engine.datasets import Benchmark
 from engine.datasets.benchmark import PARTS
 from engine.datasets.checks import first
 from engine.datasets.custom.tracking import file_states
+from engine.errors import UserError
 from engine.features.listing import read_listing, stored_listing
 from engine.features.mining import read_any
 from engine.features.numbers import finite_rows
@@ -92,12 +93,17 @@ def changed_images(place: Place, benchmark: Benchmark) -> dict[str, list[Path]]:
     if listing is not None:
         lists = [listing.part(part) for part in PARTS]
         made_of = {path: content for own in lists for path, content in zip(own.paths, own.contents, strict=True)}
-    for part in PARTS if not benchmark.files else ():
-        items = benchmark.part(part)
+    for part in PARTS if listing is None else ():
+        items, digest = benchmark.part(part), benchmark.digest(part)
         for path in sorted(place.folder.glob(f"{part}-layer_*/*/*.safetensors")):
-            header = read_header(path)
+            try:
+                header = read_header(path)
+            except UserError:
+                continue  # which `check` names
+            if header.source.list_digest != digest:
+                continue  # positions in another list, or rows that are found by content
             for position, content in zip(header.positions, header.contents, strict=False):
-                if position < len(items):
+                if position < len(items):  # or the shard is at fault
                     made_of[items[position].impath] = content
                     shards.setdefault(items[position].impath, []).append(path)
     there = (impath for impath in made_of if (benchmark.image_dir / impath).is_file())  # or it has no content

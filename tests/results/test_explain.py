@@ -10,7 +10,7 @@ from engine.errors import UserError
 from engine.results import tables
 from engine.results.explain import explain
 from engine.results.runs import Accuracy, Shifted, read_cell, record_path, runs_digest, selected, write_record
-from forks import run_fork
+from forks import Fork, as_a_user, run_fork
 from records import CROSS, LINEAR, POINTS, UNI, cell_of, write_cell
 
 pytestmark = pytest.mark.usefixtures("short_grids")
@@ -56,6 +56,14 @@ def test_the_grid_of_a_cell_through_the_script(cell, tmp_path, script):
     assert len(untested.split()) == 6
     assert f"the one run with the highest val, {100 * runs[POINTS[1]].trained.val:.2f}." in done.stdout
     assert not (tmp_path / "results").exists()
+
+
+def test_runs_in_a_folder_that_may_not_be_listed_are_not_taken_for_none(cell, tmp_path):
+    folder = cell.folder(tmp_path / "experiments")
+    folder.chmod(0)
+    done = Fork("eval.py", ["--explain", "dtd,1,1"], tmp_path, as_a_user, tmp_path).wait(check=1)
+    folder.chmod(0o700)
+    assert done.err == f"error: {folder.relative_to(tmp_path)} cannot be opened (Permission denied)\n"
 
 
 def test_a_tie_goes_to_the_first_and_is_said(cell, tmp_path):

@@ -79,7 +79,7 @@ def update(split: Benchmark, images: list[Found], names: dict[str, str], split_f
     """Return a split with the images and class names that there are now, and what changed, "" for nothing.
 
     `images` are the found ones, `names` the class names by label of these. Images that were added are divided as the
-    first ones were. Raises UserError for a class that has no image to train on any more.
+    first ones were. Raises UserError for a class that has no image to train on any more, and for a part without images.
     """
     _require_distinct(split, split_file)
     found = {image.impath: image for image in images}
