@@ -44,7 +44,8 @@ def main() -> int | None:
     from engine.features.planning import Request, plan_dataset, require_room
     from engine.features.steps import make
 
-    request = Request(args.text_augmentation, views, args.decode, args.store_dtype)
+    are_asked = args.text_augmentation is not config.PROMPTS
+    request = Request(args.text_augmentation, views, args.decode, args.store_dtype, are_asked)
     plans, encoder = [], None
     for name in args.clip_encoder:
         del encoder  # before the next one is loaded

@@ -15,6 +15,7 @@ from engine.config.arguments import (
     FEATURES,
     IMAGENET_ESC,
     PREDICT,
+    PROMPTS,
     SEEDS,
     SPLITS,
     TABLES_OF_PAPER,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from typing import Any
 
 from engine import datasets
@@ -370,6 +371,7 @@ ARGUMENTS = {
 }
 
 
+@functools.cache
 def declared(name: str) -> tuple[tuple[str, ...], dict[str, Any]]:
     """Return the flags and settings of an argument, as argparse takes them; `name` may end in `SEVERAL`."""
     flags, settings = ARGUMENTS[name.removesuffix(SEVERAL)]
@@ -377,6 +379,9 @@ def declared(name: str) -> tuple[tuple[str, ...], dict[str, Any]]:
         settings = settings | {"nargs": "+", "default": [settings["default"]]}
     return flags, settings
 
+
+PROMPTS = declared(f"text_augmentation{SEVERAL}")[1]["default"]
+"""The very list of prompts that features.py makes where none are named, and then of no test-only dataset."""
 
 SPLITS = "dataset train_shot max_val_shot seed data_dir indices_dir".split()
 FEATURES = (
