@@ -44,7 +44,8 @@ def main() -> int | None:
     from engine.features.planning import Request, plan_dataset, require_room
     from engine.features.terminal import make
 
-    request = Request(args.text_augmentation, views, args.decode, args.store_dtype)
+    are_asked = args.text_augmentation is not config.PROMPTS
+    request = Request(args.text_augmentation, views, args.decode, args.store_dtype, are_asked)
     plans, encoder = [], None
     for name in args.clip_encoder:
         del encoder  # before the next one is loaded
@@ -88,8 +89,7 @@ def load(args: argparse.Namespace, name: str, device: str):
     """An encoder, split before the layers that stay trainable."""
     from engine.features import terminal
 
-    layers = args.image_layer_idx, args.text_layer_idx
-    return terminal.load(name, args.clip_weights, device, *layers, args.precision)
+    return terminal.load(name, args.clip_weights, device, args.image_layer_idx, args.text_layer_idx, args.precision)
 
 
 def place_of(args: argparse.Namespace, encoder: str, dataset: str):

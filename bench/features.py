@@ -180,7 +180,7 @@ def texts(args: argparse.Namespace) -> None:
 
     def ours():
         shutil.rmtree(place.folder, ignore_errors=True)
-        extract_texts(plan_texts("demo", "vanilla", prompts, [0] * len(prompts), place, encoder), encoder)
+        extract_texts(plan_texts("demo", "vanilla", ["{}"], prompts, place, encoder), encoder)
 
     rates = in_turns(args, {"plain": plain, "ours": ours}, len(prompts))
     expected, found = plain().cpu(), read_texts(place.texts(0, "vanilla")).features
@@ -359,7 +359,7 @@ def test_bank(args: argparse.Namespace, layer: int) -> Iterator[list[str]]:
             features = torch.randn(len(rows), *shape, generator=generator)
             write_shard(place.bank(part, layer, "none"), source, rows.tolist(), labels[rows], features)
     prompts = [f"kind {k}" for k in range(CLASSES)]
-    plan = plan_texts("demo", "hand_crafted", prompts, list(range(CLASSES)), place, encoder)
+    plan = plan_texts("demo", "hand_crafted", ["{}"], prompts, place, encoder)
     extract_texts(plan, encoder)
     if not layer:  # of as many dimensions as the images
         path, source = plan.files[0]

@@ -1,6 +1,7 @@
 """domain_shift.py and eval_domain_shift.py as a user meets them, on a few classes of ImageNet and its variants."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 import installation
 from engine import datasets
 from engine.errors import UserError
+from engine.features.classes import ShiftedClasses
 from engine.features.prompts import read_texts
 from engine.features.store import Bank, Place, write_shard
 from engine.model import zeroshot_weight
@@ -70,7 +72,8 @@ def selected_run(world):
 
 
 def test_a_run_is_train_pys_and_more_sets(world):
-    """The same records but for the shifted accuracies; and train.py on them changes nothing."""
+    """The same records but for the shifted accuracies; and train.py on them changes nothing. No prompts are needed."""
+    assert not list(world.place.folder.parent.glob("imagenet[v_]*/text-*"))
     shift(world, script="train.py")
     before = records(world)
     done = shift(world)
@@ -201,8 +204,18 @@ def test_missing_variants_are_told_at_once_with_the_command(world):
     assert "imagenet_r/test-layer_0" in said
     assert "python features.py --dataset imagenetv2 imagenet_r --clip-encoder demo-RN --feature_dir" in said
     shift(world, "--shifted", "imagenet_a", "imagenet_sketch")
-    shutil.rmtree(Place.of(world.feature[1], "demo-RN", "imagenet_a").folder / "text-layer_0")
-    assert "which say what its classes are" in shift(world, "--shifted", "imagenet_a", check=1).stderr
+
+
+def test_classes_that_the_store_does_not_know_are_told_with_the_command(world):
+    """As in a store from before they were kept, in a damaged file, or in that of another list."""
+    path = Place.of(world.feature[1], "demo-RN", "imagenet_a").classes
+    content = json.loads(path.read_text())
+    assert content["parent_labels"] == installation.PRESENT["imagenet_a"]
+    for spoilt in (None, "[", content | {"parent_labels": [3]}, content | {"list_digest": "of another list"}):
+        path.unlink() if spoilt is None else path.write_text(json.dumps(spoilt))
+        said = shift(world, "--shifted", "imagenet_a", check=1).stderr
+        assert str(path) in said
+        assert "python features.py --dataset imagenet_a --clip-encoder demo-RN --feature_dir" in said
 
 
 def test_missing_variants_are_to_be_made_as_the_training_images_were(world):
@@ -236,48 +249,40 @@ def test_a_variant_of_features_made_in_another_way_is_refused(world):
     assert "(decode fast; as the protocol has it)" in said
 
 
-def test_any_prompts_say_what_the_classes_are(world):
-    """Those of template mining are not made for test-only sets, and its templates are others than the hand-crafted."""
-    folder = Place.of(world.feature[1], "demo-RN", "imagenet_a").folder
-    shift(world, "--shifted", "imagenet_a")
-    expected = selected_run(world)
-    (folder / "text-layer_0").rename(folder / "text-layer_1")
-    shutil.rmtree(world.result[1])
-    shift(world, "--shifted", "imagenet_a")
-    assert selected_run(world) == expected
+def named(names, labels, variant="imagenet_a"):
+    bank = SimpleNamespace(folder=Path(f"features/{variant}/test-layer_0/none"))
+    return ShiftedSet(variant, bank, ShiftedClasses(names, labels, "digest of a list"))
 
 
-def named(names, variant="imagenet_a"):
-    return ShiftedSet(variant, SimpleNamespace(folder=Path("features/imagenet_a/test/none")), names)
+CRANES = ["hen", "crane", "blue jay", "crane"]
 
 
 @pytest.mark.parametrize(
-    ("names", "parents", "expected"),
-    [
-        (["b", "d"], ["a", "b", "c", "d"], [1, 3]),
-        (["crane", "jay"], ["hen", "crane", "jay", "crane"], [1, 2]),
-        (["jay", "crane"], ["hen", "crane", "jay", "crane"], [2, 3]),
-        (["crane", "crane"], ["crane", "jay", "crane"], [0, 2]),
-        (["crane"], ["crane", "jay", "crane"], "several classes of imagenet are called crane"),
-        (["crane", "owl"], ["crane", "jay", "crane"], "are no classes of imagenet: owl"),
-        (["jay", "hen"], ["hen", "jay", "owl"], "are not in the order of imagenet"),
-    ],
+    ("names", "labels"),
+    [(["crane", "blue_jay"], [1, 2]), (["crane"], [1]), (["crane"], [3]), (["blue jay", "hen"], [2, 0])],
 )
-def test_classes_are_found_by_names_in_order(names, parents, expected):
-    if isinstance(expected, str):
-        with pytest.raises(UserError, match=expected):
-            shifted_test(named(names), "imagenet", parents, "cpu")
-    else:
-        test = shifted_test(named(names), "imagenet", parents, "cpu")
-        assert test.classes.tolist() == expected
+def test_classes_are_those_that_the_store_knows(names, labels):
+    for known in (CRANES, ["hen", "crane", "blue_jay", "crane"], None):
+        test = shifted_test(named(names, labels), "imagenet", 4, known, "cpu")
+        assert test.classes.tolist() == labels
         assert torch.equal(test.choices["imagenet_a"], test.classes)
         assert test.choices["imagenet_a/all_classes"] is None
+        assert (test.digest == "digest of a list") == (labels == sorted(labels))
 
 
 def test_a_set_with_all_classes_must_have_all():
-    assert shifted_test(named(["x", "y"], "imagenetv2"), "imagenet", ["a", "b"], "cpu").classes.tolist() == [0, 1]
-    with pytest.raises(UserError, match="has 1 classes, and imagenet has 2"):
-        shifted_test(named(["a"], "imagenetv2"), "imagenet", ["a", "b"], "cpu")
+    whole = named(["x", "y"], [1, 0], "imagenetv2")
+    test = shifted_test(whole, "imagenet", 2, ["a", "b"], "cpu")
+    assert (test.classes.tolist(), test.choices) == ([1, 0], {"imagenetv2": None})
+    with pytest.raises(UserError, match=r"imagenetv2 has 1 classes, up to label 0; imagenet has 2"):
+        shifted_test(named(["a"], [0], "imagenetv2"), "imagenet", 2, ["a", "b"], "cpu")
+
+
+def test_classes_that_are_not_the_parents_are_refused():
+    with pytest.raises(UserError, match=r"imagenet_a: classes have other names in imagenet: owl \(crane\); make"):
+        shifted_test(named(["crane", "owl"], [1, 3]), "imagenet", 4, CRANES, "cpu")
+    with pytest.raises(UserError, match="has 2 classes, up to label 4; imagenet has 4"):
+        shifted_test(named(["crane", "owl"], [1, 4]), "imagenet", 4, None, "cpu")
 
 
 def test_seeds_that_are_named_must_be_there(world):

@@ -3,6 +3,7 @@
 Most runs are forks of this process (`forks`): the same script under the same arguments, seconds earlier.
 """
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -28,7 +29,7 @@ from engine.clip import load, names
 from engine.clip import weights as clip_weights
 from engine.datasets import few_shot
 from engine.features import extract
-from engine.features.prompts import read_texts
+from engine.features.prompts import read_texts, write_texts
 from engine.features.store import Bank, Place
 from forks import Fork, as_a_user, can_mount, limit_sharing, unlistable
 from hostile import save_hostile
@@ -148,10 +149,35 @@ def test_random_crops_are_kept_apart(world):
 def test_test_only_datasets_and_several_at_once(world):
     world.start("--dataset", "demo", "demo_v2", "--text-augmentation", "classname").wait(check=0)
     place = Place.of(world.root / "features", "demo-RN@tiny", "demo_v2")
-    assert sorted(path.name for path in place.folder.iterdir()) == ["test-layer_0", "text-layer_0"]
+    assert sorted(path.name for path in place.folder.iterdir()) == ["classes.json", "test-layer_0", "text-layer_0"]
     assert Bank(place.bank("test", 0, "none")).read()[1].tolist() == [0, 0, 1, 2]
     assert read_texts(place.texts(0, "classname")).prompts == ["red star", "blue {} ring", "dot"]
     assert len(Bank(world.place.bank("test", 0, "none"))) == 21
+
+
+def test_a_store_from_before_classes_were_kept_gets_them(world):
+    """And nothing is encoded again. Of test-only datasets nobody needs the prompts."""
+    words = ["--dataset", "demo", "demo_v2", "--text-layer-idx", "0", "1"]
+    world.start(*words).wait(check=0)
+    before, classes = stored(world), Place.of(world.root / "features", "demo-RN@tiny", "demo_v2").classes
+    content = classes.read_bytes()
+    assert json.loads(content)["parent_labels"] == [0, 1, 2]
+    assert not list(classes.parent.glob("text-*"))
+    classes.unlink()
+    for layers in (0, 1):
+        path = world.place.texts(layers, "hand_crafted")
+        write_texts(path, dataclasses.replace(read_texts(path), classnames=None))
+    without = stored(world)
+    assert "missing" not in world.start(*words, "--dry-run").wait(check=0).out
+    assert stored(world) == without != before
+    world.start(*words, prepare=forbid_encoding).wait(check=0)
+    assert stored(world) == before
+    assert classes.read_bytes() == content
+    assert read_texts(world.place.texts(1, "hand_crafted")).classnames == world.benchmark.classnames
+
+
+def forbid_encoding():
+    load.Encoder.encode_texts = None
 
 
 def test_several_encoders_at_once(world):
@@ -312,7 +338,7 @@ def test_a_dry_run_says_what_is_missing_and_stops(world):
         f"  prompts hand_crafted: 3 of 3 missing, 1.6 KiB\n  train/none: {len(train)} of {len(train)} missing" in plan
     )
     assert f"  val/none: {len(val)} of {len(val)} missing, 1.5 KiB\n  test/none: 21 of 21 missing, 10.8 KiB\n" in plan
-    assert "demo-RN demo_v2: 3 prompts; 4 images, counting views, 4 of them to encode" in plan
+    assert "demo-RN demo_v2: 0 prompts; 4 images, counting views, 4 of them to encode" in plan
     assert re.search(rf"in total [\d.]+ KiB to write; {world.root}/features has [\d.]+ \w+ left", plan)
     assert not (world.root / "features").exists()
 
@@ -427,7 +453,7 @@ def test_verify_names_what_is_bad_and_repair_removes_it(world):
     before, paths = stored(world), sorted((world.root / "features").rglob("*.safetensors"))
     (world.root / "data").rename(world.root / "elsewhere")
     weights = world.weights.rename(world.root / "no weights")
-    assert f"{len(paths) - 2} files, 0 of them bad\n" in world.start("--verify").wait(check=0).out
+    assert f"{len(paths) - 1} files, 0 of them bad\n" in world.start("--verify").wait(check=0).out
 
     bank, texts = sorted(world.place.bank("test", 0, "none").iterdir()), world.place.texts(0, "hand_crafted")
     content = bytearray(bank[1].read_bytes())
@@ -438,7 +464,7 @@ def test_verify_names_what_is_bad_and_repair_removes_it(world):
     for word, end in (("--verify", "which --repair removes"), ("--repair", "removed, and features.py makes them anew")):
         run = world.start(word).wait(check=1)
         assert all(f"\n{fault}" in f"\n{run.out}" for fault in faults)
-        assert f"{len(paths) - 2} files, 2 of them bad, {end}\n" in run.out
+        assert f"{len(paths) - 1} files, 2 of them bad, {end}\n" in run.out
     assert sorted((world.root / "features").rglob("*.safetensors")) == sorted({*paths} - {bank[1], texts})
     assert "0 of them bad" in world.start("--verify").wait(check=0).out
 
@@ -645,7 +671,7 @@ def test_what_is_assumed_of_weights_is_said(world):
 def test_prompts_that_are_too_long_or_the_same_are_said(world):
     listing = world.root / "data" / "demo_v2" / "classnames.txt"
     listing.write_text(listing.read_text().replace("dot", " ".join(["dot"] * 60)).replace("blue {} ring", "Red STAR"))
-    run = world.start("--dataset", "demo_v2").wait(check=0)
+    run = world.start("--dataset", "demo_v2", "--text-augmentation", "hand_crafted").wait(check=0)
     assert "warning: 1 prompts are too long for demo-RN and lose their end, such as 'a photo of a dot dot" in run.out
     same = "'a photo of a red star.' and 'a photo of a Red STAR.'"
     assert (

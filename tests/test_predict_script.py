@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,6 +35,7 @@ from engine.classifier.export import export
 from engine.classifier.images import pixels
 from engine.datasets import image_files
 from engine.errors import UserError
+from engine.features.prompts import read_texts, write_texts
 from engine.features.store import DIGEST, digests
 from engine.optimizer import GRIDS, Hyperparameters
 from engine.results import heads
@@ -298,6 +299,22 @@ def test_whatever_records_say_a_sweep_ends(kept, tmp_path, words):
     chosen = selected({record.hyperparameters: record for record in found.values()})
     assert head.with_name("record.json") == next(place for place in found if found[place] == chosen)
     assert "6 runs, 0 to train" in train(world, "--clip-encoder", "demo-RN", *words, "--save-heads").out
+
+
+def test_class_names_come_from_the_store(kept, tmp_path):
+    """Those of a store from before it had any are added, which encodes nothing."""
+    features = ["--feature_dir", Path(shutil.copytree(kept.root / "features", tmp_path / "features"))]
+    (path,) = features[1].glob("demo-RN/demo/text-layer_0/*")
+    write_texts(path, replace(read_texts(path), classnames=None))
+    places = [*features, "--result_dir", tmp_path / "experiments"]
+    refused = train(kept, "--clip-encoder", "demo-RN", *METHODS["linear"], *places, "--save-heads", check=1).err
+    assert "is from before prompts knew the names of classes; features.py adds them" in refused
+    assert "\n  python features.py --dataset demo --train-shot 2" in refused
+    train(kept, "--clip-encoder", "demo-RN", *METHODS["linear"], *places)
+    words = [*SWEEP, "--clip-encoder", "demo-RN", *kept.inputs, "--data_dir", kept.root / "data", *features]
+    assert "0 of them to encode" in run_fork("features.py", *words, folder=kept.root, check=0).stdout
+    said = train(kept, "--clip-encoder", "demo-RN", *METHODS["linear"], *places, "--save-heads").out
+    assert load(Path(said.splitlines()[-1].strip())).classnames == NAMES
 
 
 def test_a_file_says_all_that_it_takes_to_use_it(kept):

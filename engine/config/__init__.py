@@ -199,6 +199,8 @@ def _argument(*flags: str, **settings: Any) -> tuple[tuple[str, ...], dict[str, 
     return flags, settings
 
 
+PROMPTS = ["hand_crafted"]
+"""The prompts that features.py makes where none are named, and then of no test-only dataset."""
 _MANY = {"nargs": "+", "metavar": "X"}
 _TYPED = {"dataset": datasets.given, "text_augmentation": templates.given}
 """What to type for values of arguments whose types give paths a name, by where argparse keeps them."""
@@ -320,11 +322,11 @@ ARGUMENTS = {
         dest="text_augmentation",
         type=_templates,
         **_MANY,
-        default=["hand_crafted"],
+        default=PROMPTS,
         help="the prompts, one or several of: hand_crafted (templates made by hand for each dataset), classname (the"
         " name alone), vanilla ('a photo of a ...'), template_mining (a pool of 180 templates, whose 21 best on the"
         " validation images are taken for each few-shot split), or text files with a template of your own on each line"
-        " (hand_crafted)",
+        " (hand_crafted, and none of test-only datasets)",
     ),
     "image_augmentation": _argument(
         "--image-augmentation",

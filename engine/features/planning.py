@@ -10,6 +10,7 @@ from engine.clip.load import Encoder
 from engine.datasets import Benchmark
 from engine.datasets.few_shot import FewShotSplit
 from engine.errors import UserError
+from engine.features.classes import ShiftedClasses, are_stored, classes_of
 from engine.features.extract import Plan, plan, row_bytes
 from engine.features.listing import Listing, listing_of, require_same, stored_listing
 from engine.features.mining import mineable
@@ -34,19 +35,24 @@ class Need:
 
 @dataclass(frozen=True)
 class Request:
-    """What to make of each dataset, whatever the encoder: as features.py's arguments of these names say."""
+    """What to make of each dataset, whatever the encoder: as features.py's arguments of these names say.
+
+    Test-only datasets get prompts where `prompts_of_tests` asks for them: nothing needs those.
+    """
 
     text_augmentations: list[str]
     views: list[str]
     decode: str = "pil"
     store_dtype: str = "fp32"
+    prompts_of_tests: bool = False
 
 
 @dataclass(frozen=True)
 class DatasetPlan:
     """The features that one dataset needs under one encoder; `needs` says what is missing, of prompts first.
 
-    `mined` are the splits whose templates are mined, `listing` the lists of a custom dataset.
+    `mined` are the splits whose templates are mined, `listing` the lists of a custom dataset, `classes` those
+    of a shifted test set.
     """
 
     encoder: str
@@ -57,6 +63,7 @@ class DatasetPlan:
     needs: list[Need]
     mined: list[FewShotSplit]
     listing: Listing | None = None
+    classes: ShiftedClasses | None = None
 
     @property
     def title(self) -> str:
@@ -87,7 +94,8 @@ class DatasetPlan:
     def is_done(self) -> bool:
         """Whether nothing is missing. What was mined must still be checked against what it was mined from."""
         is_listed = self.listing is None or self.listing == stored_listing(self.place)
-        return is_listed and not (self.prompts or self.passes or self.mined)
+        is_named = not any(texts.unnamed for texts in self.texts) and are_stored(self.place, self.classes)
+        return is_listed and is_named and not (self.prompts or self.passes or self.mined)
 
     def __str__(self) -> str:
         asked = sum(len(images.asked) for images in self.images)
@@ -109,15 +117,12 @@ def plan_dataset(
     if listing is not None:
         require_same(place, str(benchmark.image_dir), listing)
     texts = []
-    for augmentation in request.text_augmentations:
+    for augmentation in request.text_augmentations if splits or request.prompts_of_tests else []:
         # of a test-only dataset no templates are mined: the whole pool would be encoded for nothing
         if splits or augmentation != templates.MINING:
-            chosen = templates.templates(augmentation, benchmark.name)
-            prompts = templates.prompts(chosen, benchmark.classnames)
-            renewable = chosen if listing is not None else None
-            texts.append(
-                plan_texts(benchmark.name, augmentation, *prompts, place, encoder, request.store_dtype, renewable)
-            )
+            made_of = templates.templates(augmentation, benchmark.name), benchmark.classnames
+            how = request.store_dtype, listing is not None
+            texts.append(plan_texts(benchmark.name, augmentation, *made_of, place, encoder, *how))
     images = [
         plan(benchmark, *rows, place, encoder, request.decode, request.store_dtype, listing)
         for rows in wanted_rows(benchmark, splits, request.views)
@@ -125,7 +130,8 @@ def plan_dataset(
     needs = [need for own in texts for need in _text_needs(own)]
     needs += [need for own in images for need in _image_needs(own, encoder)]
     mined = splits if templates.MINING in request.text_augmentations else []
-    return DatasetPlan(encoder.name, benchmark.name, place, texts, images, needs, mined, listing)
+    classes = classes_of(benchmark)
+    return DatasetPlan(encoder.name, benchmark.name, place, texts, images, needs, mined, listing, classes)
 
 
 def _text_needs(plan: TextPlan) -> list[Need]:

@@ -17,6 +17,7 @@ from engine.features.store import (
     Source,
     check_layout,
     file_source,
+    read_list,
     read_source,
     reading,
     require_labels,
@@ -29,7 +30,8 @@ class Texts:
     """The prompts of a dataset as features [n, D] float32, with the class [n] and the wording of each.
 
     Where layers of the text encoder are yet to come, features are [n, L, width], and `positions` [n] int64 are those
-    of the ends of the texts; otherwise it is None.
+    of the ends of the texts; otherwise it is None. `classnames` are the names of the classes by label, as the dataset
+    spells them; None in a file from before there were any.
     """
 
     features: Tensor
@@ -37,6 +39,7 @@ class Texts:
     prompts: list[str]
     source: Source
     positions: Tensor | None = None
+    classnames: list[str] | None = None
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -54,7 +57,8 @@ def write_texts(path: Path, texts: Texts) -> None:
     tensors = {"features": texts.features.to(DTYPES[texts.source.dtype]), "labels": texts.labels}
     if texts.positions is not None:
         tensors["positions"] = texts.positions
-    save(path, tensors, texts.source, prompts=json.dumps(texts.prompts))
+    names = {} if texts.classnames is None else {"classnames": json.dumps(texts.classnames)}
+    save(path, tensors, texts.source, prompts=json.dumps(texts.prompts), **names)
 
 
 def read_texts(path: Path, pick: Callable[[Tensor], Tensor] | None = None) -> Texts:
@@ -72,6 +76,9 @@ def read_texts(path: Path, pick: Callable[[Tensor], Tensor] | None = None) -> Te
         ends = file.get_tensor("positions") if "positions" in file.keys() else None  # noqa: SIM118
         if (fault := fault_of_ends(ends, features)) is not None:
             raise ValueError(fault)
+        classnames = _read_classnames(file.metadata())
+        if classnames is not None and len(classnames) != int(labels.max()) + 1:
+            raise ValueError(f"it holds {len(classnames)} class names of {int(labels.max()) + 1} classes")
         rows = torch.arange(len(labels)) if pick is None else pick(labels)
         return Texts(
             features=features[rows].float(),  # the file is mapped: no more than these rows is read
@@ -79,6 +86,7 @@ def read_texts(path: Path, pick: Callable[[Tensor], Tensor] | None = None) -> Te
             prompts=[prompts[row] for row in rows.tolist()],
             source=read_source(file.metadata()),
             positions=None if ends is None else ends[rows],
+            classnames=classnames,
         )
 
 
@@ -100,3 +108,13 @@ def texts_source(path: Path) -> Source:
     if not path.is_file():
         raise MissingFeatures(f"no text features {path}")
     return file_source(path)
+
+
+def texts_classnames(path: Path) -> list[str] | None:
+    """Return the class names in a file of prompts, None for one from before there were any."""
+    with reading(path) as file:
+        return _read_classnames(file.metadata())
+
+
+def _read_classnames(metadata: dict[str, str]) -> list[str] | None:
+    return read_list(metadata, "classnames") if "classnames" in metadata else None

@@ -3,6 +3,7 @@
     features/<encoder>/<dataset>/<part>-layer_<i>/<view>/<digest of its positions>.safetensors     images
     features/<encoder>/<dataset>/text-layer_<i>/<text augmentation>.safetensors                    prompts
     features/<encoder>/<dataset>/template_mining-<split>.json                                      mined templates
+    features/<encoder>/<dataset>/classes.json                                         a shifted set's classes
 
 A folder of shards is a *bank*: one row per image of a dataset's part (train, val, test) in one view, keyed by the
 image's position in the part's list. Few-shot splits are positions too, so all shots and seeds share a bank.
@@ -133,6 +134,11 @@ class Place:
     def listing(self) -> Path:
         """The file that lists the images of a custom dataset; published datasets have none."""
         return self.folder / "images.json"
+
+    @property
+    def classes(self) -> Path:
+        """The file that says which classes of its parent a shifted test set has."""
+        return self.folder / "classes.json"
 
     def mined(self, split: str) -> Path:
         """The file that says which templates were mined on the split of this name; they are the same for all layers.
@@ -397,7 +403,7 @@ def check_layout(file: safe_open) -> list[str]:
     shapes = {name: tensor.get_shape() for name, tensor in tensors.items()}
     features, labels = shapes["features"], shapes["labels"]
     if "prompts" in file.metadata():
-        prompts = read_prompts(file.metadata())
+        prompts = read_list(file.metadata(), "prompts")
         if not (len(features) > 1 and features[0] == len(prompts) > 0 and labels == [len(prompts)]):
             raise ValueError(
                 f"it holds {sum(features[:1])} features and {sum(labels)} labels of {len(prompts)} prompts"
@@ -417,12 +423,12 @@ def check_layout(file: safe_open) -> list[str]:
     return prompts
 
 
-def read_prompts(metadata: dict[str, str]) -> list[str]:
-    """Return the prompts that the metadata of a file list. Raises ValueError for what is not a list of texts."""
-    prompts = parse_json(metadata["prompts"])
-    if not isinstance(prompts, list) or not all(isinstance(text, str) for text in prompts):
-        raise ValueError("its prompts are not a list of texts")
-    return prompts
+def read_list(metadata: dict[str, str], name: str) -> list[str]:
+    """Return the texts that the metadata of a file list. Raises ValueError for what is not a list of texts."""
+    texts = parse_json(metadata[name])
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"its {name} are not a list of texts")
+    return texts
 
 
 def require_labels(labels: Tensor) -> None:

@@ -12,6 +12,7 @@ from engine import datasets
 from engine.clip.load import Encoder, load_encoder
 from engine.datasets import Benchmark
 from engine.datasets.checks import counted, first
+from engine.features.classes import write_classes
 from engine.features.extract import CorruptImages, extract
 from engine.features.listing import write_listing
 from engine.features.mining import mine_splits
@@ -38,7 +39,8 @@ def make(plan: DatasetPlan, encoder: Encoder, *, batch_size: int, workers: int) 
             for remark in _remarks(texts, encoder.name):
                 bar.write(remark)
             extract_texts(texts, encoder, bar.update)
-    write_listing(plan.place, plan.listing)  # after prompts, which are made anew where it had other class names
+    write_classes(plan.place, plan.classes)
+    write_listing(plan.place, plan.listing)
     with tqdm(total=plan.passes, desc=f"{plan.title} images", unit="image", disable=not plan.passes) as bar:
         corrupt: list[str] = []
         try:

@@ -19,7 +19,7 @@ from engine.clip import names
 from engine.clip.load import Encoder
 from engine.errors import UserError
 from engine.features.numbers import check_finite
-from engine.features.prompts import Texts, prompts_digest, read_wordings, texts_source, write_texts
+from engine.features.prompts import Texts, prompts_digest, read_texts, texts_classnames, texts_source, write_texts
 from engine.features.store import DTYPES, Place, Source
 
 BATCH_SIZE = 256
@@ -29,9 +29,10 @@ BATCH_SIZE = 256
 class TextPlan:
     """Prompts of a dataset with their classes, and by number of trainable layers the files of their features.
 
-    `sizes` has the bytes of those files that are missing, by number of trainable layers. Where there are any, `tokens`
-    are those of the prompts [n, L], as many as the longest has, `lengths` [n] say how many matter, `truncated` are the
-    prompts that lose their end, and `alike` prompts of two classes that are the same tokens, one pair of two classes.
+    `sizes` has the bytes of those files that are missing, by number of trainable layers, and `unnamed` are the files
+    that lack nothing but the `classnames`, as the dataset spells them. Where any are missing, `tokens` are those of the
+    prompts [n, L], as many as the longest has, `lengths` [n] say how many matter, `truncated` are the prompts that lose
+    their end, and `alike` prompts of two classes that are the same tokens, one pair of two classes.
     """
 
     augmentation: str
@@ -39,6 +40,8 @@ class TextPlan:
     labels: list[int]
     files: dict[int, tuple[Path, Source]]
     sizes: dict[int, int]
+    classnames: list[str]
+    unnamed: tuple[Path, ...]
     tokens: Tensor | None = None
     lengths: Tensor | None = None
     truncated: tuple[str, ...] = ()
@@ -53,20 +56,21 @@ class TextPlan:
 def plan_texts(
     dataset: str,
     augmentation: str,
-    prompts: list[str],
-    labels: list[int],
+    chosen: list[str],
+    classnames: list[str],
     place: Place,
     encoder: Encoder,
     store_dtype: str = "fp32",
-    renewable: list[str] | None = None,
+    is_custom: bool = False,
 ) -> TextPlan:
-    """Which files of the features of `prompts` are missing at `place`, of those for each number of trainable layers.
+    """Which files of the prompts that the templates `chosen` make of `classnames` are missing at `place`.
 
-    In custom datasets classes come, go and are renamed: a file counts as missing that has the templates `renewable`
-    with other class names. Raises UserError when one there was made by other weights or in another way, or from other
-    prompts.
+    There is one for each number of trainable layers. In custom datasets classes come, go and are renamed: there a file
+    from the same templates and other class names counts as missing.
+    Raises UserError when one there was made by other weights or in another way, or from other prompts.
     """
-    wanted, missing = {}, []
+    prompts, labels = templates.prompts(chosen, classnames)
+    wanted, missing, unnamed = {}, [], []
     for layers in encoder.text:
         source = Source(
             names.folder(encoder.name),
@@ -79,44 +83,44 @@ def plan_texts(
         )
         path = place.texts(layers, augmentation)
         wanted[layers] = path, source
-        if not path.exists() or not _is_current(path, source, f"{dataset} by {encoder.name}", renewable):
+        if not path.exists():
             missing.append(layers)
-    if not missing:
-        return TextPlan(augmentation, prompts, labels, wanted, {})
+        elif (found := texts_source(path)) == source:
+            unnamed += [path] * (texts_classnames(path) != classnames)
+        elif is_custom and _is_outdated(path, found, source, chosen):
+            missing.append(layers)
+        else:
+            raise UserError(
+                f"{path} was not made from the prompts of {dataset} by {encoder.name}, as they are now:"
+                f" {_difference(found, source)}.\nremove it to make it anew, or give another --feature_dir"
+            )
+    plan = TextPlan(augmentation, prompts, labels, wanted, {}, classnames, tuple(unnamed))
+    return _tokenized(plan, missing, encoder) if missing else plan
+
+
+def _tokenized(plan: TextPlan, missing: list[int], encoder: Encoder) -> TextPlan:
+    """Return the plan with the tokens of its prompts, and the sizes of the files that are missing."""
+    prompts = plan.prompts
     tokens, lengths = encoder.tokens(prompts)
     full = (lengths == tokens.shape[1]).nonzero().flatten().tolist()
-    truncated = encoder.truncated([prompts[row] for row in full])
-    alike = _alike(tokens, prompts, labels)
+    truncated = tuple(encoder.truncated([prompts[row] for row in full]))
+    alike = _alike(tokens, prompts, plan.labels)
     tokens = tokens[:, : int(lengths.max())].clone()
     encoded = encoder.encode_texts(tokens[:1, : int(lengths[0])], missing)  # how large is what it makes of a prompt?
     widths = {layers: cached[0].shape[-1] * (tokens.shape[1] if layers else 1) for layers, cached in encoded.items()}
     rows = {
-        k: widths[k] * DTYPES[wanted[k][1].dtype].itemsize + (2 if k else 1) * torch.int64.itemsize for k in missing
+        k: widths[k] * DTYPES[plan.files[k][1].dtype].itemsize + (2 if k else 1) * torch.int64.itemsize for k in missing
     }
-    sizes = {layers: len(prompts) * row + len(json.dumps(prompts)) for layers, row in rows.items()}
-    return TextPlan(augmentation, prompts, labels, wanted, sizes, tokens, lengths, tuple(truncated), alike)
+    texts = len(json.dumps([prompts, plan.classnames]))
+    sizes = {layers: len(prompts) * row + texts for layers, row in rows.items()}
+    return replace(plan, sizes=sizes, tokens=tokens, lengths=lengths, truncated=truncated, alike=alike)
 
 
-def _is_current(path: Path, source: Source, whose: str, renewable: list[str] | None) -> bool:
-    """Whether a file is made from `source`; False where it may be made anew, UserError where it is another's."""
-    if (found := texts_source(path)) == source:
-        return True
-    other_prompts = replace(found, list_digest=source.list_digest, length=source.length) == source
-    if other_prompts and renewable and _are_of(renewable, path):
-        return False
-    raise UserError(
-        f"{path} was not made from the prompts of {whose}, as they are now: {_difference(found, source)}.\nremove it to"
-        " make it anew, or give another --feature_dir"
-    )
-
-
-def _are_of(chosen: list[str], path: Path) -> bool:
-    """Return whether a file has the prompts of the templates `chosen`, of whatever classes."""
-    prompts, labels = read_wordings(path)
-    try:
-        return templates.prompts(chosen, templates.unfilled(chosen[0], prompts, labels)) == (prompts, labels)
-    except ValueError:
-        return False
+def _is_outdated(path: Path, found: Source, wanted: Source, chosen: list[str]) -> bool:
+    """Return whether a file's prompts are from the templates `chosen` and other class names, and else as wanted."""
+    before = texts_classnames(path)
+    is_of_names = before is not None and found.list_digest == prompts_digest(*templates.prompts(chosen, before))
+    return is_of_names and replace(found, list_digest=wanted.list_digest, length=wanted.length) == wanted
 
 
 def _alike(tokens: Tensor, prompts: list[str], labels: list[int]) -> tuple[tuple[str, str], ...]:
@@ -144,10 +148,12 @@ def _difference(found: Source, wanted: Source) -> str:
 
 
 def extract_texts(plan: TextPlan, encoder: Encoder, progress: Callable[[int], object] = lambda count: None) -> None:
-    """Encode the prompts of a plan and write the files that are missing.
+    """Encode the prompts of a plan and write the files that are missing, and class names into those without.
 
     `progress` hears the number of prompts after each batch. Raises UserError when features are not finite.
     """
+    for path in plan.unnamed:
+        write_texts(path, replace(read_texts(path), classnames=plan.classnames))
     if not plan.missing:
         return
     tokens, lengths = plan.tokens, plan.lengths
@@ -165,7 +171,8 @@ def extract_texts(plan: TextPlan, encoder: Encoder, progress: Callable[[int], ob
     for layers, (features, *ends) in whole.items():
         path, source = plan.files[layers]
         check_finite(features, range(len(tokens)), f"{path.name}, prompts, in {source.precision} of {source.encoder}")
-        write_texts(path, Texts(features, torch.tensor(plan.labels), plan.prompts, source, *ends))
+        positions = ends[0] if ends else None
+        write_texts(path, Texts(features, torch.tensor(plan.labels), plan.prompts, source, positions, plan.classnames))
 
 
 def _empty(plan: TextPlan, layers: int, features: Tensor) -> Tensor:

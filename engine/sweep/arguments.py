@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 OF_SHIFTED = (
     "dataset clip_encoder clip_weights image_layers precision decode store_dtype device data_dir feature_dir"
 ).split()
-"""Arguments of features.py that matter for test-only datasets, of whose prompts only the class names are used."""
+"""Arguments of features.py that matter for test-only datasets, whose prompts nobody needs."""
 
 
 def load_features(
@@ -48,7 +48,7 @@ def load_features(
                 missing.append(f"{error}\nmake them with\n  {make}")
             try:
                 loaded.append(DatasetFeatures(own, args.feature_dir, args.indices_dir, device, layers, tests))
-                _check_paths(loaded[-1], own[0], args.feature_dir)
+                _check_paths(loaded[-1], own[0], args)
                 _check_images(loaded[-1], Place.of(args.feature_dir, *place))
             except MissingFeatures as error:
                 hint = "" if args.clip_weights else names.hint(encoder)
@@ -72,20 +72,20 @@ def _check_images(data: DatasetFeatures, place: Place) -> None:
         )
 
 
-def _check_paths(data: DatasetFeatures, cell: Cell, feature_dir: str) -> None:
-    """Refuse features of other templates than lie at a path, of which a store has the name alone."""
-    made = data.inputs(cell)
-    where = f"the features of {cell.dataset} in {feature_dir} were made"
-    apart = "rename one of the two, or make features anew with another --feature_dir, --indices_dir and --result_dir"
+def _check_paths(data: DatasetFeatures, cell: Cell, args: argparse.Namespace) -> None:
+    """Refuse features of other templates than lie at a path, of which a store has the name alone.
+
+    Raises MissingFeatures where classifiers are kept, or templates compared, and the store does not know class names.
+    """
     file = templates.given(cell.text_augmentation)
-    if cell.text_augmentation not in templates.AUGMENTATIONS and os.path.exists(file):
-        today = templates.templates(cell.text_augmentation, cell.dataset)
-        try:
-            is_same = prompts_digest(*templates.prompts(today, data.classnames)) == made["text"]
-        except UserError:  # prompts without names in the place where the first template has them
-            is_same = False
-        if not is_same:
-            raise UserError(f"{where} with other templates than {file} has now; {apart}")
+    is_file = cell.text_augmentation not in templates.AUGMENTATIONS and os.path.exists(file)
+    names = data.classnames if is_file or args.save_heads else []
+    today = templates.templates(cell.text_augmentation, cell.dataset) if is_file else []
+    if is_file and prompts_digest(*templates.prompts(today, names)) != data.inputs(cell)["text"]:
+        raise UserError(
+            f"the features of {cell.dataset} in {args.feature_dir} were made with other templates than {file} has now;"
+            " rename one of the two, or make features anew with another --feature_dir, --indices_dir and --result_dir"
+        )
 
 
 def _as_made(place: Place, cell: Cell) -> dict[str, str]:

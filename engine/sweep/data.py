@@ -35,7 +35,7 @@ from engine.model import (
 from engine.results.heads import Recipe
 from engine.results.runs import WAYS, Cell
 from engine.sweep.fitting import check_balance, check_encoder, check_layers, check_list, check_settings
-from engine.sweep.shifted import ShiftedSet, ShiftedTest, classnames, shifted_test
+from engine.sweep.shifted import ShiftedSet, ShiftedTest, shifted_test
 from engine.training.batches import generator
 from engine.training.evaluate import EMBEDDED, FEATURES, Heads, accuracies, accuracies_among
 from engine.training.problem import Inputs, Problem, Samples
@@ -104,7 +104,6 @@ class DatasetFeatures:
         if self.listing and not templates.are_of(self.listing.classnames, *read_wordings(self._text_path)):
             raise MissingFeatures(f"{self._text_path} has the prompts of other class names than {place.listing}")
         self._check_banks(encoder)
-        self.shifted = [self._shifted_test(own, encoder) for own in shifted]
         self.recipe = encoder and self._recipe(encoder)
         self._texts, self._prompts = (
             self._mined(place) if cell.text_augmentation == templates.MINING else self._all_prompts()
@@ -112,6 +111,7 @@ class DatasetFeatures:
         check = check_norms if self.text_part is None else check_finite
         check(self._texts.features, range(len(self._texts.labels)), f"{cell.dataset}, prompts, in {self._text_path}")
         self.classes = int(self._texts.labels.max()) + 1
+        self.shifted = [self._shifted_test(own, encoder) for own in shifted]
         self._check_shapes()
 
     def _read_splits(self, indices_dir: str | Path) -> list[FewShotSplit]:
@@ -168,8 +168,13 @@ class DatasetFeatures:
 
     @property
     def classnames(self) -> list[str]:
-        """The names of the classes by label, as prompts have them. Raises UserError where those do not tell."""
-        return classnames(self._text_path, self.cells[0].text_augmentation, self.cells[0].dataset)
+        """The names of the classes by label, as prompts have them. Raises MissingFeatures where those do not tell."""
+        if self._texts.classnames is None:
+            raise MissingFeatures(
+                f"{self._text_path} is from before prompts knew the names of classes; features.py adds them, and"
+                " encodes nothing again"
+            )
+        return list(map(templates.spelled, self._texts.classnames))
 
     def test_batches(self, shifted: ShiftedTest | None = None) -> Iterable[tuple[Inputs, Tensor]]:
         """The whole test set, or one of `shifted`: images and their classes.
@@ -211,8 +216,8 @@ class DatasetFeatures:
 
     @property
     def shifted_digests(self) -> dict[str, str]:
-        """Digests of the lists of `shifted`, by the names of their choices."""
-        return {name: own.bank.source.list_digest for own in self.shifted for name in own.choices}
+        """Digests of `shifted`, by the names of their choices."""
+        return {name: own.digest for own in self.shifted for name in own.choices}
 
     @cached_property
     def _shifted_zeroshot_tests(self) -> dict[str, list[float]]:
@@ -398,7 +403,7 @@ class DatasetFeatures:
         check_layers(shifted.bank.folder, shifted.bank.source, cell.image_layer, encoder)
         check_encoder(shifted.bank, self._text_path, self._text_source)
         check_settings(shifted.bank, self._banks["train", "none"])
-        return shifted_test(shifted, cell.dataset, self.classnames, self.device)
+        return shifted_test(shifted, cell.dataset, self.classes, self._texts.classnames, self.device)
 
     def _check_banks(self, encoder: Encoder | None) -> None:
         """Refuse banks that lack rows, or that belong neither to each other nor to the prompts."""

@@ -108,21 +108,9 @@ def pool() -> list[str]:
     return read_json(Path(__file__).with_name("template_pool.json"))["templates"]
 
 
-def unfilled(template: str, prompts: list[str], labels: list[int]) -> list[str]:
-    """Return what the first prompt of each label fills `template` with; raises ValueError with one that does not."""
-    before, after = template.split("{}")
-    by_label: dict[int, str] = {}
-    for prompt, label in zip(prompts, labels, strict=True):
-        by_label.setdefault(label, prompt)
-    for prompt in by_label.values():
-        if not (prompt.startswith(before) and prompt.endswith(after)):
-            raise ValueError(prompt)
-    return [by_label[label][len(before) : len(by_label[label]) - len(after)] for label in sorted(by_label)]
-
-
 def are_of(classnames: list[str], filled: list[str], labels: list[int]) -> bool:
     """Return whether the prompts `filled` are those of some templates, whichever, and of these class names."""
-    names = [name.replace("_", " ") for name in classnames]
+    names = list(map(spelled, classnames))
     count = len(filled) // len(names)
     for number, prompt in enumerate(filled[:count]):  # of the first class, whose name may be in it more than once
         places = [at for at in range(len(prompt)) if prompt.startswith(names[0], at)]
@@ -132,10 +120,15 @@ def are_of(classnames: list[str], filled: list[str], labels: list[int]) -> bool:
     return labels == [label for label in range(len(names)) for _ in range(count)]
 
 
+def spelled(classname: str) -> str:
+    """Return a class name as prompts and classifiers spell it."""
+    return classname.replace("_", " ")
+
+
 def prompts(templates: list[str], classnames: list[str]) -> tuple[list[str], list[int]]:
     """Every template filled with every class name (`_` becomes a space), class by class, and the label of each."""
     filled = [
-        (template.replace("{}", name.replace("_", " ")), label)
+        (template.replace("{}", spelled(name)), label)
         for label, name in enumerate(classnames)
         for template in templates
     ]

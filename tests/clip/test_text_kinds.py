@@ -156,7 +156,7 @@ def test_features_are_those_of_open_clip(small, tmp_path, monkeypatch, architect
 
     layers = [0] if whole else [0, 1, 2, -1]
     encoder, place = load_encoder(name, weights, text_layers=layers), Place(tmp_path)
-    plan = plan_texts("demo", "vanilla", prompts, list(range(len(prompts))), place, encoder)
+    plan = plan_texts("demo", "vanilla", ["{}"], prompts, place, encoder)
     extract_texts(plan, encoder)
     for count in layers:
         texts = read_texts(place.texts(count, "vanilla"))

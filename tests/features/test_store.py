@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.errors import UserError
 from engine.features.numbers import check_finite
-from engine.features.prompts import Texts, read_texts, write_texts
+from engine.features.prompts import Texts, read_texts, texts_classnames, write_texts
 from engine.features.store import DIGEST, Bank, MissingFeatures, Place, Source, digests, shard_path, write_shard
 from engine.features.verify import check, stored_files
 
@@ -208,6 +208,13 @@ def test_texts(tmp_path):
     with pytest.raises(MissingFeatures, match="hand_crafted"):
         read_texts(path)
     texts = Texts(torch.randn(3, 4), torch.tensor([0, 0, 1]), ["a dog.", "the dög!", 'a "cat"'], SOURCE)
+    for names in (["dög", "big_cat"], None):  # of a version before there were names
+        write_texts(path, replace(texts, classnames=names))
+        assert read_texts(path).classnames == texts_classnames(path) == names
+    for names, fault in ((["dog"], "1 class names of 2 classes"), (["dog", 1], "its classnames are not a list of")):
+        write_texts(path, replace(texts, classnames=names))
+        with pytest.raises(MissingFeatures, match=fault):
+            read_texts(path)
     write_texts(path, texts)
     found = read_texts(path)
     assert torch.equal(found.features, texts.features)

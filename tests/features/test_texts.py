@@ -35,7 +35,7 @@ def make(place, using, prompts=PROMPTS, **ways):
 
 
 def plan(place, using, prompts=PROMPTS, **ways):
-    return plan_texts("demo", "vanilla", prompts, list(range(len(prompts))), place, using, **ways)
+    return plan_texts("demo", "vanilla", ["{}"], prompts, place, using, **ways)
 
 
 def contents(place):
