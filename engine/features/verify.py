@@ -20,6 +20,7 @@ from engine.datasets.benchmark import PARTS
 from engine.datasets.checks import first
 from engine.datasets.custom.tracking import file_states
 from engine.errors import UserError
+from engine.features.classes import read_classes
 from engine.features.listing import read_listing, stored_listing
 from engine.features.mining import read_any
 from engine.features.numbers import finite_rows
@@ -65,7 +66,7 @@ class Checked:
 
 
 def stored_files(places: Iterable[Place]) -> list[Path]:
-    """Return all files of features and of mined templates under `places`, those of a folder together.
+    """Return all files of features, mined templates, lists and classes under `places`, those of a folder together.
 
     Linked folders are followed. Raises UserError for a folder that cannot be listed.
     """
@@ -73,7 +74,8 @@ def stored_files(places: Iterable[Place]) -> list[Path]:
     for place in places:
         below = entries_below(place.folder) if place.folder.exists() else ()
         paths += [Path(entry.path) for entry in below if entry.name.endswith(".safetensors")]
-        paths += matching(place.folder, place.mined("*").name) + matching(place.folder, place.listing.name)
+        for name in (place.mined("*").name, place.listing.name, place.classes.name):
+            paths += matching(place.folder, name)
     return sorted(paths, key=lambda path: (path.parent, path.name))
 
 
@@ -118,7 +120,9 @@ def _check_file(path: Path, progress: Callable[[int], object]) -> Checked:
             while block := file.read(READ_BYTES):
                 progress(len(block))
         if path.suffix == ".json":
-            read_listing(Place(path.parent)) if path == Place(path.parent).listing else read_any(path)
+            place = Place(path.parent)
+            read = {place.listing: read_listing, place.classes: read_classes}.get(path)
+            read(place) if read else read_any(path)
             return Checked(path, None)
         with reading(path) as file:
             return _check_content(path, file)

@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from engine.features.classes import ShiftedClasses, read_classes, write_classes
 from engine.features.prompts import Texts, write_texts
 from engine.features.store import Bank, Place, Source, shard_path, write_shard
 from engine.features.verify import check, stored_files
@@ -51,6 +52,23 @@ def rewrite(path, **changes):
     tensors, metadata = tensors_of(path)
     source = changes.pop("source", SOURCE)
     save_file(tensors | changes, path, metadata=metadata | {"source": json.dumps(asdict(source))})
+
+
+def test_classes_of_shifted_sets_are_checked(place):
+    classes = ShiftedClasses(["dog", "cat"], [7, 3], "digest of a list")
+    write_classes(place, classes)
+    assert place.classes in stored_files([place])
+    assert not faults(place)
+    assert (read_classes(place), classes.digest != "digest of a list") == (classes, True)
+    for spoilt in (
+        replace(classes, parent_labels=[7, 7]),
+        replace(classes, classnames=[]),
+        replace(classes, list_digest=1),
+    ):
+        write_classes(place, spoilt)
+        assert list(faults(place)) == [place.classes]
+    write_classes(place, classes)
+    assert not faults(place)
 
 
 def test_a_sound_store_passes(place):
