@@ -13,7 +13,7 @@ With --explain dtd,16,1 it shows instead all runs of that cell (dataset, shots, 
 from pathlib import Path
 
 from engine import config
-from engine.config import remedies
+from engine.config import commands
 from engine.datasets.checks import first
 from engine.errors import UserError
 from engine.results import tables
@@ -34,7 +34,7 @@ def main() -> None:
         runs, missing = tables.selected_runs(cells, args.result_dir)
         if missing:
             without = f"a complete, tested grid under {args.result_dir}"
-            raise UserError(remedies.missing_runs(args, missing, without))
+            raise UserError(commands.missing_runs(args, missing, without))
         tables.check_inputs(runs)
         label = tables.method_label(cells[0], args.mode, args.wise_ft)
         table = tables.method_table(runs, label, args.wise_ft)

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from engine import config
-from engine.config import remedies
+from engine.config import commands
 from engine.datasets.checks import first
 from engine.errors import UserError
 from engine.results import domain_shift, tables
@@ -37,7 +37,7 @@ def tabulate(args: argparse.Namespace, cells: list[Cell], shifted: list[str], wh
     """The table of the runs of `cells`, which are of one dataset; with `whole`, of all of them or none."""
     runs, missing = domain_shift.shifted_runs(cells, args.result_dir, shifted)
     without = f"a complete grid under {args.result_dir} that was tested on {', '.join(shifted)}"
-    lacking = remedies.missing_runs(args, missing, without, "domain_shift.py") if missing else None
+    lacking = commands.missing_runs(args, missing, without, "domain_shift.py") if missing else None
     if lacking and (whole or not runs):
         raise UserError(lacking)
     runs = domain_shift.by_test_set(runs, shifted, args.class_subset)

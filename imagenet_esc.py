@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from engine import config, files
 from engine.clip import names
-from engine.config import remedies
+from engine.config import commands
 from engine.errors import UserError
 from engine.results import compare, esc, layout, render
 
@@ -67,7 +67,7 @@ def train(args: argparse.Namespace, data) -> None:
 
 def show(args: argparse.Namespace, made: compare.Comparison) -> None:
     """Write a table, and print it as narrow as the screen is, without deviations."""
-    below = remedies.filling(made, args)
+    below = commands.filling(made, args)
     paths = render.write(made, below, Path(args.avg_dir, *["demo_esc"] * args.demo))
     print(render.on_screen(made, below, shutil.get_terminal_size((0, 0)).columns))
     print(*paths, sep=", ", end="\n\n")

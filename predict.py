@@ -43,14 +43,14 @@ def main() -> int | None:
 def load(args: argparse.Namespace):
     """The classifier that --run means, on --device."""
     from engine import classifier  # imports torch and open_clip, which takes seconds
-    from engine.config import remedies
+    from engine.config import commands
     from engine.results.heads import MissingClassifier
 
     try:
         return classifier.load(args.run, weights=args.clip_weights, wise_ft=args.wise_ft, device=config.device(args))
     except MissingClassifier as error:
         said = f"{error}; train.py keeps that of the run which validation selects, in the folder that it names:"
-        raise UserError("\n  ".join([said, *remedies.keeping(args, error.cells)])) from error
+        raise UserError("\n  ".join([said, *commands.keeping(args, error.cells)])) from error
 
 
 def predict(args: argparse.Namespace, classifier, files: list[str]) -> int:

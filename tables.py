@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 
 from engine import config
-from engine.config import remedies
+from engine.config import commands
 from engine.results import compare, layout, render
 
 SHOWN = 12
@@ -40,7 +40,7 @@ def main() -> None:
 
 def show(made: compare.Comparison, args: argparse.Namespace) -> None:
     """Write a table, and print it as narrow as the screen is, without deviations."""
-    below = remedies.filling(made, args)
+    below = commands.filling(made, args)
     paths = render.write(made, below, Path(args.avg_dir))
     left_out = len(below) - 1 - SHOWN
     if left_out > 0:

@@ -5,6 +5,7 @@ import argparse
 import pytest
 
 from engine import config
+from engine.config import types
 from engine.errors import UserError
 
 
@@ -13,13 +14,13 @@ from engine.errors import UserError
     [("8G", 8 << 30), ("500M", 500 << 20), ("1.5k", 1536), ("2 TiB", 2 << 40), ("12", 12), ("3gb", 3 << 30)],
 )
 def test_sizes(text, expected):
-    assert config.size(text) == expected
+    assert types.size(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "G", "8X", "-1G", "0", "1.2.3", "nan"])
 def test_what_is_no_size(text):
     with pytest.raises(argparse.ArgumentTypeError, match="is not a size such as 8G or 500M"):
-        config.size(text)
+        types.size(text)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 OF_SHIFTED = (
-    "dataset clip_encoder clip_weights image_layers precision decode store_dtype device data_dir feature_dir"
+    "dataset clip_encoder clip_weights image_layer_idx+ precision decode store_dtype device data_dir feature_dir"
 ).split()
 """Arguments of features.py that matter for test-only datasets, of whose prompts only the class names are used."""
 

@@ -1,20 +1,50 @@
-"""The commands that make runs which are missing, as few as there are methods and kinds of inputs."""
+"""The commands that scripts suggest: any script's, and those that make runs which are missing, as few as will do."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from engine import config, datasets
+from engine import datasets, templates
 from engine.clip import names
 from engine.config import default
+from engine.config.arguments import DOMAIN_SHIFT, FEATURES, TRAIN, declared
 from engine.datasets.checks import counted
 from engine.datasets.few_shot import order
-from engine.results.compare import Comparison
 from engine.results.layout import TABLES
 from engine.results.runs import Cell
+
+if TYPE_CHECKING:
+    from engine.results.compare import Comparison  # which imports pandas
+
+_TYPED = {"dataset": datasets.given, "text_augmentation": templates.given}
+"""What to type for values of arguments whose types give paths a name, by where argparse keeps them."""
+
+
+def command(script: str, arguments: list[str], args: argparse.Namespace, **changes: Any) -> str:
+    """The command line that runs `script`, which takes `arguments`, as `args` say, with `changes` to their values.
+
+    Arguments at their default are left out, but for those that say what to run on.
+    """
+    values = vars(args) | changes
+    words = ["python", script]
+    for name in arguments:
+        flags, settings = declared(name)
+        key = settings.get("dest", flags[0].lstrip("-").replace("-", "_"))  # where argparse keeps it
+        value = values.get(key, settings.get("default"))
+        if settings.get("action") == "store_true":
+            words += [flags[0]] * bool(value)
+            continue
+        if settings.get("nargs") and value is not None and not isinstance(value, list):
+            value = [value]  # train.py takes one of what features.py takes several of
+        if value != settings.get("default") or (key in ("dataset", "train_shot", "seed", "clip_encoder") and value):
+            typed = _TYPED.get(key, str)
+            words += [flags[0], *map(typed, value if isinstance(value, list) else [value])]
+    return shlex.join(words)
 
 
 def training(
@@ -24,7 +54,7 @@ def training(
 
     `encoders` are names with their folders. `args` say where things lie.
     """
-    arguments = config.DOMAIN_SHIFT if script == "domain_shift.py" else config.TRAIN
+    arguments = DOMAIN_SHIFT if script == "domain_shift.py" else TRAIN
     return _commands(script, arguments, args, cells, encoders)
 
 
@@ -44,7 +74,7 @@ def extraction(
     one = next(iter(cells := list(cells)), None)
     same = {"modality": "", "head": "", "init": "", "logit": 0.0, "hyperparams": ""}  # what features do not depend on
     alike = dict.fromkeys(replace(cell, **same, max_iter=one.max_iter) for cell in cells)
-    return _commands("features.py", config.FEATURES, args, alike, encoders, shifted=shifted)
+    return _commands("features.py", FEATURES, args, alike, encoders, shifted=shifted)
 
 
 def _commands(
@@ -73,7 +103,7 @@ def _commands(
             changes |= _as_arguments(method) | {"clip_encoder": [typed[method.encoder]]}
             if tested := getattr(args, "shifted", None):  # which may be of several datasets
                 changes["shifted"] = [name for name in tested if datasets.parent(name) in together]
-            lines.append(config.command(script, arguments, args, **changes))
+            lines.append(command(script, arguments, args, **changes))
     return lines
 
 
@@ -104,7 +134,7 @@ def filling(made: Comparison, args: argparse.Namespace) -> list[str]:
         demo = made.scope.datasets[0].startswith("demo")
         return [
             f"Runs of {'the demo' if demo else 'ImageNet-ESC'} are missing; this makes them:",
-            config.command("imagenet_esc.py", ["demo", "max_iter", "esc_result_dir"], args, demo=demo),
+            command("imagenet_esc.py", ["demo", "max_iter", "esc_result_dir"], args, demo=demo),
         ]
     shift = kind == "shift"
     cells = counted(len(missing), "cell")
