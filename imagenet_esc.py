@@ -21,7 +21,8 @@ from engine import config, files
 from engine.clip import names
 from engine.config import commands
 from engine.errors import UserError
-from engine.results import compare, esc, layout, render
+from engine.paper import compare, layout, render
+from engine.results import esc
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from engine import config
 from engine.config import commands
-from engine.results import compare, layout, render
+from engine.paper import compare, layout, render
 
 SHOWN = 12
 """How many of the commands that fill a table are printed; its files have them all."""
@@ -32,7 +32,7 @@ def main() -> None:
         made = compare.compare(number, config.scope(args, number), args.result_dir, args.esc_result_dir)
         show(made, args)
         if args.plot:
-            from engine.results.plots import table_against_shots  # matplotlib takes a second to import
+            from engine.paper.plots import table_against_shots  # matplotlib takes a second to import
 
             table_against_shots(made, args.title, Path(args.plot))
             print(f"plot: {args.plot}")

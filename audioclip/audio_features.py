@@ -18,8 +18,7 @@ sys.path.insert(0, str(ROOT))  # this script lies a folder below the packages th
 
 from tqdm import tqdm  # noqa: E402
 
-from audioclip import released  # noqa: E402
-from engine import config, files  # noqa: E402
+from engine import config, files, released  # noqa: E402
 from engine.config import default  # noqa: E402
 from engine.datasets import esc50  # noqa: E402
 from engine.errors import UserError  # noqa: E402

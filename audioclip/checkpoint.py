@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from audioclip import released
 from audioclip.tower import AudioTower
+from engine import released
 from engine.datasets.checks import first
 from engine.digests import tensors_digest
 from engine.errors import UserError

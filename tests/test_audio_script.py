@@ -17,9 +17,9 @@ import pytest
 import soundfile
 import torch
 
-from audioclip import frontend, released
+from audioclip import frontend
 from audioclip.tower import AudioTower
-from engine import sounds
+from engine import released, sounds
 from engine.features import audio
 from forks import Fork
 

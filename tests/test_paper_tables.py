@@ -22,7 +22,7 @@ from records import CROSS, LINEAR, PARTIAL, UNI, UNI_ZEROSHOT, cell_of, write_ce
 from stores import store_of_random_features
 
 ROOT = Path(__file__).parents[1]
-PAPER = list(csv.DictReader((ROOT / "engine" / "results" / "paper_results.csv").open(encoding="utf-8")))
+PAPER = list(csv.DictReader((ROOT / "engine" / "paper" / "printed.csv").open(encoding="utf-8")))
 ELEVEN = list(dict.fromkeys(row["dataset"] for row in PAPER if row["table"] == "10" and row["dataset"] != "average"))
 TESTS = ["imagenet", "imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"]
 IMAGES = ["none_0", "flip_1", "randomcrop_1", "randomcrop_9"]

@@ -15,8 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from audioclip import released
-from engine import datasets, files
+from engine import datasets, files, released
 from engine.check.findings import NOTE, OK, WRONG, Finding
 from engine.config import default
 from engine.datasets import esc50, few_shot
@@ -184,7 +183,7 @@ def sounds(folder: Path) -> tuple[list[Finding], str | None]:
             findings.append(Finding(OK, f"ESC-50: {len(clips.clips):,} clips, all there"))
         except Exception as error:  # as of a dataset
             findings.append(Finding(WRONG, str(error)))
-    checkpoint = Path(released.__file__).with_name(released.NAME)
+    checkpoint = released.PATH
     if not checkpoint.exists():
         findings.append(Finding(NOTE, f"AudioCLIP's checkpoint is not there: {checkpoint}"))
     else:

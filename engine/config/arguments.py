@@ -7,7 +7,7 @@ from typing import Any
 from engine import datasets, optimizer
 from engine.config import default, types
 from engine.datasets.few_shot import MAX_VAL_SHOT
-from engine.results.layout import TABLES
+from engine.paper.layout import TABLES
 from engine.results.predictions import FORMATS
 
 SHOTS = [1, 2, 4, 8, 16]

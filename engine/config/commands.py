@@ -15,11 +15,11 @@ from engine.config import default
 from engine.config.arguments import DOMAIN_SHIFT, FEATURES, TRAIN, declared
 from engine.datasets.checks import counted
 from engine.datasets.few_shot import order
-from engine.results.layout import TABLES
+from engine.paper.layout import TABLES
 from engine.results.runs import Cell
 
 if TYPE_CHECKING:
-    from engine.results.compare import Comparison  # which imports pandas
+    from engine.paper.compare import Comparison  # which imports pandas
 
 _TYPED = {"dataset": datasets.given, "text_augmentation": templates.given}
 """What to type for values of arguments whose types give paths a name, by where argparse keeps them."""

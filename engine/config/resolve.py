@@ -12,8 +12,8 @@ from engine.clip import names
 from engine.config.arguments import SEEDS
 from engine.datasets.few_shot import ALL
 from engine.errors import UserError
-from engine.results import layout
-from engine.results.layout import TABLES, Scope
+from engine.paper import layout
+from engine.paper.layout import TABLES, Scope
 from engine.results.runs import Cell
 
 

@@ -9,7 +9,7 @@ import re
 from engine import datasets, optimizer
 from engine import templates as prompts
 from engine.datasets.few_shot import ALL, Shots
-from engine.results.layout import TABLES
+from engine.paper.layout import TABLES
 
 MOST, MOST_SEED = 10**9, 2**63 - 1
 """The largest number that arguments take, and the largest seed."""

@@ -37,7 +37,7 @@ UNI_MODAL, AUDIO_VISUAL = "linear_prob", "audiovisual_linear_prob"
 PLUS_TEXT, ALL_MODAL = "plustext_linear_prob", "allmodal_linear_prob"
 PROBES = (UNI_MODAL, AUDIO_VISUAL, PLUS_TEXT, ALL_MODAL)
 ZERO_SHOT = ("zero_shot_image", "zero_shot_audio", "zero_shot_text")
-"""The methods, by their names in paper_results.csv."""
+"""The methods, by their names in the paper's tables."""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ import pickle
 import pytest
 import torch
 
-from audioclip import checkpoint, released
+from audioclip import checkpoint
 from audioclip.tower import AudioTower
+from engine import released
 from engine.errors import UserError
 
 

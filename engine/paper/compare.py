@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine import datasets
-from engine.results import esc, layout, paper
+from engine.paper import layout, printed
+from engine.paper.layout import METHODS, TABLES, Place, Scope
+from engine.paper.printed import AVERAGE, Line, Number
+from engine.results import esc
 from engine.results.domain_shift import as_tested_on
-from engine.results.layout import METHODS, TABLES, Place, Scope
-from engine.results.paper import AVERAGE, Line, Number
 from engine.results.runs import Cell, Record, read_cell, selected
 from engine.results.tables import check_inputs
 
@@ -114,8 +115,8 @@ def compare(number: int, scope: Scope, result_dir: str | Path, esc_dir: str | Pa
             entries = [_subtracted(*pair) for pair in zip(rows[-1].entries, rows[-2].entries, strict=True)]
         else:
             entries = [_entry(line, _meet(place, column), ours) for column in columns]
-        printed = [_printed(number, scope, line, _meet(place, column)) for column in columns]
-        entries = [entry._replace(paper=found) for entry, found in zip(entries, printed, strict=True)]
+        of_paper = [_printed(number, scope, line, _meet(place, column)) for column in columns]
+        entries = [entry._replace(paper=found) for entry, found in zip(entries, of_paper, strict=True)]
         rows.append(Row(line, place, entries))
     runs.check(dict.fromkeys(column.dataset for column in columns))
     if TABLES[number].kind == "esc":
@@ -140,7 +141,7 @@ def _printed(number: int, scope: Scope, line: Line, place: Place) -> Number:
     """The paper's number; none beside an average of ours that is over other datasets than the paper's."""
     if place.dataset == AVERAGE and set(scope.datasets) != set(datasets.TARGETS):
         return Number()
-    return paper.published(number).get((line, place.dataset, place.shots), Number())
+    return printed.published(number).get((line, place.dataset, place.shots), Number())
 
 
 def _subtracted(above: Entry, below: Entry) -> Entry:

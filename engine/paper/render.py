@@ -11,10 +11,10 @@ import pandas as pd
 from engine import datasets
 from engine.files import write_text
 from engine.optimizer import MAX_ITER
-from engine.results import layout, paper
-from engine.results.compare import Comparison, Entry, Row
-from engine.results.layout import METHODS, TABLES, Place
-from engine.results.paper import AVERAGE
+from engine.paper import layout, printed
+from engine.paper.compare import Comparison, Entry, Row
+from engine.paper.layout import METHODS, TABLES, Place
+from engine.paper.printed import AVERAGE
 from engine.results.runs import runs_digest
 
 ALONE = "†"
@@ -145,7 +145,9 @@ def _caption(made: Comparison, deviations: bool) -> list[str]:
             )
     if scope.max_iter != MAX_ITER:
         lines.append(f"Ours was trained for {scope.max_iter} steps, the paper's for {MAX_ITER}.")
-    if others := [name for name in scope.encoders if name not in {line.backbone for line in paper.lines(made.number)}]:
+    if others := [
+        name for name in scope.encoders if name not in {line.backbone for line in printed.lines(made.number)}
+    ]:
         lines.append(f"The paper has no numbers of {', '.join(others)}.")
     partly = [entry for row in made.rows for entry in row.entries if 0 < entry.there < entry.asked]
     if units := dict.fromkeys(entry.unit for entry in partly):

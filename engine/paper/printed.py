@@ -1,4 +1,4 @@
-"""The numbers that the paper printed, from `paper_results.csv`: every one of its Tables 1, 2, 8 and 10 to 16.
+"""The numbers that the paper printed, from `printed.csv`: every one of its Tables 1, 2, 8 and 10 to 16.
 
 They are transcribed as printed, and kept as text, so that a table shows as many decimals as the paper does. The paper
 contradicts itself in places (partial fine-tuning at 2 shots is 67.2 in Table 1 and 67.68 in Tables 10 and 11).
@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-PATH = Path(__file__).with_name("paper_results.csv")
+PATH = Path(__file__).with_name("printed.csv")
 
 AVERAGE = "average"
 """What the file calls the average over the eleven datasets."""

@@ -4,12 +4,12 @@ import csv
 
 import pytest
 
-from engine.results import layout, paper
-from engine.results.layout import METHODS, TABLES, Place
+from engine.paper import layout, printed
+from engine.paper.layout import METHODS, TABLES, Place
 
 
 def rows_of_file():
-    with paper.PATH.open(encoding="utf-8", newline="") as file:
+    with printed.PATH.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -17,15 +17,15 @@ def test_no_number_of_the_file_is_lost():
     """Two rows with the same line, dataset and shots would become one."""
     rows = rows_of_file()
     assert len(rows) == 1054
-    own = set(TABLES) - set(paper.EXCERPTS)
-    assert sum(len(paper.published(number)) for number in own) == len(rows)
+    own = set(TABLES) - set(printed.EXCERPTS)
+    assert sum(len(printed.published(number)) for number in own) == len(rows)
     assert {int(row["table"]) for row in rows} == own
 
 
 def test_excerpts_are_two_rows_of_their_tables():
-    for number, (whole, methods) in paper.EXCERPTS.items():
-        assert {line.method for line in paper.lines(number)} == set(methods)
-        assert paper.published(number).items() <= paper.published(whole).items()
+    for number, (whole, methods) in printed.EXCERPTS.items():
+        assert {line.method for line in printed.lines(number)} == set(methods)
+        assert printed.published(number).items() <= printed.published(whole).items()
 
 
 @pytest.mark.parametrize("number", TABLES)
@@ -37,8 +37,8 @@ def test_every_number_has_a_place_in_its_table(number):
         for line, row in layout.rows(number, scope)
         for column in layout.columns(number, scope)
     }
-    assert paper.published(number).keys() <= places
-    assert all(line.method in METHODS for line in paper.lines(number))
+    assert printed.published(number).keys() <= places
+    assert all(line.method in METHODS for line in printed.lines(number))
 
 
 def test_an_encoder_that_the_paper_lacks_has_its_methods():
@@ -46,7 +46,7 @@ def test_an_encoder_that_the_paper_lacks_has_its_methods():
     scope = layout.scope_of_paper(14, [1])
     own = layout.Scope(scope.datasets, (1,), (1,), {"ViT-B/16": "ViT-B-16", "mine": "mine"})
     found = [(line.backbone, line.method, line.modality) for line, _ in layout.rows(14, own)]
-    of_paper = [(line.backbone, line.method, line.modality) for line in paper.lines(14)]
+    of_paper = [(line.backbone, line.method, line.modality) for line in printed.lines(14)]
     assert found == [row for row in of_paper if row[0] == "ViT-B/16"] + [
         ("mine", *row[1:]) for row in of_paper if row[0] == "RN50"
     ]

@@ -1,6 +1,6 @@
 """The paper's tables as data: which of its methods are which runs of ours, and what runs along rows and columns.
 
-`METHODS` and `TABLES` are the whole specification: the rows of a table, in order, are those of `paper_results.csv`, and
+`METHODS` and `TABLES` are the whole specification: the rows of a table, in order, are those of `printed.csv`, and
 the cells of runs follow from a row's method and inputs.
 """
 
@@ -14,8 +14,9 @@ from engine import datasets
 from engine.clip import names
 from engine.errors import UserError
 from engine.optimizer import MAX_ITER, MODES
-from engine.results import esc, paper
-from engine.results.paper import AVERAGE, Line
+from engine.paper import printed
+from engine.paper.printed import AVERAGE, Line
+from engine.results import esc
 from engine.results.runs import Cell
 
 
@@ -126,9 +127,9 @@ class Place(NamedTuple):
 
 def scope_of_paper(number: int, seeds: Sequence[int]) -> Scope:
     """What a table of the paper is made of, whose seeds it does not say."""
-    found = paper.published(number)
+    found = printed.published(number)
     shots = sorted({shots for _, _, shots in found} - {0})
-    encoders = {line.backbone: names.folder(line.backbone) for line in paper.lines(number)}
+    encoders = {line.backbone: names.folder(line.backbone) for line in printed.lines(number)}
     own = ("imagenet",) if TABLES[number].kind == "shift" else datasets.TARGETS
     return Scope(own, tuple(shots), tuple(seeds), encoders)
 
@@ -160,14 +161,14 @@ def columns(number: int, scope: Scope) -> list[Place]:
         return [Place(dataset) for dataset in (*scope.datasets, AVERAGE)]
     if kind == "shift":
         return [Place(test) for dataset in scope.datasets for test in (dataset, *datasets.variants(dataset))]
-    task = next(iter(paper.published(number)))[1].rpartition("_")[2]
+    task = next(iter(printed.published(number)))[1].rpartition("_")[2]
     shots = [0] * any(map(is_zeroshot, _lines(number, scope))) + list(scope.shots)
     return [Place(f"{classes}_{task}", s) for classes in scope.datasets for s in shots]
 
 
 def _lines(number: int, scope: Scope) -> list[Line]:
     """The lines of a table for its encoders. One that the paper's table lacks has the lines of its first one."""
-    of_paper = paper.lines(number)
+    of_paper = printed.lines(number)
     backbones = {line.backbone for line in of_paper}
     shown = [(name, name if name in backbones else of_paper[0].backbone) for name in scope.encoders]
     return [replace(line, backbone=name) for name, like in shown for line in of_paper if line.backbone == like]
@@ -220,7 +221,7 @@ def require_shifts(names: Iterable[str]) -> None:
 
 def plotted(number: int) -> list[Line]:
     """The lines of a table that a plot shows: methods of ours, without zero-shot and differences."""
-    own = [line for line in paper.lines(number) if METHODS[line.method].source is not None]
+    own = [line for line in printed.lines(number) if METHODS[line.method].source is not None]
     return [line for line in own if not is_zeroshot(line) and line.metric == "accuracy"]
 
 

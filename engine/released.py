@@ -1,4 +1,4 @@
-"""The released checkpoint, and whether a file is it."""
+"""AudioCLIP's released checkpoint: where it belongs, and whether a file is it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from engine.errors import UserError
 
 NAME = "AudioCLIP-Partial-Training.pt"
+PATH = Path(__file__).parents[1] / "audioclip" / NAME
 BYTES = 537_302_068
 SHA256 = "1921885b6c3b5de0619f2ef4a9700ecbade758a398b34eb064230c30baef0c75"
 """The file whose space is that of CLIP RN50. What is called so must be that very file."""
