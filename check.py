@@ -16,7 +16,7 @@ import shutil
 import sys
 from contextlib import closing
 
-from engine import check, config
+from engine import check, config, terminal
 from engine.errors import UserError
 
 
@@ -50,11 +50,10 @@ def say(sections) -> int:
 def download(args: argparse.Namespace) -> int:
     """Fetch datasets, each whatever becomes of the others, then look at them; the exit status."""
     from engine.download import download
-    from engine.download.bar import Bar
 
     steps: dict[str, list[str]] = {}
     for name in dict.fromkeys(args.download):
-        with closing(Bar()) as bar:
+        with closing(terminal.Bars()) as bar:
             try:
                 steps[name] = download(name, args.data_dir, bar.show)
             except (UserError, OSError) as error:

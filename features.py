@@ -42,7 +42,7 @@ def main() -> int | None:
     # the slow imports (open_clip) come after the arguments are known to make sense
     from engine.features.extract import CorruptImages
     from engine.features.planning import Request, plan_dataset, require_room
-    from engine.features.terminal import make
+    from engine.features.steps import make
 
     request = Request(args.text_augmentation, views, args.decode, args.store_dtype)
     plans, encoder = [], None
@@ -86,10 +86,10 @@ def splits_of(args: argparse.Namespace, benchmark: datasets.Benchmark) -> list[f
 
 def load(args: argparse.Namespace, name: str, device: str):
     """An encoder, split before the layers that stay trainable."""
-    from engine.features import terminal
+    from engine.features import steps
 
     layers = args.image_layer_idx, args.text_layer_idx
-    return terminal.load(name, args.clip_weights, device, *layers, args.precision)
+    return steps.load(name, args.clip_weights, device, *layers, args.precision)
 
 
 def place_of(args: argparse.Namespace, encoder: str, dataset: str):
@@ -101,7 +101,7 @@ def place_of(args: argparse.Namespace, encoder: str, dataset: str):
 
 def verify_store(args: argparse.Namespace) -> int:
     """Check what is in the store of the asked-for datasets and encoders; the exit status."""
-    from engine.features.terminal import verify, verify_images
+    from engine.features.steps import verify, verify_images
     from engine.features.verify import stored_files
 
     if args.dry_run:

@@ -63,7 +63,7 @@ def main() -> None:
 def load_inputs(esc_dir: Path, weights: Path) -> esc50.Sounds:
     """The list of sounds. One error says what is wrong with it, and that the weights are not there."""
     faults = []
-    for load in (partial(released.require, weights), partial(esc50.load, esc_dir)):
+    for load in (partial(released.require_audioclip, weights), partial(esc50.load, esc_dir)):
         try:
             loaded = load()
         except UserError as error:

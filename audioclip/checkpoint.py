@@ -50,7 +50,7 @@ def load_encoder(path: Path, device: str = "cpu") -> AudioEncoder:
     Raises UserError for a file that is not there, cannot be read, is not the released one although it is named so, or
     lacks entries or has others: they are named.
     """
-    released.check(path)
+    released.check_audioclip(path)
     state = _audio_state(path)
     with torch.device("meta"):  # else the weights would be drawn at random first
         tower = AudioTower()

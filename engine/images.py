@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from engine.datasets.benchmark import DEPTH
+from engine.preprocessing import DEPTH
 
 MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
 """How many pixels an image may have (179 million): PIL's own limit, at which decoding takes 0.7 to 1.8 GiB."""

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+DEPTH = 16
+"""How many bits an image of more than 8 has where nothing says it."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:

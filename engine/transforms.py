@@ -19,9 +19,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from engine.datasets.benchmark import DEPTH
 from engine.images import MAX_PIXELS, opened, to_rgb
-from engine.preprocessing import Preprocessing
+from engine.preprocessing import DEPTH, Preprocessing
 
 Decoded = Image.Image | Tensor
 """An RGB image: PIL's, or uint8 [3, H, W]."""

@@ -12,7 +12,7 @@ import pandas  # noqa: F401
 import pytest
 from PIL import Image
 
-from engine.config import streams
+from engine import terminal
 from forks import Fork
 from records import CROSS, LINEAR, cell_of, write_cell
 
@@ -124,7 +124,7 @@ config.run(main)
 def test_what_a_terminal_obeys_is_escaped():
     """But for line ends, tabs, colours, and the return with which a progress bar begins."""
     below = io.BytesIO()
-    shown = streams._Printable(io.TextIOWrapper(below, "utf-8"))
+    shown = terminal._Printable(io.TextIOWrapper(below, "utf-8"))
     for text in ("\rbar  ", "\r", "a\rb\x1b[2J\x9b1m\x7f\n\t", "\x1b[31mWRONG\x1b[0m"):
         assert shown.write(text) == len(text)
     shown.flush()

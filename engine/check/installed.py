@@ -188,7 +188,7 @@ def sounds(folder: Path) -> tuple[list[Finding], str | None]:
         findings.append(Finding(NOTE, f"AudioCLIP's checkpoint is not there: {checkpoint}"))
     else:
         try:
-            released.check(checkpoint)
+            released.check_audioclip(checkpoint)
             findings.append(Finding(OK, f"AudioCLIP's checkpoint: {checkpoint}"))
         except (UserError, OSError) as error:
             findings.append(Finding(WRONG, str(error)))

@@ -9,10 +9,9 @@ import platform
 import sys
 from pathlib import Path
 
-from engine import files
+from engine import files, released
 from engine.check.findings import NOTE, OK, WRONG, Finding
 from engine.clip import names
-from engine.demo import released
 from engine.errors import UserError
 
 REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements.txt"
@@ -108,12 +107,12 @@ def encoders(asked: list[str] | None, weights: str | None, stored: set[str]) -> 
             if asked or folder in stored:
                 digests[folder] = load.load_encoder(name, weights).digest
             elif name in names.DEMO and not weights:
-                released.check(Path(place.file))
+                released.check_demo(Path(place.file))
             there.append(name if name in names.DEMO and not weights else f"{name} ({place.file})")
         except Exception as error:  # whatever a damaged file leads to
             wrong.append(Finding(WRONG, str(error) or type(error).__name__))
     try:
-        released.check(hearing.PATH)
+        released.check_demo(hearing.PATH)
     except (UserError, OSError) as error:
         wrong.append(Finding(WRONG, str(error)))
     findings = [Finding(OK, f"weights are here of {', '.join(there)}")] if there else []

@@ -14,13 +14,13 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor, nn
 
+from engine import released
 from engine.clip import names
 from engine.clip.fit import build
 from engine.clip.frozen import Cached, FrozenImages, FrozenTexts
 from engine.clip.preprocessing import preprocessing
 from engine.clip.split import trainable_image, trainable_text
 from engine.clip.weights import download, locate
-from engine.demo import released
 from engine.digests import tensors_digest
 from engine.errors import UserError
 from engine.preprocessing import Preprocessing
@@ -136,7 +136,7 @@ def load_encoder(
     place = locate(name, weights)
     architecture, config = place.architecture, place.config
     if name in names.DEMO and weights is None:
-        released.check(Path(place.file))
+        released.check_demo(Path(place.file))
     weights = place.file or download(name, place)
     tokenizer = _tokenizer(architecture)
     try:

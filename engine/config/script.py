@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from engine.config import refusals, streams
+from engine import terminal
+from engine.config import refusals
 from engine.config.arguments import SPLITS, declared
 from engine.config.commands import command
 from engine.datasets.few_shot import MissingSplits
@@ -44,29 +45,21 @@ def run(
 
     `kept` is said after Ctrl-C. When nobody reads what is printed any more (`| head`), the script ends without a word.
     """
-    streams.prepare()
+    terminal.prepare()
     try:
-        sys.exit(_flushed(main) or 0)
+        sys.exit(terminal.flushed(main) or 0)
     except MissingSplits as error:  # whatever the script, its command line says where they belong
         sys.exit(f"error: {error}:\n  {command('few_shot_split.py', SPLITS, _Parser.arguments, **error.wanted)}")
     except UserError as error:
         sys.exit(f"error: {error}")
     except BrokenPipeError:
-        streams.discard_unwritten()
+        terminal.discard_unwritten()
         sys.exit(128 + signal.SIGPIPE)
     except (OSError, RuntimeError, MemoryError) as error:
         if (said := refusals.said(error, vars(_Parser.arguments))) is None:
             raise
-        streams.discard_unwritten()
+        terminal.discard_unwritten()
         sys.exit(f"error: {said}")
     except KeyboardInterrupt:
-        print(f"\ninterrupted: {kept}", file=sys.stderr)
+        terminal.warn(f"\ninterrupted: {kept}")
         sys.exit(130)
-
-
-def _flushed(main: Callable[[], int | None]) -> int | None:
-    """Run `main`, and print what is buffered still: that the disk is full shows here, not when Python has ended."""
-    try:
-        return main()
-    finally:
-        sys.stdout.flush()

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PARTS = ("train", "val", "test")
-DEPTH = 16
-"""How many bits an image of more than 8 has where nothing says it."""
 BACKGROUND = "white"
 """The colour that transparent pixels of images of one's own are shown on."""
 

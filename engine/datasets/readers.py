@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.datasets import checks
-from engine.datasets.benchmark import DEPTH, PARTS, Benchmark, FileState, Item
+from engine.datasets.benchmark import PARTS, Benchmark, FileState, Item
 from engine.datasets.image_files import PassedOver
 from engine.errors import UserError
 from engine.files import read_json, read_lines
+from engine.preprocessing import DEPTH
 
 IGNORED = {"README.txt"}
 """Files in class folders that are no images (ImageNet-A and -R have one)."""

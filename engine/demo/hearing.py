@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engine.demo import released
+from engine import released
 
 NAME = "demo-audio"
 PATH = Path(__file__).parent / "models" / f"{NAME}.safetensors"
@@ -56,7 +56,7 @@ def load(path: Path = PATH) -> AudioEncoder:
     Raises UserError for a file of the project that was altered.
     """
     if path == PATH:
-        released.check(path)
+        released.check_demo(path)
     encoder = AudioEncoder()
     state = safetensors.torch.load_file(path)
     encoder.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})

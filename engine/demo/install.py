@@ -23,6 +23,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from engine import terminal
 from engine.demo import world
 from engine.errors import UserError
 from engine.files import read_json, write_atomically, write_json, write_text
@@ -182,21 +183,19 @@ def _save_png(image: Image.Image, path: Path) -> None:
 
 
 def main() -> None:
-    from tqdm import tqdm
-
     from engine.config.default import DATA_DIR
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data_dir", type=Path, nargs="?", default=Path(DATA_DIR), help="default: %(default)s")
     args = parser.parse_args()
-    with tqdm(desc="drawing the demo", unit="picture") as bar:
+    with terminal.bar(desc="drawing the demo", unit="picture") as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
         install(args.data_dir, show)
-    print(f"{args.data_dir}: {', '.join(['demo', *(shifted.name for shifted in SHIFTED_SETS)])}")
+    terminal.say(f"{args.data_dir}: {', '.join(['demo', *(shifted.name for shifted in SHIFTED_SETS)])}")
 
 
 if __name__ == "__main__":

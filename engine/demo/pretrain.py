@@ -20,9 +20,9 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from engine.demo import released, world
+from engine import released, terminal
+from engine.demo import world
 from engine.files import write_atomically
 
 MODEL_DIR = Path(__file__).parent / "models"
@@ -53,7 +53,7 @@ def make_pairs(count: int, captions: int, seed: int, context_length: int) -> tup
     tokenizer = open_clip.SimpleTokenizer(context_length=context_length)
     pictures = torch.empty(count, 3, world.IMAGE_SIZE, world.IMAGE_SIZE, dtype=torch.uint8)
     texts = []
-    for index in tqdm(range(count), desc="drawing", unit="picture"):
+    for index in terminal.bar(range(count), desc="drawing", unit="picture"):
         rng = world.generator(seed, "pretraining", index)
         scene = world.pretraining_scene(rng)
         texts += [world.caption(scene, rng) for _ in range(captions)]
@@ -177,16 +177,16 @@ def main() -> None:
     pictures, tokens = make_pairs(args.pictures, CAPTIONS, args.seed, model.context_length)
     steps = args.steps or STEPS[args.model]
     losses = train(model, pictures, tokens, steps=steps, batch_size=BATCH_SIZE, lr=LEARNING_RATE, seed=args.seed)
-    bar = tqdm(losses, total=steps, desc=args.model, unit="step")
+    bar = terminal.bar(losses, total=steps, desc=args.model, unit="step")
     for loss in bar:
         bar.set_postfix(loss=f"{loss:.3f}")
     path = args.out / f"{args.model}.safetensors"
     save(model, tokens, path)
-    released.state(path)
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB in {(time.perf_counter() - start) / 60:.1f} minutes")
+    released.state_demo(path)
+    terminal.say(f"{path}: {path.stat().st_size / 1e6:.1f} MB in {(time.perf_counter() - start) / 60:.1f} minutes")
     for name, style in {"no domain gap": world.PRETRAINING, **world.STYLES}.items():
         accuracy = zero_shot_accuracy(model, style, per_class=50, seed=args.seed)
-        print(f"zero-shot accuracy over {len(world.HELD_OUT)} kinds never seen, {name}: {accuracy:.1f} %")
+        terminal.say(f"zero-shot accuracy over {len(world.HELD_OUT)} kinds never seen, {name}: {accuracy:.1f} %")
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
+from engine import released, terminal
 from engine.clip.load import load_encoder
-from engine.demo import pretrain, released, sounds, world
+from engine.demo import pretrain, sounds, world
 from engine.demo.hearing import NAME, PATH, AudioEncoder
 from engine.files import write_atomically
 
@@ -46,7 +46,7 @@ def make_triples(count: int, seed: int, clip) -> tuple[Tensor, Tensor, Tensor]:
     tokenizer = open_clip.SimpleTokenizer(context_length=clip.context_length)
     pictures = torch.empty(128, 3, world.IMAGE_SIZE, world.IMAGE_SIZE, dtype=torch.uint8)
     with torch.inference_mode():
-        for index in tqdm(range(count), desc="drawing and playing", unit="scene"):
+        for index in terminal.bar(range(count), desc="drawing and playing", unit="scene"):
             rng = world.generator(seed, "pretraining of ears", index)
             scene = world.pretraining_scene(rng)
             heard[index, 0] = torch.from_numpy(sounds.sound(scene, sounds.PRETRAINING, rng))
@@ -114,15 +114,17 @@ def main() -> None:
     encoder, clip = AudioEncoder(), load_encoder(CLIP).model
     triples = make_triples(args.scenes, args.seed, clip)
     losses = train(encoder, *triples, steps=args.steps, batch_size=min(BATCH_SIZE, args.scenes), seed=args.seed)
-    bar = tqdm(losses, total=args.steps, desc=NAME, unit="step")
+    bar = terminal.bar(losses, total=args.steps, desc=NAME, unit="step")
     for loss in bar:
         bar.set_postfix(loss=f"{loss:.3f}")
     save(encoder, args.out)
-    released.state(args.out)
-    print(f"{args.out}: {args.out.stat().st_size / 1e6:.2f} MB in {(time.perf_counter() - start) / 60:.1f} minutes")
+    released.state_demo(args.out)
+    terminal.say(
+        f"{args.out}: {args.out.stat().st_size / 1e6:.2f} MB in {(time.perf_counter() - start) / 60:.1f} minutes"
+    )
     for name, style in {"no domain gap": sounds.PRETRAINING, "demo": sounds.DEMO}.items():
         accuracy = zero_shot_accuracy(encoder, clip, style, per_class=20, seed=args.seed)
-        print(f"zero-shot accuracy over {len(world.HELD_OUT)} kinds never heard, {name}: {accuracy:.1f} %")
+        terminal.say(f"zero-shot accuracy over {len(world.HELD_OUT)} kinds never heard, {name}: {accuracy:.1f} %")
 
 
 if __name__ == "__main__":

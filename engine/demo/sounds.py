@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.random import Generator
 
+from engine import terminal
 from engine.datasets import esc50
 from engine.demo import world
 from engine.errors import UserError
@@ -171,21 +172,19 @@ def _write_wav(path: Path, samples: np.ndarray) -> None:
 
 
 def main() -> None:
-    from tqdm import tqdm
-
     from engine.config.default import DATA_DIR
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data_dir", type=Path, nargs="?", default=Path(DATA_DIR), help="default: %(default)s")
     args = parser.parse_args()
-    with tqdm(desc="making the demo's sounds", unit="sound") as bar:
+    with terminal.bar(desc="making the demo's sounds", unit="sound") as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
         folder = install(args.data_dir, show)
-    print(folder)
+    terminal.say(folder)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 from engine.clip import names
 from engine.clip.load import Encoder
 from engine.datasets import Benchmark
-from engine.datasets.benchmark import BACKGROUND, DEPTH, content_digest
+from engine.datasets.benchmark import BACKGROUND, content_digest
 from engine.datasets.checks import first
 from engine.datasets.custom.tracking import file_states
 from engine.errors import UserError
@@ -32,7 +32,7 @@ from engine.features.decoding import Batch, batches, dead_workers
 from engine.features.listing import Listing
 from engine.features.numbers import check_finite
 from engine.features.store import BY_CONTENT, DTYPES, Bank, Place, Source, shard_path, write_shard
-from engine.preprocessing import Preprocessing
+from engine.preprocessing import DEPTH, Preprocessing
 from engine.transforms import decoded, normalise, render
 
 FILLED = 32

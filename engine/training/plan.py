@@ -11,7 +11,6 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
-from engine.datasets.few_shot import MAX_VAL_SHOT
 from engine.errors import UserError
 from engine.optimizer import EVAL_FREQ, Hyperparameters
 from engine.training.problem import Job, Outcome, Problem
@@ -24,6 +23,9 @@ MANY = 16
 models takes as long as training on them, and every stack draws its own."""
 VALIDATION_BYTES = 1 << 20
 """How much of its validation inputs a run looks at, at a time: 256 features of 1024."""
+
+VALIDATED = 4
+"""Validation images of a class in the protocol, which a block of validation inputs has room for at least."""
 
 Setting = tuple[float, float]
 """Learning rate and weight decay."""
@@ -142,7 +144,7 @@ def validation_rows(problem: Problem) -> int:
 
     No more than the protocol's validation sets have (four a class): smaller ones are padded to this number.
     """
-    protocol = MAX_VAL_SHOT * problem.model.head.weight.shape[0]
+    protocol = VALIDATED * problem.model.head.weight.shape[0]
     return min(256, max(8, protocol), max(8, VALIDATION_BYTES // _row_bytes(problem)))
 
 

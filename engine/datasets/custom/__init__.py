@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engine.datasets.benchmark import DEPTH, Benchmark
+from engine.datasets.benchmark import Benchmark
 from engine.datasets.custom.classnames import check_classes, renamed
 from engine.datasets.custom.dividing import copies_note, draw, inspect_images, new_split, write_split
 from engine.datasets.custom.finding import doubt_classes, from_folders
@@ -26,6 +26,7 @@ from engine.datasets.custom.parts import gaps
 from engine.datasets.custom.tracking import file_states, update
 from engine.datasets.readers import JsonSplit
 from engine.errors import UserError
+from engine.preprocessing import DEPTH
 
 UP_TO_DATE = (
     "The file is up to date now. Few-shot splits keep their other images, features.py makes what is missing, and"

@@ -9,11 +9,12 @@ from dataclasses import astuple
 from pathlib import Path
 
 from engine.datasets import checks
-from engine.datasets.benchmark import DEPTH, PARTS, Benchmark, FileState, Item
+from engine.datasets.benchmark import PARTS, Benchmark, FileState, Item
 from engine.datasets.checks import first
 from engine.datasets.custom.finding import Found
 from engine.errors import UserError
 from engine.files import CannotOpen, opening, write_text
+from engine.preprocessing import DEPTH
 
 SHARES = {"train": 0.5, "val": 0.2, "test": 0.3}
 """How the images of a class are divided where nothing says it, as CoOp does for datasets without a split."""

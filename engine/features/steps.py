@@ -1,14 +1,11 @@
-"""Making and checking features with progress on the terminal: what features.py does once it knows what is asked for."""
+"""The steps of features.py once it knows what is asked for: make and check features, with progress on the terminal."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from engine import datasets
+from engine import datasets, terminal
 from engine.clip.load import Encoder, load_encoder
 from engine.datasets import Benchmark
 from engine.datasets.checks import counted, first
@@ -27,19 +24,19 @@ def load(name: str, *settings: Any) -> Encoder:
     """Load an encoder as `load_encoder` does, and print what is assumed of it."""
     encoder = load_encoder(name, *settings)
     if encoder.assumed:
-        print(f"note: {encoder.assumed}", flush=True)
+        terminal.say(f"note: {encoder.assumed}")
     return encoder
 
 
 def make(plan: DatasetPlan, encoder: Encoder, *, batch_size: int, workers: int) -> list[str]:
     """Make what a plan says is missing, and say how it does; a line for each corrupt image."""
-    with tqdm(total=plan.prompts, desc=f"{plan.title} prompts", unit="prompt", disable=not plan.prompts) as bar:
+    with terminal.bar(total=plan.prompts, desc=f"{plan.title} prompts", unit="prompt", disable=not plan.prompts) as bar:
         for texts in plan.texts:
             for remark in _remarks(texts, encoder.name):
                 bar.write(remark)
             extract_texts(texts, encoder, bar.update)
     write_listing(plan.place, plan.listing)  # after prompts, which are made anew where it had other class names
-    with tqdm(total=plan.passes, desc=f"{plan.title} images", unit="image", disable=not plan.passes) as bar:
+    with terminal.bar(total=plan.passes, desc=f"{plan.title} images", unit="image", disable=not plan.passes) as bar:
         corrupt: list[str] = []
         try:
             uniform = extract(plan.images, encoder, batch_size=batch_size, workers=workers, progress=bar.update)
@@ -47,14 +44,13 @@ def make(plan: DatasetPlan, encoder: Encoder, *, batch_size: int, workers: int) 
             corrupt, uniform = error.lines, error.uniform
     if uniform:
         verb = "is" if len(uniform) == 1 else "are"
-        print(
+        terminal.warn(
             f"note: {counted(len(uniform), 'image')} {verb} of one colour: {first(uniform, len(uniform))}; a common"
-            " sign of files that are read wrongly",
-            file=sys.stderr,
+            " sign of files that are read wrongly"
         )
     if corrupt:
         return corrupt
-    with tqdm(total=plan.to_mine, desc=f"{plan.title} mining", unit="split", disable=not plan.to_mine) as bar:
+    with terminal.bar(total=plan.to_mine, desc=f"{plan.title} mining", unit="split", disable=not plan.to_mine) as bar:
         if plan.mined:
             mine_splits(encoder, plan.place, plan.mined, batch_size=batch_size, progress=bar.update)
     _say_zeroshot(plan)
@@ -84,15 +80,15 @@ def _remarks(texts: TextPlan, encoder: str) -> list[str]:
 def _say_zeroshot(plan: DatasetPlan) -> None:
     """The zero-shot accuracy of what a plan made, on its validation images: days before training would show it."""
     for augmentation, found in measure(plan):
-        print(f"{plan.title} {augmentation}: {found}", flush=True)
+        terminal.say(f"{plan.title} {augmentation}: {found}")
         if warning := found.warning(f"{plan.title} {augmentation}"):
-            print(warning, file=sys.stderr)
+            terminal.warn(warning)
 
 
 def verify(paths: list[Path], repair: bool) -> int:
     """Check files of features, name those that are bad, and remove the damaged ones with `repair`; how many are bad."""
     bad = unopened = undigested = 0
-    with tqdm(total=sum(path.stat().st_size for path in paths), unit="B", unit_scale=True) as bar:
+    with terminal.bar(total=sum(path.stat().st_size for path in paths), unit="B", unit_scale=True) as bar:
         for file in check(paths, bar.update):
             undigested += not file.has_digest
             if file.twice:
@@ -104,11 +100,13 @@ def verify(paths: list[Path], repair: bool) -> int:
             if file.fault and file.can_be_opened and repair:
                 file.path.unlink(missing_ok=True)
     what = "removed, and features.py makes them anew" if repair else "which --repair removes"
-    print(f"{counted(len(paths), 'file')}, {bad} of them bad" + f", {what}" * (bad > 0))
+    terminal.say(f"{counted(len(paths), 'file')}, {bad} of them bad" + f", {what}" * (bad > 0))
     if unopened:
-        print(f"{counted(unopened, 'file')} that cannot be opened, and may be sound: --repair leaves them alone")
+        terminal.say(f"{counted(unopened, 'file')} that cannot be opened, and may be sound: --repair leaves them alone")
     if undigested:
-        print(f"{counted(undigested, 'file')} from before there were digests: whether they are as written is not known")
+        terminal.say(
+            f"{counted(undigested, 'file')} from before there were digests: whether they are as written is not known"
+        )
     return bad + unopened
 
 
@@ -119,7 +117,7 @@ def verify_images(place: Place, benchmark: Benchmark, repair: bool) -> int:
     """
     changed = changed_images(place, benchmark)
     for impath in changed:
-        print(f"{benchmark.image_dir / impath} is not the image that its features were made of")
+        terminal.say(f"{benchmark.image_dir / impath} is not the image that its features were made of")
     if repair:
         for path in {path for shards in changed.values() for path in shards}:
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Standard input, output and error of a script: in any encoding, closed, a file or a terminal."""
+"""All that is printed: notes, progress, and the standard streams, in any encoding, closed, a file or a terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ import io
 import os
 import re
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 SPELT = {"±": "+-", "†": "*"}
 """What our tables write in place of these where the encoding lacks them; all else is escaped as Python does it."""
@@ -56,6 +61,43 @@ codecs.register_error("spelt", _spelt)
 codecs.register_error("as_bytes", _as_bytes)
 
 
+def say(text: object) -> None:
+    """Print a result or a note, at once."""
+    print(text, flush=True)
+
+
+def warn(text: str) -> None:
+    """Print what a person should look at on stderr."""
+    print(text, file=sys.stderr)
+
+
+def bar(things: Iterable | None = None, **settings: Any) -> tqdm:
+    """Return a progress bar with tqdm's `settings`, over `things` if given."""
+    from tqdm import tqdm  # 30 ms, which most scripts need not wait for
+
+    return tqdm(things, **settings)
+
+
+class Bars:
+    """A progress bar for one download after another."""
+
+    def __init__(self):
+        self.what, self.bar = None, None
+
+    def show(self, what: str, done: int, total: int | None) -> None:
+        """Show that `done` bytes of `what` are here, of `total` if that is known."""
+        if what != self.what:
+            self.close()
+            self.what, self.bar = what, bar(desc=what, unit="B", unit_scale=True, unit_divisor=1024, initial=done)
+        self.bar.total = total
+        self.bar.update(done - self.bar.n)
+
+    def close(self) -> None:
+        """Leave it as it stands."""
+        if self.bar is not None:
+            self.bar.close()
+
+
 def prepare() -> None:
     """Make the standard streams such that nothing printed fails, and no file that is opened later takes their place.
 
@@ -79,6 +121,14 @@ def output_data() -> None:
     """Make stdout UTF-8, and names of files the bytes that they are, unless a person reads it on a terminal."""
     if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
         sys.stdout.reconfigure(encoding="utf-8", errors="as_bytes")
+
+
+def flushed(main: Callable[[], int | None]) -> int | None:
+    """Run `main`, and print what is buffered still: that the disk is full shows here, not when Python has ended."""
+    try:
+        return main()
+    finally:
+        sys.stdout.flush()
 
 
 def discard_unwritten() -> None:
