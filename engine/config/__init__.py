@@ -35,7 +35,7 @@ from engine.config.resolve import (
 from engine.config.script import parser, run
 
 __all__ = [
-    "AUDIO", "CHECK", "DOMAIN_SHIFT", "EVAL", "EVAL_DOMAIN_SHIFT", "FEATURES", "IMAGENET_ESC", "PREDICT", "PROMPTS", "SEEDS",
-    "SPLITS", "TABLES_OF_PAPER", "TRAIN", "apply_mode", "cells", "check_encoders", "command", "device",
+    "AUDIO", "CHECK", "DOMAIN_SHIFT", "EVAL", "EVAL_DOMAIN_SHIFT", "FEATURES", "IMAGENET_ESC", "PREDICT", "PROMPTS",
+    "SEEDS", "SPLITS", "TABLES_OF_PAPER", "TRAIN", "apply_mode", "cells", "check_encoders", "command", "device",
     "image_views", "parser", "run", "scope", "shifted_sets", "workers",
 ]  # fmt: skip
