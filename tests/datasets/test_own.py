@@ -684,7 +684,10 @@ def _parts_in_classes(photos):
         ),
         (lambda photos: (photos / "cat" / "text.jpg").write_text("text"), "files that are no images, or too large: 1."),
         (lambda photos: (photos / "cat" / "0.jpg").rename(photos / "split.json"), "split.json: not JSON"),
-        (lambda photos: (photos / "split.json").touch(), "split.json: not JSON (Expecting value: line 1 column 1 (char 0)). Restore this file, or delete it: the"),
+        (
+            lambda photos: (photos / "split.json").touch(),
+            "split.json: not JSON (Expecting value: line 1 column 1 (char 0)). Restore this file, or delete it: the",
+        ),
         (lambda photos: shutil.rmtree(photos), "photos: there is no such folder, or list of images"),
         (lambda photos: [shutil.rmtree(photos), photos.touch()], "neither a folder of images nor a list of them"),
     ],
