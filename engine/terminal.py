@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 SPELT = {"±": "+-", "†": "*"}
 """What our tables write in place of these where the encoding lacks them; all else is escaped as Python does it."""
 
-_CONTROL = re.compile(r"(?!\A\r|\x1b\[\d*m)[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""Control characters, which a terminal obeys: all but line ends, tabs, check.py's colours, and the return with
-which a progress bar begins."""
+_CONTROL = re.compile(r"(?!\A\r|\A\x1b\[1m|\x1b\[3\dm(?:ok   |note |WRONG)\x1b|\x1b\[0m)[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Control characters, which a terminal obeys: all but line ends, tabs, check.py's own colours (a name of a file may
+have others), and the return with which a progress bar begins."""
 
 
 class _Printable(io.TextIOWrapper):

@@ -439,7 +439,7 @@ def test_classes_of_one_and_of_two_images_are_trained_on(photos):
     assert (
         f"2 of 5 classes have no images in val, so settings are selected without them: {names[0]}, {names[1]}" in said
     )
-    assert "1 of 5 classes have no images in test, so test accuracy says nothing of how well they are recogn" in said
+    assert "1 of 5 classes has no image in test, so test accuracy says nothing of how well they are recogn" in said
     trained = photos.run("train.py", *asked, *STEPS, "--text-augmentation", "template_mining", "--save-heads", check=0)
     for shots in ("all-shot", "2-shot"):
         assert re.search(rf"my-photos {shots} seed 1: val .*test ", trained.stdout)

@@ -847,7 +847,7 @@ def test_weights_of_another_encoder_are_refused(head, random_weights):
 def test_the_code_of_weights_is_not_run(kept, tmp_path):
     weights = save_hostile(tmp_path / "w.pt", tmp_path / "sprung")
     done = predict(kept, "--run", kept.heads["demo-RN", "linear"], "--clip-weights", weights, "a.jpg", check=1)
-    assert done.stderr.startswith(f"error: {weights} is damaged, or no file of weights")
+    assert done.stderr.startswith(f"error: {weights} is TorchScript whose ")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "sprung").exists()
 

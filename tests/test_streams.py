@@ -122,11 +122,11 @@ config.run(main)
 
 
 def test_what_a_terminal_obeys_is_escaped():
-    """But for line ends, tabs, colours, and the return with which a progress bar begins."""
+    """But for line ends, tabs, the colours of check.py, and the return with which a progress bar begins."""
     below = io.BytesIO()
     shown = terminal._Printable(io.TextIOWrapper(below, "utf-8"))
-    for text in ("\rbar  ", "\r", "a\rb\x1b[2J\x9b1m\x7f\n\t", "\x1b[31mWRONG\x1b[0m"):
+    for text in ("\rbar  ", "\r", "a\rb\x1b[2J\x9b1m\x7f\n\t", "  \x1b[31mWRONG\x1b[0m \x1b[31mred"):
         assert shown.write(text) == len(text)
     shown.flush()
-    expected = "\rbar  \ra\\rb\\x1b[2J\\x9b1m\\x7f\n\t\x1b[31mWRONG\x1b[0m"
+    expected = "\rbar  \ra\\rb\\x1b[2J\\x9b1m\\x7f\n\t  \x1b[31mWRONG\x1b[0m \\x1b[31mred"
     assert below.getvalue().decode() == expected

@@ -108,8 +108,7 @@ def test_arguments_go_through_from_any_folder(tmp_path):
     done = Sweep("linear_probe.sh", *words, folder=tmp_path, runs="true", cwd=tmp_path, **settings).wait(check=0)
     inputs = (
         "--train-shot 1 2 --seed 3 --clip-encoder ViT-B/16 --text-augmentation hand_crafted"
-        " --image-augmentation flip --image-views 1 --classifier_head linear --image-layer-idx 0 --hyperparams linear"
-        " --logit 4.60517"
+        " --image-augmentation flip --image-views 1 --method linear"
     ).split()
     assert [call.words for call in done.calls] == [
         ["train.py", "--dataset", dataset, *inputs, *row, *words]

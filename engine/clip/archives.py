@@ -63,7 +63,7 @@ def read_zip(path: str, select: Select) -> dict[str, Tensor]:
             raise UserError(f"{path} lists {entry.file_size:,} bytes of objects; save the state dict alone")
         content = pickles.unpickle(archive.read(entry))
         if isinstance(content, Inert) and content.path.startswith(SCRIPTED):
-            state = dict(_state(content, _tensor_names(archive, f"{root}code/"), "", count(1)))
+            state = dict(_state(content, path, _tensor_names(archive, f"{root}code/"), "", count(1)))
         else:
             state = select(content)
 
@@ -128,14 +128,19 @@ def _tensor_names(archive: zipfile.ZipFile, folder: str) -> dict[str, set[str]]:
     return listed
 
 
-def _state(module: Inert, listed: dict[str, set[str]], prefix: str, seen: Iterator[int]) -> Iterator[tuple[str, Inert]]:
+def _state(
+    module: Inert, path: str, listed: dict[str, set[str]], prefix: str, seen: Iterator[int]
+) -> Iterator[tuple[str, Inert]]:
     """The tensors of a scripted module and of those in it, by the names that they have in its state dict."""
     if next(seen) > MODULES:
         raise ValueError(f"more than {MODULES:,} modules")
     if not isinstance(module.state, dict):
-        raise ValueError(f"the state of {module.path} is known to its code alone, which is not run")
+        raise UserError(
+            f"{path} is TorchScript whose {module.path} is restored by code of its own, which is not run. Where you"
+            " trust that code, save the weights alone: torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')"
+        )
     for name, value in module.state.items():
         if name in listed[module.path] and pickles.is_tensor(value):
             yield prefix + name, value
         elif isinstance(value, Inert) and value.path in listed:
-            yield from _state(value, listed, f"{prefix}{name}.", seen)
+            yield from _state(value, path, listed, f"{prefix}{name}.", seen)

@@ -42,7 +42,7 @@ def build(architecture: str, config: dict, path: str) -> nn.Module:
     if broken:
         raise UserError(
             f"{path}: NaN or infinite numbers in {counted(len(broken), 'tensor')}: {first(broken, len(broken))}."
-            " Get the file again; if it was trained here, take a checkpoint of before that"
+            " Get the file again; if it was trained here, take an earlier checkpoint"
         )
     return model
 

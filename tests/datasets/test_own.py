@@ -376,8 +376,8 @@ def test_classes_of_one_or_two_images_are_trained_on(photos, few, divided):
     found = read(photos)
     assert [found.labels(part).count(1) for part in PARTS] == divided
     said = "\n".join(found.notes)
-    assert "photos: 1 of 2 classes have no images in val, so settings are selected without them: cat" in said
-    assert (few == 1) == ("no images in test, so test accuracy says nothing of how well they are recogn" in said)
+    assert "photos: 1 of 2 classes has no image in val, so settings are selected without them: cat" in said
+    assert (few == 1) == ("no image in test, so test accuracy says nothing of how well they are recogn" in said)
     train, val = few_shot.sample(found.labels("train"), found.labels("val"), 4, 1)
     few_shot.check(few_shot.FewShotSplit("photos", 4, 1, train, val), found)
     assert len(splits.shortages(found, [4])) == 2
@@ -394,8 +394,8 @@ def test_classes_without_test_images_are_noted_each_time(tmp_path, put_images):
     first = read(root)
     assert read(root).notes == first.notes[1:]
     assert [note.split(", so")[0] for note in first.notes[1:]] == [
-        "own: 1 of 3 classes have no images in val",
-        "own: 1 of 3 classes have no images in test",
+        "own: 1 of 3 classes has no image in val",
+        "own: 1 of 3 classes has no image in test",
     ]
 
 
@@ -684,6 +684,10 @@ def _parts_in_classes(photos):
         ),
         (lambda photos: (photos / "cat" / "text.jpg").write_text("text"), "files that are no images, or too large: 1."),
         (lambda photos: (photos / "cat" / "0.jpg").rename(photos / "split.json"), "split.json: not JSON"),
+        (
+            lambda photos: (photos / "split.json").touch(),
+            "split.json: not JSON (Expecting value: line 1 column 1 (char 0)). Restore this file, or delete it: the",
+        ),
         (lambda photos: shutil.rmtree(photos), "photos: there is no such folder, or list of images"),
         (lambda photos: [shutil.rmtree(photos), photos.touch()], "neither a folder of images nor a list of them"),
     ],

@@ -26,6 +26,7 @@ from engine.datasets.custom.parts import gaps
 from engine.datasets.custom.tracking import file_states, update
 from engine.datasets.readers import JsonSplit
 from engine.errors import UserError
+from engine.files import CannotOpen
 from engine.preprocessing import DEPTH
 
 UP_TO_DATE = (
@@ -69,14 +70,14 @@ class Own:
         if is_list and not (path.is_file() and path.suffix.lower() == ".csv"):
             raise UserError(f"{path} is neither a folder of images nor a list of them, which ends in .csv")
         folder, split_file = path.parent if is_list else path, self.split_file
-        coop, is_there = JsonSplit("", ".", split_file.name), split_file.exists()
+        is_there = split_file.exists()
         if is_there and not check_images:
-            return replace(coop.read(name, folder, check_images=False), upright=True)
+            return replace(_read_split(name, folder, split_file), upright=True)
         images, notes = from_list(path) if is_list else from_folders(path)
         names = renamed(list(dict.fromkeys(image.label for image in images)), folder)
         notes += check_classes(names, path)
         if is_there:
-            before = coop.read(name, folder, check_images=False)
+            before = _read_split(name, folder, split_file)
             split, changed = update(before, images, names, split_file)
             if split.depth is None:  # the file is of an earlier version
                 split = replace(split, depth=inspect_images(folder, sorted(split.files)) or DEPTH)
@@ -92,3 +93,13 @@ class Own:
             split = replace(split, files=file_states(folder, (image.impath for image in images), {}))
             notes += [write_split(split, split_file)] if write else []
         return replace(split, notes=(*notes, *gaps(split), *copies_note(split)), upright=True)
+
+
+def _read_split(name: str, folder: Path, split_file: Path) -> Benchmark:
+    """Read the split file beside the images. Raises UserError, which says what becomes of a damaged one."""
+    try:
+        return JsonSplit("", ".", split_file.name).read(name, folder, check_images=False)
+    except CannotOpen:
+        raise
+    except UserError as error:
+        raise UserError(f"{error}. Restore this file, or delete it: the images are then divided anew") from error

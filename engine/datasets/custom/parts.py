@@ -27,8 +27,9 @@ def gaps(split: Benchmark) -> list[str]:
         present = set(split.labels(part))
         absent = [name for label, name in enumerate(split.classnames) if label not in present]
         if absent:
+            have = "has no image" if len(absent) == 1 else "have no images"
             notes.append(
-                f"{split.name}: {len(absent)} of {len(split.classnames)} classes have no images in {part}, so"
+                f"{split.name}: {len(absent)} of {len(split.classnames)} classes {have} in {part}, so"
                 f" {meaning}: {first(absent, len(absent))}"
             )
     return notes
