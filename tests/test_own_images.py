@@ -382,7 +382,7 @@ def test_layouts_are_doubted(photos):
     for own in classes:
         own.rename(photos.root / own.name)
     refused = photos.run(*split, check=1)
-    assert "my photos has parts, Training (train), valid (val), and lacks test" in refused.stderr
+    assert "my photos has the folders Training (train), valid (val), and no test" in refused.stderr
     (photos.folder / "testing").mkdir()
     for own in classes:
         (photos.root / own.name).rename(photos.folder / "testing" / own.name)

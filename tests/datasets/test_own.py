@@ -654,14 +654,14 @@ def _parts_in_classes(photos):
         ),
         (lambda photos: shutil.copytree(photos / "cat", photos / "Big Dog"), "underscores: Big Dog and big_dog"),
         (lambda photos: [shutil.copytree(photos / "cat", photos / n) for n in ("é", "e\u0301")], "underscores: e"),
-        (lambda photos: _part(photos, "train", "val"), "train, val, and lacks test; it should have train, test and"),
-        (lambda photos: _part(photos, "Train", "valid"), "has parts, Train (train), valid (val), and lacks test"),
+        (lambda photos: _part(photos, "train", "val"), "train, val, and no test. It needs train and test, and may"),
+        (lambda photos: _part(photos, "Train", "valid"), "has the folders Train (train), valid (val), and no test"),
         (lambda photos: _part(photos, "train", "valid"), "If valid is what you test on, rename it test"),
         (
             lambda photos: _part(photos, "TRAIN", "training_set", "test"),
             "TRAIN and training_set all mean train; keep one",
         ),
-        (lambda photos: [_part(photos, "train", "test"), (photos / "x").mkdir()], "folders beside them: x; move"),
+        (lambda photos: [_part(photos, "train", "test"), (photos / "x").mkdir()], "others beside them: x. Move these away"),
         (
             lambda photos: [_part(photos, "train", "test"), shutil.rmtree(photos / "train/cat")],
             "photos: no images to train on of cat. Add some, or remove the class",

@@ -67,13 +67,13 @@ def _check_parts(root: Path, parts: dict[str, list[str]], others: list[str]) -> 
     if lacking := [part for part in ("train", "test") if part not in parts]:
         remedy = "" if "val" not in parts else f". If {parts['val'][0]} is what you test on, rename it test"
         raise UserError(
-            f"{root} has parts, {said}, and lacks {' and '.join(lacking)}; it should have"
-            " train, test and perhaps val (which is drawn from train if need be), or a folder for each class" + remedy
+            f"{root} has the folders {said}, and no {' and no '.join(lacking)}. It needs train and test, and may have"
+            " val, which is drawn from train otherwise; or else a folder for each class" + remedy
         )
     if others:
         raise UserError(
-            f"{root} has parts, {said}, and folders beside them: {first(others, len(others))}; move these away, or"
-            " rename them if they are parts too: train, val, test"
+            f"{root} has the folders {said}, and others beside them: {first(others, len(others))}. Move these away, or"
+            " rename them train, val or test"
         )
 
 
