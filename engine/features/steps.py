@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from engine import datasets, terminal
+from engine import datasets, files, terminal
 from engine.clip.load import Encoder, load_encoder
 from engine.datasets import Benchmark
-from engine.datasets.checks import counted, first
+from engine.datasets.checks import NotInstalled, counted, first
+from engine.datasets.few_shot import FewShotSplit
+from engine.errors import UserError
 from engine.features.classes import write_classes
 from engine.features.extract import CorruptImages, extract
 from engine.features.listing import write_listing
 from engine.features.mining import mine_splits
-from engine.features.planning import DatasetPlan
+from engine.features.planning import DatasetPlan, Request, plan_dataset, require_room
 from engine.features.store import Place
 from engine.features.texts import TextPlan, extract_texts
-from engine.features.verify import changed_images, check
+from engine.features.verify import changed_images, check, stored_files
 from engine.features.zeroshot import measure
 from engine.methods import GRIDS
 
@@ -27,6 +32,48 @@ def load(name: str, *settings: Any) -> Encoder:
     if encoder.assumed:
         terminal.say(f"note: {encoder.assumed}")
     return encoder
+
+
+def extract_all(
+    encoders: list[str],
+    wanted: list[tuple[Benchmark, list[FewShotSplit]]],
+    request: Request,
+    place_of: Callable[[str, str], Place],
+    load_one: Callable[[str], Encoder],
+    *,
+    feature_dir: str,
+    dry_run: bool,
+    **how: int,
+) -> None:
+    """Plan every dataset with its splits under every encoder, print the plans, and make what is missing.
+
+    `place_of` takes the names of an encoder and a dataset, `load_one` the name of an encoder; one is in memory at a
+    time. `how` are the batch size and the number of decoding processes. With `dry_run` it prints all needs, and makes
+    nothing. Raises UserError without room on the disk, CorruptImages once everything was tried.
+    """
+    plans, encoder = [], None
+    for name in encoders:
+        del encoder  # before the next one is loaded
+        encoder = load_one(name)
+        for benchmark, splits in wanted:
+            plans.append(plan_dataset(benchmark, splits, request, place_of(name, benchmark.name), encoder))
+            terminal.say("\n  ".join(map(str, [plans[-1], *(plans[-1].needs if dry_run else [])])))
+    room = require_room(plans, feature_dir)
+    if dry_run:
+        terminal.say(room)
+        return
+    todo = [plan for plan in plans if not plan.is_done]
+    if todo:
+        files.require_writable(Path(feature_dir))
+    corrupt: list[str] = []
+    for name, of_encoder in itertools.groupby(todo, key=lambda plan: plan.encoder):
+        if name != encoder.name:
+            del encoder
+            encoder = load_one(name)
+        for plan in of_encoder:
+            corrupt += make(plan, encoder, **how)
+    if corrupt:
+        raise CorruptImages(corrupt)
 
 
 def make(plan: DatasetPlan, encoder: Encoder, *, batch_size: int, workers: int) -> list[str]:
@@ -85,6 +132,24 @@ def _say_zeroshot(plan: DatasetPlan) -> None:
         terminal.say(f"{plan.title} {augmentation}: {found}")
         if warning := found.warning(f"{plan.title} {augmentation}"):
             terminal.warn(warning)
+
+
+def verify_all(places: dict[str, list[Place]], data_dir: str, repair: bool) -> int:
+    """Check all features at `places`, by dataset, and their images where these are there; return how many are bad.
+
+    Raises UserError for no features at all.
+    """
+    paths = stored_files(place for own in places.values() for place in own)
+    if not paths:
+        encoders = dict.fromkeys(place.folder.parent for own in places.values() for place in own)
+        named = ", ".join(folder.name for folder in encoders)
+        raise UserError(f"{next(iter(encoders)).parent} has no features of {named} for {', '.join(places)}")
+    bad = verify(paths, repair)
+    for dataset, own in places.items():
+        with suppress(NotInstalled):  # features can be checked without their images
+            benchmark = datasets.load(dataset, data_dir, check_images=False, write=False)
+            bad += sum(verify_images(place, benchmark, repair) for place in own)
+    return bad
 
 
 def verify(paths: list[Path], repair: bool) -> int:

@@ -661,7 +661,10 @@ def _parts_in_classes(photos):
             lambda photos: _part(photos, "TRAIN", "training_set", "test"),
             "TRAIN and training_set all mean train; keep one",
         ),
-        (lambda photos: [_part(photos, "train", "test"), (photos / "x").mkdir()], "others beside them: x. Move these away"),
+        (
+            lambda photos: [_part(photos, "train", "test"), (photos / "x").mkdir()],
+            "others beside them: x. Move",
+        ),
         (
             lambda photos: [_part(photos, "train", "test"), shutil.rmtree(photos / "train/cat")],
             "photos: no images to train on of cat. Add some, or remove the class",

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
+from engine import terminal
 from engine.datasets import checks
 from engine.datasets.benchmark import Benchmark
 from engine.datasets.custom.keys import find_positions, is_tracked
@@ -26,6 +27,21 @@ from engine.datasets.few_shot import (
 )
 from engine.errors import UserError
 from engine.files import write_text
+
+
+def tell_and_update(
+    benchmark: Benchmark,
+    indices_dir: Path | str,
+    shots: list[Shots],
+    seeds: list[int],
+    max_val_shot: int = MAX_VAL_SHOT,
+) -> None:
+    """Print the notes on a custom dataset, and how many of its splits `update_splits` wrote or changed."""
+    for note in (*benchmark.notes, *shortages(benchmark, shots, max_val_shot)):
+        terminal.say(f"note: {note}")
+    done = Counter(done for _, done in update_splits(benchmark, indices_dir, shots, seeds, max_val_shot))
+    if changed := [f"{done[what]} {what}" for what in sorted(done.keys() - {"exists"})]:
+        terminal.say(f"few-shot splits in {Path(indices_dir) / benchmark.name}: {', '.join(changed)}")
 
 
 def update_splits(
