@@ -86,13 +86,14 @@ def write_fold(folder: Path, number: int, fold: Fold) -> None:
     """Write the file of fold `number`, atomically."""
     tensors = {"features": fold.features.contiguous(), "labels": fold.labels, "positions": fold.positions}
     about = {"categories": json.dumps(fold.categories), "paths": json.dumps(fold.paths)}
-    store.save(fold_path(folder, number), tensors, fold.source, **about)
+    store.save(fold_path(folder, number), tensors, fold.source, **about, fold=str(number))
 
 
 def read_fold(folder: Path, number: int) -> Fold:
     """Read the features of fold `number`.
 
-    Raises MissingFeatures when they are not there, cannot be read or are not as they were written.
+    Raises MissingFeatures when they are not there, cannot be read or are not as they were written, and when the file
+    states another fold: two files that swapped their names would pass all other checks.
     """
     path = fold_path(folder, number)
     if not path.is_file():
@@ -100,6 +101,8 @@ def read_fold(folder: Path, number: int) -> Fold:
     with store.reading(path) as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        if metadata.get("fold", str(number)) != str(number):  # files of earlier versions do not state it
+            raise ValueError(f"it is of fold {metadata['fold']:.20}")
         stated, found = store.digests(metadata, tensors)
         if stated != found:
             raise ValueError("its digest is not the one that was stated")

@@ -75,6 +75,18 @@ def test_sources_are_not_mixed(tmp_path, change):
         audio.read_folds(tmp_path, [1, 2])
 
 
+def test_folds_that_swapped_their_names_are_named(tmp_path):
+    for number in (1, 2):
+        audio.write_fold(tmp_path, number, extract(number))
+    paths = [audio.fold_path(tmp_path, number) for number in (1, 2)]
+    paths[0].rename(tmp_path / "other")
+    paths[1].rename(paths[0])
+    (tmp_path / "other").rename(paths[1])
+    for number, other in ((1, 2), (2, 1)):
+        with pytest.raises(MissingFeatures, match=rf"fold_{number}.safetensors .* \(it is of fold {other}\)"):
+            audio.read_fold(tmp_path, number)
+
+
 def test_a_missing_or_damaged_fold_is_named(tmp_path):
     with pytest.raises(MissingFeatures, match=r"no features of sounds .*fold_1.safetensors"):
         audio.read_folds(tmp_path)
