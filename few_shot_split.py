@@ -15,7 +15,7 @@ from itertools import product
 
 from engine import config, datasets
 from engine.datasets import few_shot
-from engine.datasets.custom.splits import shortages, update_splits
+from engine.datasets.custom.splits import tell_notes, update_splits
 
 
 def main() -> None:
@@ -31,8 +31,7 @@ def make_splits(dataset: str, args: argparse.Namespace) -> Iterator[tuple[few_sh
     """Make the splits of a dataset, and tell for each what was done."""
     if datasets.is_own(dataset):
         benchmark = datasets.load(dataset, args.data_dir)
-        for note in (*benchmark.notes, *shortages(benchmark, args.train_shot, args.max_val_shot)):
-            print(f"note: {note}")
+        tell_notes(benchmark, args.train_shot, args.max_val_shot)
         yield from update_splits(benchmark, args.indices_dir, args.train_shot, args.seed, args.max_val_shot)
         return
     train, val = few_shot.classes(dataset, args.data_dir, args.indices_dir)

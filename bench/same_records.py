@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 NOT_COMPARED = {"seconds", "versions"}
-"""What is another each time."""
+"""Fields that differ from run to run."""
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ SLACK = 16 << 20
 PIECE = 4 << 20
 """Bytes that are read at a time."""
 MODULES = 100_000
-"""How many modules a scripted model may have: those of a file may contain each other without end."""
+"""The most modules of a scripted model that are read: modules in a file may contain one another without end."""
 LEGACY = 0x1950A86A20F9469CFC6C
 """The first object in torch's files of before 2020."""
 SCRIPTED = "__torch__."

@@ -18,7 +18,7 @@ from engine.datasets.checks import counted, first
 from engine.errors import UserError
 
 LEFTOVERS = ("input_resolution", "context_length", "vocab_size", "text.transformer.embeddings.position_ids")
-"""Constants in files of weights that today's models do without: those of OpenAI's archives, and of old text towers."""
+"""Constants in OpenAI's archives and in files of old text towers that today's models do without."""
 
 
 def build(architecture: str, config: dict, path: str) -> nn.Module:

@@ -53,7 +53,7 @@ class Inert:
 
 
 class Mapping(dict):
-    """An ordered dictionary, without the attributes that torch hangs on that of a module's state."""
+    """An ordered dictionary without attributes; torch sets some on the state dict of a module."""
 
     def __setstate__(self, state: Any) -> None:
         """Drop the attributes."""

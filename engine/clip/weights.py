@@ -158,7 +158,7 @@ def _cached(repository: str, files: Iterable[str], url: str) -> str | None:
 
 
 def download(name: str, place: Weights) -> str:
-    """Fetch weights; a machine that cannot reach the hub hears so in seconds, not after a minute of retries."""
+    """Fetch weights; without a network, raise UserError in seconds, not after a minute of retries."""
     try:
         probe = huggingface_hub.hf_hub_url(place.repository, place.files[-1]) if place.repository else place.url
         huggingface_hub.get_session().head(probe, timeout=10)

@@ -1,4 +1,4 @@
-"""The methods: a file and a line of `METHODS` each. Choices, grids, help texts and table rows derive from here."""
+"""The methods: a file and a line of `METHODS` each. Choices, grids and defaults of arguments derive from here."""
 
 from engine.methods.adapter import ADAPTER
 from engine.methods.linear import LINEAR

@@ -29,6 +29,12 @@ from engine.errors import UserError
 from engine.files import write_text
 
 
+def tell_notes(benchmark: Benchmark, shots: list[Shots], max_val_shot: int = MAX_VAL_SHOT) -> None:
+    """Print the notes on a custom dataset, and which classes have fewer images than the shots that are asked for."""
+    for note in (*benchmark.notes, *shortages(benchmark, shots, max_val_shot)):
+        terminal.say(f"note: {note}")
+
+
 def tell_and_update(
     benchmark: Benchmark,
     indices_dir: Path | str,
@@ -37,8 +43,7 @@ def tell_and_update(
     max_val_shot: int = MAX_VAL_SHOT,
 ) -> None:
     """Print the notes on a custom dataset, and how many of its splits `update_splits` wrote or changed."""
-    for note in (*benchmark.notes, *shortages(benchmark, shots, max_val_shot)):
-        terminal.say(f"note: {note}")
+    tell_notes(benchmark, shots, max_val_shot)
     done = Counter(done for _, done in update_splits(benchmark, indices_dir, shots, seeds, max_val_shot))
     if changed := [f"{done[what]} {what}" for what in sorted(done.keys() - {"exists"})]:
         terminal.say(f"few-shot splits in {Path(indices_dir) / benchmark.name}: {', '.join(changed)}")
