@@ -31,9 +31,9 @@ def main() -> int:
     return say(check.installation(asked(args)))
 
 
-def asked(args: argparse.Namespace) -> check.Asked:
+def asked(args: argparse.Namespace) -> check.CheckOptions:
     places = args.data_dir, args.indices_dir, args.feature_dir, args.result_dir
-    return check.Asked(args.download or args.dataset, args.clip_encoder, args.clip_weights, *places)
+    return check.CheckOptions(args.download or args.dataset, args.clip_encoder, args.clip_weights, *places)
 
 
 def say(sections) -> int:
@@ -42,7 +42,7 @@ def say(sections) -> int:
     width = min(120, max(40, shutil.get_terminal_size((100, 24)).columns))
     wrong = 0
     for title, findings in sections:
-        print(check.shown(title, findings, width, colour), flush=True)
+        print(check.format_section(title, findings, width, colour), flush=True)
         wrong += sum(finding.state == check.WRONG for finding in findings)
     return 1 if wrong else 0
 
@@ -61,7 +61,7 @@ def download(args: argparse.Namespace) -> int:
     for name, own in steps.items():
         for step in own:
             print(step if step.startswith(f"{name}:") else f"{name}: {step}", end="\n\n", file=sys.stderr)
-    return say([check.of_datasets(asked(args), check.judge(asked(args)))])
+    return say([check.dataset_section(asked(args), check.inspect_datasets(asked(args)))])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from itertools import product
 
 from engine import config, datasets
 from engine.datasets import few_shot
-from engine.datasets.custom.splits import tell_notes, update_splits
+from engine.datasets.custom.splits import print_notes, update_splits
 
 
 def main() -> None:
@@ -29,12 +29,12 @@ def main() -> None:
 
 def make_splits(dataset: str, args: argparse.Namespace) -> Iterator[tuple[few_shot.FewShotSplit, str]]:
     """Make the splits of a dataset, and tell for each what was done."""
-    if datasets.is_own(dataset):
+    if datasets.is_custom(dataset):
         benchmark = datasets.load(dataset, args.data_dir)
-        tell_notes(benchmark, args.train_shot, args.max_val_shot)
+        print_notes(benchmark, args.train_shot, args.max_val_shot)
         yield from update_splits(benchmark, args.indices_dir, args.train_shot, args.seed, args.max_val_shot)
         return
-    train, val = few_shot.classes(dataset, args.data_dir, args.indices_dir)
+    train, val = few_shot.positions_by_class(dataset, args.data_dir, args.indices_dir)
     for shots, seed in product(args.train_shot, args.seed):
         positions = few_shot.draw(train, val, shots, seed, args.max_val_shot)
         split = few_shot.FewShotSplit(dataset, shots, seed, *positions, max_val_shot=args.max_val_shot)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from audioclip.tower import AudioTower
 from engine import released
-from engine.datasets.checks import first
+from engine.datasets.checks import list_preview
 from engine.digests import tensors_digest
 from engine.errors import UserError
 
@@ -88,7 +88,9 @@ def _check_names(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path
         ),
     }
     faults = [
-        f"{len(bad)} {what}: {first((PREFIX + name for name in bad), len(bad))}" for what, bad in names.items() if bad
+        f"{len(bad)} {what}: {list_preview((PREFIX + name for name in bad), len(bad))}"
+        for what, bad in names.items()
+        if bad
     ]
     if faults:
         raise UserError(f"{path} does not fit AudioCLIP's audio tower; entries\n  " + "\n  ".join(faults))

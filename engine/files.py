@@ -57,7 +57,7 @@ def opening(path: Path) -> Iterator[None]:
         raise
 
 
-def matching(folder: Path, pattern: str) -> list[Path]:
+def list_matching(folder: Path, pattern: str) -> list[Path]:
     """Return what in `folder` has a name of this pattern, sorted; nothing where there is no such folder.
 
     Raises CannotOpen for a folder that may not be listed, which `Path.glob` takes for an empty one.
@@ -183,7 +183,7 @@ def free_space(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def shown(size: int) -> str:
+def format_bytes(size: int) -> str:
     """A number of bytes for a person to read: `512 B`, `3.2 GiB`."""
     if size < 1024:
         return f"{size} B"

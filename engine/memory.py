@@ -47,7 +47,7 @@ def scratch(shape: Sequence[int], folder: Path) -> Tensor:
     place = folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir())
     if files.free_space(place) < taken:
         raise UserError(
-            f"{files.shown(taken)} of features are more than memory holds, and {place} has no room for them."
+            f"{files.format_bytes(taken)} of features are more than memory holds, and {place} has no room for them."
             " Make room there, or train fewer shots and seeds at a time"
         )
     files.remove_abandoned(place)

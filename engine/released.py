@@ -53,7 +53,7 @@ def check_demo(path: Path) -> None:
         )
 
 
-def state_demo(path: Path) -> None:
+def record_demo_digest(path: Path) -> None:
     """State the digest of a file of weights that was just made in the list beside it."""
     digests = _stated(path) | {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
     write_text(path.with_name(SUMS), "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())))

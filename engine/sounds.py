@@ -53,15 +53,15 @@ def read(path: Path, rate: int, length: int, resample: bool = False) -> Tensor:
     if not resample and (found != rate or samples.shape[1] > 1):
         raise UnreadableSound(f"it has {samples.shape[1]} channels of {found} Hz, and must have 1 of {rate} Hz")
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(1)
-    return fitted(resampled(mono, found, rate), length)[None]
+    return fit_length(change_rate(mono, found, rate), length)[None]
 
 
-def fitted(samples: Tensor, length: int) -> Tensor:
+def fit_length(samples: Tensor, length: int) -> Tensor:
     """Samples [n] cut or zero-padded at the end to [length]."""
     return F.pad(samples[:length], (0, max(0, length - len(samples))))
 
 
-def resampled(samples: Tensor, rate: int, wanted: int) -> Tensor:
+def change_rate(samples: Tensor, rate: int, wanted: int) -> Tensor:
     """Samples [n] of `rate` as ceil(n * wanted / rate) samples of the rate that is `wanted`."""
     if rate == wanted:
         return samples

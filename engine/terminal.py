@@ -117,13 +117,13 @@ def prepare() -> None:
         sys.stderr = _Printable(sys.stderr)
 
 
-def output_data() -> None:
+def prepare_data_output() -> None:
     """Make stdout UTF-8, and names of files the bytes that they are, unless a person reads it on a terminal."""
     if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
         sys.stdout.reconfigure(encoding="utf-8", errors="as_bytes")
 
 
-def flushed(main: Callable[[], int | None]) -> int | None:
+def run_and_flush(main: Callable[[], int | None]) -> int | None:
     """Run `main`, and print what is buffered still: that the disk is full shows here, not when Python has ended."""
     try:
         return main()
@@ -140,7 +140,7 @@ def discard_unwritten() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def lines_of(path: str) -> list[str]:
+def read_file_list(path: str) -> list[str]:
     """The lines of a file, or of stdin (-), that are not empty, as names of files: bytes that are no text included."""
     content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     text = os.fsdecode(content.removeprefix(codecs.BOM_UTF8))

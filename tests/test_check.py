@@ -25,11 +25,11 @@ import pytest
 from PIL import Image
 
 from engine import datasets, files
-from engine.check.findings import Finding, shown
+from engine.check.findings import Finding, format_section
 from engine.clip import weights as clip_weights
 from engine.datasets import few_shot
-from engine.datasets.registry import FORMATS
-from engine.demo import hearing
+from engine.datasets.registry import DATASETS
+from engine.demo import audio_encoder
 from engine.demo import world as demo
 from engine.download import sources
 from forks import Fork, as_a_user, run_fork, unlistable
@@ -132,7 +132,7 @@ def test_altered_weights_of_the_demo_are_named(installed):
         path.write_bytes(content)
 
     def prepare():
-        clip_weights.DEMO_MODELS, hearing.PATH = models, models / hearing.PATH.name
+        clip_weights.DEMO_MODELS, audio_encoder.PATH = models, models / audio_encoder.PATH.name
 
     said = look(installed, check=1, prepare=prepare)
     for path in models.glob("*.safetensors"):
@@ -178,7 +178,7 @@ def test_links_are_followed_and_folders_that_cannot_be_listed_are_wrong(installe
 
 
 def shown_size(folder):
-    return files.shown(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+    return files.format_bytes(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
 
 
 def test_images_of_ones_own_are_looked_at_and_left_alone(installed):
@@ -341,7 +341,7 @@ def test_temporary_files_are_counted_everywhere(installed):
 
 
 def test_many_findings_still_fit_a_screen():
-    many = shown("title", [Finding("note", f"number {k} {'long ' * 200}") for k in range(9)])
+    many = format_section("title", [Finding("note", f"number {k} {'long ' * 200}") for k in range(9)])
     assert "... and 7 more" in many
     assert many.count("\n") < LINES
 
@@ -439,7 +439,7 @@ class Hosts:
         return start(self.root, "--download", *names, prepare=prepare)
 
     def folder(self, name):
-        return self.root / "data" / FORMATS[name].folder
+        return self.root / "data" / DATASETS[name].folder
 
 
 @pytest.fixture
@@ -455,7 +455,7 @@ def test_datasets_are_fetched_into_their_places(hosts):
     for name in PACKED:
         assert len(datasets.load(name, hosts.root / "data").train) == 2
         archive = sources.ARCHIVES[name]
-        lists = [FORMATS[name].split_file] if name in sources.SPLIT_FILES else []
+        lists = [DATASETS[name].split_file] if name in sources.SPLIT_FILES else []
         assert sorted(os.listdir(hosts.folder(name))) == sorted([*archive.keeps, *lists])
     asked, work = len(hosts.site.asked), hosts.folder("dtd") / ".download"
     (work / "unpacked" / "dtd").mkdir(parents=True)  # left by a kill at the very end
@@ -604,8 +604,8 @@ def test_an_archive_with_names_that_lead_out(hosts):
 def test_the_tables_are_those_of_the_layout_and_of_the_page():
     page = (ROOT / "DATASETS.md").read_text(encoding="utf-8")
     for name, archive in sources.ARCHIVES.items():
-        assert FORMATS[name].images in archive.keeps
+        assert DATASETS[name].images in archive.keeps
     for name, split in sources.SPLIT_FILES.items():
-        assert split.sha256 is None or f"| {FORMATS[name].split_file} | `{split.sha256}` |" in page
+        assert split.sha256 is None or f"| {DATASETS[name].split_file} | `{split.sha256}` |" in page
     for name in datasets.names():
         assert f"\n### {name}\n" in page

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
     [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (20 << 30, "20.0 GiB"), (1 << 60, "1048576.0 TiB")],
 )
 def test_sizes_are_shown(size, text):
-    assert files.shown(size) == text
+    assert files.format_bytes(size) == text
 
 
 def test_free_space_of_a_folder_that_is_yet_to_be_made(tmp_path, monkeypatch):

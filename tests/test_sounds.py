@@ -57,8 +57,8 @@ def test_what_is_above_the_new_rates_half_is_gone(saved):
 
 
 def test_lengths_after_resampling_follow_the_rate():
-    assert len(sounds.resampled(torch.zeros(22050 * 5), 22050, 44100)) == 220_500
-    assert len(sounds.resampled(torch.zeros(48000 * 5), 48000, 44100)) == 220_500
+    assert len(sounds.change_rate(torch.zeros(22050 * 5), 22050, 44100)) == 220_500
+    assert len(sounds.change_rate(torch.zeros(48000 * 5), 48000, 44100)) == 220_500
 
 
 @pytest.mark.parametrize("content", [b"", b"not a sound", b"RIFF\x24\x00\x00\x00WAVE"])

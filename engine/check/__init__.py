@@ -1,6 +1,6 @@
 """What an installation has, lacks, and has wrong: each is a line, whatever it is that is damaged."""
 
-from engine.check.findings import WRONG, shown
-from engine.check.sections import Asked, installation, judge, of_datasets
+from engine.check.findings import WRONG, format_section
+from engine.check.sections import CheckOptions, dataset_section, inspect_datasets, installation
 
-__all__ = ["WRONG", "Asked", "installation", "judge", "of_datasets", "shown"]
+__all__ = ["WRONG", "CheckOptions", "dataset_section", "format_section", "inspect_datasets", "installation"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate, chain
 from pathlib import Path
 
-from engine.datasets.checks import counted, first
+from engine.datasets.checks import list_preview, pluralize
 
 OK, NOTE, WRONG = "ok", "note", "WRONG"
 """As it should be; worth knowing, such as what is missing and was not asked for; broken, or asked for and missing."""
@@ -31,11 +31,11 @@ def left_over(paths: list[Path]) -> list[Finding]:
     """Temporary files, which a killed process left behind or one that is at work has just made."""
     if not paths:
         return []
-    text = f"{counted(len(paths), 'temporary file')}, to be removed when nothing runs: {first(paths, len(paths))}"
+    text = f"{pluralize(len(paths), 'temporary file')}, to be removed when nothing runs: {list_preview(paths)}"
     return [Finding(NOTE, text)]
 
 
-def shown(title: str, findings: Iterable[Finding], width: int = 100, colour: bool = False) -> str:
+def format_section(title: str, findings: Iterable[Finding], width: int = 100, colour: bool = False) -> str:
     """A section for a terminal that is `width` characters wide: what is fine first, what is wrong last."""
     lines = [f"\033[1m{title}\033[0m" if colour else title]
     findings = list(findings)

@@ -19,9 +19,9 @@ from engine import datasets, files, released
 from engine.check.findings import NOTE, OK, WRONG, Finding
 from engine.config import default
 from engine.datasets import esc50, few_shot
-from engine.datasets.benchmark import PARTS, Benchmark
-from engine.datasets.checks import counted, first
-from engine.datasets.registry import FORMATS
+from engine.datasets.checks import list_preview, pluralize
+from engine.datasets.image_dataset import SPLITS, ImageDataset
+from engine.datasets.registry import DATASETS
 from engine.download.install import WORK
 from engine.download.sources import ARCHIVES, SPLIT_FILES
 from engine.errors import UserError
@@ -29,7 +29,7 @@ from engine.files import CannotOpen
 
 
 @dataclass(frozen=True)
-class Judged:
+class DatasetReport:
     """A dataset: what was read of it, None if nothing could be, and what is wrong with it, None for nothing.
 
     `is_there` is False for one whose folder does not exist; `unfinished` is what an interrupted download left, if any.
@@ -37,27 +37,27 @@ class Judged:
 
     name: str
     is_there: bool
-    benchmark: Benchmark | None
+    benchmark: ImageDataset | None
     fault: str | None
     unfinished: Path | None = None
 
 
-def judge(name: str, data_dir: str | Path, indices_dir: str | Path) -> Judged:
+def judge(name: str, data_dir: str | Path, indices_dir: str | Path) -> DatasetReport:
     """Read a dataset, all of whose images must be there, in the published numbers and order."""
     benchmark = unfinished = None
     try:
-        root = Path(data_dir) / FORMATS[name].folder
+        root = Path(data_dir) / DATASETS[name].folder
         if not root.exists():
-            return Judged(name, False, None, f"{name} is not installed: {root} is not there")
+            return DatasetReport(name, False, None, f"{name} is not installed: {root} is not there")
         unfinished = root / WORK if (root / WORK).exists() else None
         benchmark = datasets.load(name, data_dir, write=False)
         fault = _fault(benchmark, root, indices_dir)
     except Exception as error:  # whatever a damaged list or a folder that cannot be read leads to
         fault = str(error) or type(error).__name__
-    return Judged(name, True, benchmark, fault, unfinished)
+    return DatasetReport(name, True, benchmark, fault, unfinished)
 
 
-def _fault(benchmark: Benchmark, root: Path, indices_dir: str | Path) -> str | None:
+def _fault(benchmark: ImageDataset, root: Path, indices_dir: str | Path) -> str | None:
     """How a dataset that can be read is not the published one."""
     name = benchmark.name
     counts = few_shot.class_counts(str(indices_dir)).get(name)
@@ -65,7 +65,7 @@ def _fault(benchmark: Benchmark, root: Path, indices_dir: str | Path) -> str | N
         return f"{name}: not the dataset that the few-shot splits were made for: {problem}"
     published = SPLIT_FILES[name].sha256 if name in SPLIT_FILES else None
     if published and counts == few_shot.class_counts()[name]:  # not an installation with counts of its own
-        path = root / FORMATS[name].split_file
+        path = root / DATASETS[name].split_file
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if digest != published:
             return (
@@ -76,14 +76,14 @@ def _fault(benchmark: Benchmark, root: Path, indices_dir: str | Path) -> str | N
     return None
 
 
-def report(judged: Iterable[Judged], data_dir: str | Path, asked: bool) -> list[Finding]:
+def report(judged: Iterable[DatasetReport], data_dir: str | Path, asked: bool) -> list[Finding]:
     """What is fine and what is missing in a line each, a line for each that is wrong, or missing and `asked` for."""
     judged = list(judged)
     fine = [own for own in judged if own.fault is None]
     missing = [own.name for own in judged if not own.is_there]
     findings = []
     if fine:
-        images = sum(len(own.benchmark.part(part)) for own in fine for part in PARTS)
+        images = sum(len(own.benchmark.items(part)) for own in fine for part in SPLITS)
         names = ", ".join(own.name for own in fine)
         findings.append(Finding(OK, f"{names}: {images:,} images, all there"))
     findings += [Finding(NOTE, note) for own in fine for note in own.benchmark.notes]
@@ -107,7 +107,7 @@ def _command(names: Iterable[str], data_dir: str | Path) -> str:
 def _remedies(missing: list[str], data_dir: str | Path) -> list[str]:
     """How to get datasets that are missing."""
     fetched = [name for name in missing if name in ARCHIVES]
-    others = [name for name in missing if name not in ARCHIVES and not datasets.is_own(name)]
+    others = [name for name in missing if name not in ARCHIVES and not datasets.is_custom(name)]
     remedies = [f"not installed: {_command(fetched, data_dir)} gets these"] if fetched else []
     return remedies + ([f"not installed: DATASETS.md says how to get {', '.join(others)}"] if others else [])
 
@@ -123,7 +123,7 @@ def splits(names: Iterable[str], indices_dir: str | Path) -> list[Finding]:
     found: list[Path] = []
     for name in names:
         try:
-            found += files.matching(folder / name, "shot_*.json")
+            found += files.list_matching(folder / name, "shot_*.json")
         except CannotOpen as error:
             faults.append(Finding(WRONG, str(error)))
     for path in found:
@@ -136,13 +136,13 @@ def splits(names: Iterable[str], indices_dir: str | Path) -> list[Finding]:
                 other.append(path)
         except CannotOpen as error:
             faults.append(Finding(WRONG, str(error)))
-    findings = [Finding(OK, f"{counted(len(sound), 'few-shot split')} in {folder}")] if sound else []
+    findings = [Finding(OK, f"{pluralize(len(sound), 'few-shot split')} in {folder}")] if sound else []
     for paths, what in (damaged, "damaged"), (other, "other than published"):
         if paths:
-            text = f"{counted(len(paths), 'few-shot split')} {what}: {first(paths, len(paths))}"
+            text = f"{pluralize(len(paths), 'few-shot split')} {what}: {list_preview(paths)}"
             findings.append(Finding(WRONG, f"{text}. Delete them; few_shot_split.py makes them anew"))
     if absent := sorted(str(path) for path in published if path not in found):
-        findings.append(Finding(NOTE, f"{first(absent, len(absent))} are missing; few_shot_split.py makes them"))
+        findings.append(Finding(NOTE, f"{list_preview(absent)} are missing; few_shot_split.py makes them"))
     return findings + faults
 
 
@@ -159,15 +159,15 @@ def _published(folder: Path, names: list[str]) -> dict[Path, str]:
         return {}
 
 
-def temporary_files(judged: Iterable[Judged], data_dir: str | Path, indices_dir: str | Path) -> list[Path]:
+def temporary_files(judged: Iterable[DatasetReport], data_dir: str | Path, indices_dir: str | Path) -> list[Path]:
     """Return the temporary files below `indices_dir` and in datasets' folders, where split files are written."""
-    roots = [Path(data_dir) / FORMATS[own.name].folder for own in judged if own.is_there]
+    roots = [Path(data_dir) / DATASETS[own.name].folder for own in judged if own.is_there]
     folders = [root if root.is_dir() else root.parent for root in roots]
     folders += [Path(folder) for folder, _, _ in os.walk(indices_dir)]
     found = []
     for folder in dict.fromkeys(folders):
         with suppress(CannotOpen):  # which is another finding
-            found += files.matching(folder, ".*.tmp")
+            found += files.list_matching(folder, ".*.tmp")
     return found
 
 

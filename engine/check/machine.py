@@ -71,12 +71,12 @@ def device() -> list[Finding]:
     from engine import memory
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = [f"{cores} CPU cores, {files.shown(memory.free('cpu'))} of memory free"]
+    found = [f"{cores} CPU cores, {files.format_bytes(memory.free('cpu'))} of memory free"]
     try:
         for number in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(number)
             name = torch.cuda.get_device_name(number)
-            found.append(f"cuda:{number} {name}, {files.shown(free)} of {files.shown(total)} free")
+            found.append(f"cuda:{number} {name}, {files.format_bytes(free)} of {files.format_bytes(total)} free")
     except RuntimeError as error:  # a driver that is too old, a GPU that is lost
         return [Finding(OK, found[0]), Finding(WRONG, f"a GPU cannot be used: {str(error).splitlines()[0]}")]
     if len(found) == 1:
@@ -92,7 +92,7 @@ def encoders(asked: list[str] | None, weights: str | None, stored: set[str]) -> 
     """
     from engine.clip import load
     from engine.clip import weights as weights_of
-    from engine.demo import hearing
+    from engine.demo import audio_encoder
 
     there, absent, wrong, digests = [], [], [], {}
     for name in asked or [*names.DEMO, *names.OPENAI]:
@@ -112,7 +112,7 @@ def encoders(asked: list[str] | None, weights: str | None, stored: set[str]) -> 
         except Exception as error:  # whatever a damaged file leads to
             wrong.append(Finding(WRONG, str(error) or type(error).__name__))
     try:
-        released.check_demo(hearing.PATH)
+        released.check_demo(audio_encoder.PATH)
     except (UserError, OSError) as error:
         wrong.append(Finding(WRONG, str(error)))
     findings = [Finding(OK, f"weights are here of {', '.join(there)}")] if there else []

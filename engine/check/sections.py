@@ -9,7 +9,7 @@ from pathlib import Path
 from engine import datasets, files
 from engine.check import installed, machine
 from engine.check.findings import WRONG, Finding, left_over
-from engine.check.installed import Judged
+from engine.check.installed import DatasetReport
 from engine.clip import names
 from engine.config import default
 
@@ -18,7 +18,7 @@ TABLES = default.EVAL_DIR, default.AVG_DIR, default.ESC_RESULT_DIR
 
 
 @dataclass(frozen=True)
-class Asked:
+class CheckOptions:
     """What to look at. Datasets and encoders that are named must be there; None: all, of which some may be missing."""
 
     datasets: list[str] | None
@@ -30,7 +30,7 @@ class Asked:
     result_dir: str
 
 
-def installation(asked: Asked) -> Iterator[Section]:
+def installation(asked: CheckOptions) -> Iterator[Section]:
     """Everything. Each section is given as soon as it is known."""
     libraries, works = machine.libraries()
     yield "this machine", libraries + (machine.device() if works else [])
@@ -41,8 +41,8 @@ def installation(asked: Asked) -> Iterator[Section]:
         pairs = stored.folders(asked.feature_dir)
         found, digests = machine.encoders(asked.encoders, asked.weights, {encoder for encoder, _ in pairs})
         yield "encoders", found
-    judged = judge(asked)
-    yield of_datasets(asked, judged)
+    judged = inspect_datasets(asked)
+    yield dataset_section(asked, judged)
     heard = None
     if not asked.datasets:
         found, heard = installed.sounds(Path(asked.data_dir) / "ESC-50-master")
@@ -51,13 +51,13 @@ def installation(asked: Asked) -> Iterator[Section]:
         yield from on_disk(asked, pairs, judged, digests, heard)
 
 
-def judge(asked: Asked) -> list[Judged]:
+def inspect_datasets(asked: CheckOptions) -> list[DatasetReport]:
     """Look at the datasets."""
     wanted = asked.datasets or datasets.names()
     return [installed.judge(name, asked.data_dir, asked.indices_dir) for name in dict.fromkeys(wanted)]
 
 
-def of_datasets(asked: Asked, judged: list[Judged]) -> Section:
+def dataset_section(asked: CheckOptions, judged: list[DatasetReport]) -> Section:
     """The section of datasets and of their few-shot splits."""
     findings = installed.report(judged, asked.data_dir, bool(asked.datasets))
     findings += installed.splits([own.name for own in judged], asked.indices_dir)
@@ -66,7 +66,11 @@ def of_datasets(asked: Asked, judged: list[Judged]) -> Section:
 
 
 def on_disk(
-    asked: Asked, pairs: Iterable[tuple[str, str]], judged: list[Judged], weights: dict[str, str], heard: str | None
+    asked: CheckOptions,
+    pairs: Iterable[tuple[str, str]],
+    judged: list[DatasetReport],
+    weights: dict[str, str],
+    heard: str | None,
 ) -> Iterator[Section]:
     """Features and runs, of what is asked for.
 
@@ -108,4 +112,4 @@ def _folder(what: str, folder: str, findings: list[Finding]) -> Section:
     from engine.check import stored
 
     size, temporary, unlisted = stored.size_of(Path(folder))
-    return f"{what} in {folder}: {files.shown(size)}", findings + left_over(temporary) + unlisted
+    return f"{what} in {folder}: {files.format_bytes(size)}", findings + left_over(temporary) + unlisted

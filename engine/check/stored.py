@@ -15,9 +15,9 @@ from engine import files, templates
 from engine.check.findings import NOTE, OK, WRONG, Finding
 from engine.clip import names
 from engine.clip.weights import preprocessing_of
-from engine.datasets.benchmark import PARTS, Benchmark
-from engine.datasets.checks import counted, first
+from engine.datasets.checks import list_preview, pluralize
 from engine.datasets.few_shot import file_digest, load_split, split_path
+from engine.datasets.image_dataset import SPLITS, ImageDataset
 from engine.datasets.image_files import is_skipped
 from engine.errors import UserError
 from engine.features import audio
@@ -32,7 +32,7 @@ from engine.training.grid import Hyperparameters
 
 
 @dataclass
-class Stored:
+class FeatureReport:
     """The features of a dataset under an encoder: what their banks and prompts (relative paths) were made from."""
 
     place: Place
@@ -59,9 +59,9 @@ def folders(feature_dir: str | Path) -> list[tuple[str, str]]:
     ]
 
 
-def features(feature_dir: str | Path, encoder: str, dataset: str) -> Stored:
+def features(feature_dir: str | Path, encoder: str, dataset: str) -> FeatureReport:
     """Read what the features of a dataset under an encoder say of themselves."""
-    stored = Stored(Place.of(feature_dir, encoder, dataset))
+    stored = FeatureReport(Place.of(feature_dir, encoder, dataset))
     root = stored.place.folder
     if (encoder, dataset) == (audio.ENCODER, audio.DATASET):
         _take(stored, "sounds-layer_0", lambda: _folds(root))
@@ -80,7 +80,7 @@ def features(feature_dir: str | Path, encoder: str, dataset: str) -> Stored:
     return stored
 
 
-def _take(stored: Stored, name: str, read: Callable[[], Source | None]) -> None:
+def _take(stored: FeatureReport, name: str, read: Callable[[], Source | None]) -> None:
     """Add the source that `read` gives, or what is wrong with it."""
     try:
         source = read()
@@ -91,7 +91,7 @@ def _take(stored: Stored, name: str, read: Callable[[], Source | None]) -> None:
         stored.sources[name] = source
 
 
-def _bank(folder: Path, stored: Stored) -> Source | None:
+def _bank(folder: Path, stored: FeatureReport) -> Source | None:
     """The source of a bank. Of a test set all is asked for, whatever the splits; less is from an interrupted run."""
     bank = Bank(folder)
     if bank.source is not None and folder.parent.name.startswith("test-") and len(bank) < bank.source.length:
@@ -106,7 +106,9 @@ def _folds(folder: Path) -> audio.AudioSource | None:
     return audio.read_folds(folder, numbers)[numbers[0]].source if numbers else None
 
 
-def stale(stored: Stored, weights: str | None, benchmark: Benchmark | None, sounds: str | None) -> list[Finding]:
+def stale(
+    stored: FeatureReport, weights: str | None, benchmark: ImageDataset | None, sounds: str | None
+) -> list[Finding]:
     """Features of other `weights` (a digest), or of another list, than what is installed; None where nothing is known.
 
     `sounds` is the digest of ESC-50's list.
@@ -124,7 +126,7 @@ def stale(stored: Stored, weights: str | None, benchmark: Benchmark | None, soun
         kinds = changes(then, now)
         changed = [f"{', '.join(kinds)} since its features were made; features.py makes these anew"] if kinds else []
     elif benchmark is not None:
-        wanted |= {part: BY_CONTENT if now else benchmark.digest(part) for part in PARTS if stored.of(part)}
+        wanted |= {part: BY_CONTENT if now else benchmark.digest(part) for part in SPLITS if stored.of(part)}
     for part, digest in wanted.items():
         if digest and any(source.list_digest != digest for source in stored.of(part)):
             reasons.append(f"{part} features of another list than the one that is installed")
@@ -138,11 +140,11 @@ def stale(stored: Stored, weights: str | None, benchmark: Benchmark | None, soun
     ] + [Finding(WRONG, f"{stored.place.folder}: {text}") for text in changed]
 
 
-def _prepared_otherwise(stored: Stored) -> list[str]:
+def _prepared_otherwise(stored: FeatureReport) -> list[str]:
     """Features of images that were not prepared as the encoder's name says, as an earlier version did for some."""
     name, _ = names.of_folder(stored.encoder)
     wanted = preprocessing_of(name)
-    made = {source.preprocessing for part in PARTS for source in stored.of(part)}
+    made = {source.preprocessing for part in SPLITS for source in stored.of(part)}
     return [
         f"made of images that were prepared otherwise than {name} wants them ({other}; {wanted.description})"
         for other in sorted(made)
@@ -150,7 +152,7 @@ def _prepared_otherwise(stored: Stored) -> list[str]:
     ]
 
 
-def _prompts(benchmark: Benchmark, augmentation: str) -> str | None:
+def _prompts(benchmark: ImageDataset, augmentation: str) -> str | None:
     """The digest of the prompts of a dataset, None for those of an augmentation that is not known."""
     if augmentation not in templates.AUGMENTATIONS:
         return None
@@ -195,7 +197,7 @@ def runs(result_dir: str | Path) -> Runs:
     return found
 
 
-def report_runs(found: Runs, stored: dict[tuple[str, str], Stored], indices_dir: str | Path) -> list[Finding]:
+def report_runs(found: Runs, stored: dict[tuple[str, str], FeatureReport], indices_dir: str | Path) -> list[Finding]:
     """How many there are, and those whose inputs are gone or have changed."""
     findings, gone, changed, again = [], [], [], []
     for cell, records in found.cells.items():
@@ -206,7 +208,9 @@ def report_runs(found: Runs, stored: dict[tuple[str, str], Stored], indices_dir:
             (again if place.place.listing.exists() else changed).append(cell)
     if found.cells:
         incomplete = sum(selected(records) is None for records in found.cells.values())
-        text = f"{counted(found.count, 'run')} of {counted(len(found.cells), 'cell')} (dataset, shots, seed, method)"
+        text = (
+            f"{pluralize(found.count, 'run')} of {pluralize(len(found.cells), 'cell')} (dataset, shots, seed, method)"
+        )
         findings.append(Finding(OK, text + f", {incomplete:,} of them incomplete" * bool(incomplete)))
     for cells, what in (
         (gone, "whose features are no longer there: tables are made of them, but none is trained further"),
@@ -215,16 +219,16 @@ def report_runs(found: Runs, stored: dict[tuple[str, str], Stored], indices_dir:
     ):
         if cells:
             named = list(dict.fromkeys(map(str, cells)))  # cells of several methods are called alike
-            findings.append(Finding(NOTE, f"runs of {counted(len(cells), 'cell')} {what} ({first(named, len(named))})"))
+            findings.append(Finding(NOTE, f"runs of {pluralize(len(cells), 'cell')} {what} ({list_preview(named)})"))
     if found.damaged:
-        named = first(found.damaged, len(found.damaged))
+        named = list_preview(found.damaged)
         findings.append(Finding(WRONG, f"not a run's record; remove and train again: {named}"))
     return findings + found.faults
 
 
-def _are_changed(cell: Cell, records: Iterable[Record], place: Stored, indices_dir: str | Path) -> bool:
+def _are_changed(cell: Cell, records: Iterable[Record], place: FeatureReport, indices_dir: str | Path) -> bool:
     """Whether runs of a cell were trained on other features, lists or another split than are there."""
-    found = {part: {source.list_digest for source in place.of(part)} for part in PARTS}
+    found = {part: {source.list_digest for source in place.of(part)} for part in SPLITS}
     found["encoder"] = {source.encoder_digest for source in place.sources.values()}
     if cell.text_augmentation != templates.MINING:  # whose digest is that of the templates of its split
         name = f"text-layer_{cell.text_layer}/{cell.text_augmentation}"
@@ -277,12 +281,12 @@ def _subfolders(folder: Path) -> list[Path]:
         return []
 
 
-def summary(feature_dir: str | Path, stored: list[Stored]) -> list[Finding]:
+def summary(feature_dir: str | Path, stored: list[FeatureReport]) -> list[Finding]:
     """How many datasets have features of each encoder, and how large they are."""
     by_encoder: dict[str, list[str]] = {}
     for own in stored:
         by_encoder.setdefault(own.encoder, []).append(own.dataset)
     return [
-        Finding(OK, f"{encoder}: {', '.join(names)}; {files.shown(size_of(Path(feature_dir) / encoder)[0])}")
+        Finding(OK, f"{encoder}: {', '.join(names)}; {files.format_bytes(size_of(Path(feature_dir) / encoder)[0])}")
         for encoder, names in by_encoder.items()
     ]

@@ -7,17 +7,17 @@
 few-shot splits.
 """
 
-from engine.datasets.benchmark import Benchmark, Item
+from engine.datasets.image_dataset import ImageDataset, Item
 from engine.datasets.registry import (
     SOURCES,
     TARGETS,
+    add_custom,
+    cli_name,
     forget,
-    given,
     has_all_classes,
-    is_own,
+    is_custom,
     load,
     names,
-    own,
     parent,
     variants,
 )
@@ -25,15 +25,15 @@ from engine.datasets.registry import (
 __all__ = [
     "SOURCES",
     "TARGETS",
-    "Benchmark",
+    "ImageDataset",
     "Item",
+    "add_custom",
+    "cli_name",
     "forget",
-    "given",
     "has_all_classes",
-    "is_own",
+    "is_custom",
     "load",
     "names",
-    "own",
     "parent",
     "variants",
 ]

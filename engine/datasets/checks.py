@@ -14,15 +14,19 @@ SHOWN = 5
 """How many offenders an error lists."""
 
 
-def first(offenders: Iterable[Any], count: int) -> str:
-    """The first few of `count` offenders, as an error lists them: `a, b, c, d, e and 12 more`."""
-    shown = ", ".join(str(offender) for offender in islice(offenders, SHOWN))
-    return shown if count <= SHOWN else f"{shown} and {count - SHOWN} more"
+def list_preview(items: Iterable[Any], count: int | None = None) -> str:
+    """Return the first few items for an error message: `a, b, c, d, e and 12 more`.
+
+    `count` is the number of items; it is needed only for an iterable without a length.
+    """
+    count = len(items) if count is None else count
+    preview = ", ".join(str(item) for item in islice(items, SHOWN))
+    return preview if count <= SHOWN else f"{preview} and {count - SHOWN} more"
 
 
-def counted(number: int, thing: str) -> str:
-    """How many there are of a thing: `1 cell`, `1,200 cells`."""
-    return f"{number:,} {thing}" + "s" * (number != 1)
+def pluralize(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 cell`, `1,200 cells`."""
+    return f"{number:,} {noun}" + "s" * (number != 1)
 
 
 class NotInstalled(UserError):
@@ -44,7 +48,7 @@ def check_labels(labels: Collection[int], count: int, source: Path) -> None:
     absent = count - len(labels)
     if absent:
         gaps = (label for label in range(count) if label not in labels)
-        raise UserError(f"{source}: labels go up to {count - 1}, but no image has label {first(gaps, absent)}")
+        raise UserError(f"{source}: labels go up to {count - 1}, but no image has label {list_preview(gaps, absent)}")
 
 
 def check_images(impaths: Iterable[str], image_dir: Path, name: str) -> None:
@@ -52,7 +56,7 @@ def check_images(impaths: Iterable[str], image_dir: Path, name: str) -> None:
     if missing := missing_images(impaths, image_dir):
         images = "1 image of its list is" if len(missing) == 1 else f"{len(missing)} images of its lists are"
         raise UserError(
-            f"{name}: {images} not in {image_dir}: {first(missing, len(missing))}."
+            f"{name}: {images} not in {image_dir}: {list_preview(missing)}."
             f' DATASETS.md, section "{name}", has the folder tree'
         )
 

@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.datasets.checks import NotInstalled, first
+from engine.datasets.checks import NotInstalled, list_preview
 from engine.errors import UserError
 
 TABLE = "meta/esc50.csv"
@@ -80,7 +80,7 @@ def load(folder: Path) -> Sounds:
     present = {entry.name for entry in audio.iterdir()} if audio.is_dir() else set()
     absent = [clip.path for clip in clips if Path(clip.path).name not in present]
     if absent:
-        named = first(absent, len(absent))
+        named = list_preview(absent)
         raise NotInstalled(f"ESC-50: {len(absent)} of its {len(clips)} clips are not in {folder}: {named}.\n{WHERE}")
     return Sounds(folder, clips)
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.datasets import checks, registry
-from engine.datasets.benchmark import Benchmark
 from engine.datasets.custom.keys import content_of, find_positions, is_tracked
+from engine.datasets.image_dataset import ImageDataset
 from engine.errors import UserError
 from engine.files import parse_json, read_bytes, read_json, write_text
 
@@ -37,12 +37,12 @@ Shots = int | str
 """A number of images per class, or `ALL`."""
 
 
-def read_shots(text: str) -> Shots:
+def parse_shots(text: str) -> Shots:
     """The shots that `text` names, in a path or a table. Raises ValueError for what is neither `all` nor a number."""
     return ALL if text == ALL else int(text)
 
 
-def order(shots: Shots) -> tuple[bool, Shots]:
+def shots_sort_key(shots: Shots) -> tuple[bool, Shots]:
     """What shots are sorted by: numbers, then `ALL`."""
     return shots == ALL, shots
 
@@ -73,7 +73,11 @@ class MissingSplits(UserError):
     def __init__(self, message: str, dataset: str, pairs: Sequence[tuple[Shots, int]]):
         super().__init__(message)
         shots, seeds = zip(*pairs, strict=True)
-        self.wanted = {"dataset": [dataset], "train_shot": sorted(set(shots), key=order), "seed": sorted(set(seeds))}
+        self.wanted = {
+            "dataset": [dataset],
+            "train_shot": sorted(set(shots), key=shots_sort_key),
+            "seed": sorted(set(seeds)),
+        }
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,9 @@ def group(labels: Iterable[int]) -> Classes:
     return list(positions.values())
 
 
-def classes(dataset: str, data_dir: Path | str, indices_dir: Path | str = PUBLISHED) -> tuple[Classes, Classes]:
+def positions_by_class(
+    dataset: str, data_dir: Path | str, indices_dir: Path | str = PUBLISHED
+) -> tuple[Classes, Classes]:
     """What a dataset's splits are drawn from: `train` and `val` by class.
 
     A published dataset need not be installed, as the class counts of `indices_dir` are enough; any other is read from
@@ -349,8 +355,8 @@ def _is_split(content: Any) -> bool:
 # --- against the installed dataset -----------------------------------------------------------------------------------
 
 
-def checked_splits(
-    benchmark: Benchmark,
+def load_checked_splits(
+    benchmark: ImageDataset,
     indices_dir: Path | str,
     shots: list[Shots],
     seeds: list[int],
@@ -369,7 +375,7 @@ def checked_splits(
     return splits
 
 
-def check(split: FewShotSplit, benchmark: Benchmark) -> None:
+def check(split: FewShotSplit, benchmark: ImageDataset) -> None:
     """Raise UserError when the installed dataset is not the one that `split` was made for.
 
     Each class must have its number of shots (or all its images), and a published dataset the published images per
@@ -381,16 +387,16 @@ def check(split: FewShotSplit, benchmark: Benchmark) -> None:
         remedy = f". Splits of older lists of yours go with the folder {split.dataset} of --indices_dir"
         raise UserError(
             f"{split.dataset}, {split.shots} shots, seed {split.seed}: the installed dataset is not the one that the"
-            f" few-shot split was made for: {problem}{remedy * registry.is_own(split.dataset)}"
+            f" few-shot split was made for: {problem}{remedy * registry.is_custom(split.dataset)}"
         )
 
 
-def counts_problem(published: dict[str, Any], benchmark: Benchmark) -> str | None:
+def counts_problem(published: dict[str, Any], benchmark: ImageDataset) -> str | None:
     """How the lists differ from the published number of images per class; None when they do not."""
     for part in ("train", "val", "test"):
         made_for = published[part] if part == "test" else sum(published[part])
-        if len(benchmark.part(part)) != made_for:
-            return f"{part} has {len(benchmark.part(part))} images, the split was made for {made_for}"
+        if len(benchmark.items(part)) != made_for:
+            return f"{part} has {len(benchmark.items(part))} images, the split was made for {made_for}"
     for part in ("train", "val"):
         installed = [(label, len(list(run))) for label, run in groupby(benchmark.labels(part))]
         for block, made_for in zip(installed, zip(published["labels"], published[part], strict=True), strict=False):
@@ -421,7 +427,7 @@ def _part_problem(part: str, positions: list[int], shots: Shots, labels: Sequenc
     """What is wrong with the positions drawn from one part; None when nothing is."""
     beyond = [position for position in positions if position >= len(labels)]
     if beyond:
-        return f"{part} has {len(labels)} images, the split has position {checks.first(beyond, len(beyond))}"
+        return f"{part} has {len(labels)} images, the split has position {checks.list_preview(beyond)}"
     drawn = Counter(labels[position] for position in positions)
     for label, count in sorted(Counter(labels).items()):
         if drawn[label] != at_most(shots, count):

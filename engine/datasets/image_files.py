@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 
-from engine.datasets.checks import counted, first
+from engine.datasets.checks import list_preview, pluralize
 from engine.errors import UserError
 from engine.files import entries, entries_below, is_folder
 
@@ -65,7 +65,7 @@ def _reads_heic() -> bool:
 
 
 @dataclass
-class PassedOver:
+class SkippedFiles:
     """The names in folders of images that are not used: `endings` of files that are no images, and `skipped` names."""
 
     endings: list[str] = field(default_factory=list)
@@ -95,14 +95,14 @@ class PassedOver:
             said = f"{place}: files whose names do not end as images' do are passed over: {_kinds(self.endings)}"
             notes.append(said + REMEDY * any(ending.lower() in HEIC for ending in self.endings))
         if self.skipped:
-            count = counted(len(self.skipped), "hidden or system name")
+            count = pluralize(len(self.skipped), "hidden or system name")
             notes.append(f"{place}: {count} skipped: {_kinds(self.skipped)}")
         return notes
 
 
 def _kinds(names: list[str]) -> str:
     kinds = sorted(Counter(names).items(), key=lambda kind: (-kind[1], kind[0]))
-    return first((f"{name} ({count})" for name, count in kinds), len(kinds))
+    return list_preview((f"{name} ({count})" for name, count in kinds), len(kinds))
 
 
 def find_images(named: Iterable[str], listed: Iterable[str] = ()) -> tuple[list[str], list[str]]:
@@ -112,7 +112,7 @@ def find_images(named: Iterable[str], listed: Iterable[str] = ()) -> tuple[list[
     skipped, and so are `listed` names of system files: a list of all files in a folder has them too. Raises UserError
     for a folder without an image.
     """
-    found, notes, passed = [], [], PassedOver()
+    found, notes, passed = [], [], SkippedFiles()
     for place in named:
         found += images_below(place, notes) if os.path.isdir(place) else [place]
     for place in listed:
@@ -128,7 +128,7 @@ def images_below(folder: str, notes: list[str]) -> list[str]:
 
     Raises UserError for a folder without an image.
     """
-    images, passed = [], PassedOver()
+    images, passed = [], SkippedFiles()
     for entry in entries_below(folder, passed.list_folder):
         if is_folder(entry):
             continue

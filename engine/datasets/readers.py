@@ -1,8 +1,8 @@
 """The three ways in which the datasets store their lists on disk (PROTOCOL section 2).
 
-A format is a small frozen dataclass: its fields are what the table in `registry` says of a dataset, and
-`read(name, root, check_images)` makes a Benchmark from the dataset's folder `root`. Every mistake found on the way is
-a UserError with the file and the first offenders.
+A format is a small frozen dataclass. Its fields hold the dataset's entry in the table in `registry`, and
+`read(name, root, check_images)` reads an ImageDataset from the dataset's folder `root`. Every error is a UserError that
+names the file and the first offenders.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.datasets import checks
-from engine.datasets.benchmark import PARTS, Benchmark, FileState, Item
-from engine.datasets.image_files import PassedOver
+from engine.datasets.image_dataset import SPLITS, FileState, ImageDataset, Item
+from engine.datasets.image_files import SkippedFiles
 from engine.errors import UserError
 from engine.files import read_json, read_lines
 from engine.preprocessing import DEPTH
@@ -35,13 +35,13 @@ class JsonSplit:
     images: str
     split_file: str
 
-    def read(self, name: str, root: Path, check_images: bool) -> Benchmark:
+    def read(self, name: str, root: Path, check_images: bool) -> ImageDataset:
         """Read the split file in `root`; raises UserError for a wrong format, wrong labels or absent images."""
         path = checks.require(root / self.split_file, "split file", name)
         rows = _json_rows(path)
         classnames = _classnames(rows, path)
         # the names are shared between the items: a million copies of a class name are 80 MB
-        parts = {part: [Item(impath, label, classnames[label]) for impath, label, _ in rows[part]] for part in PARTS}
+        parts = {part: [Item(impath, label, classnames[label]) for impath, label, _ in rows[part]] for part in SPLITS}
         benchmark = _assemble(name, root / self.images, parts, classnames, check_images)
         return replace(benchmark, files=_file_states(rows.get("images", {}), path), depth=_depth(rows, path))
 
@@ -53,16 +53,16 @@ class VariantLists:
     folder: str
     images: str
 
-    def read(self, name: str, root: Path, check_images: bool) -> Benchmark:
+    def read(self, name: str, root: Path, check_images: bool) -> ImageDataset:
         """Read the four text files in `root`; raises UserError for a malformed line or absent files."""
         variants = checks.require(root / "variants.txt", "list of classes", name)
         classnames = read_lines(variants)
         labels = {classname: label for label, classname in enumerate(classnames)}
         if len(labels) < len(classnames):
             twice = [classname for label, classname in enumerate(classnames) if labels[classname] != label]
-            raise UserError(f"{variants}: listed more than once: {checks.first(twice, len(twice))}")
-        parts = {part: self._part(root / f"images_variant_{part}.txt", name, labels) for part in PARTS}
-        checks.check_labels({item.label for part in PARTS for item in parts[part]}, len(classnames), variants)
+            raise UserError(f"{variants}: listed more than once: {checks.list_preview(twice)}")
+        parts = {part: self._part(root / f"images_variant_{part}.txt", name, labels) for part in SPLITS}
+        checks.check_labels({item.label for part in SPLITS for item in parts[part]}, len(classnames), variants)
         return _assemble(name, root / self.images, parts, classnames, check_images)
 
     @staticmethod
@@ -93,12 +93,12 @@ class ClassFolders:
     numbered: bool = False
     one_in: int | None = 1
 
-    def read(self, name: str, root: Path, check_images: bool) -> Benchmark:
+    def read(self, name: str, root: Path, check_images: bool) -> ImageDataset:
         """List the class folders; raises UserError when some are unknown, missing or empty."""
         names = _names_by_id(checks.require(root / "classnames.txt", "list of classes", name))
         ids = [str(label) for label in range(len(names))] if self.numbered else list(names)
         image_dir = checks.require(root / self.images, "image folder", name)
-        passed = PassedOver()
+        passed = SkippedFiles()
         folders = [entry.name for entry in passed.list_folder(image_dir) if entry.is_dir()]
         self._check(folders, ids, name, image_dir)
         folders = sorted(folders, key=int) if self.numbered else sorted(folders)
@@ -112,17 +112,17 @@ class ClassFolders:
             for file in _image_files(image_dir / folder, passed)
         ]
         notes = tuple(passed.notes(image_dir))
-        return Benchmark(name, image_dir, [], [], test, classnames, parent_labels, notes=notes)
+        return ImageDataset(name, image_dir, [], [], test, classnames, parent_labels, notes=notes)
 
     def _check(self, folders: list[str], ids: list[str], name: str, image_dir: Path) -> None:
         """The folders are classes of the parent: all of them, or as many as `one_in` says."""
         present = set(folders)
         unknown = sorted(present - set(ids))
         if unknown:
-            raise UserError(f"{image_dir}: folders that are no class: {checks.first(unknown, len(unknown))}")
+            raise UserError(f"{image_dir}: folders that are no class: {checks.list_preview(unknown)}")
         absent = [class_id for class_id in ids if class_id not in present] if self.one_in == 1 else []
         if absent:
-            raise UserError(f"{image_dir}: class folders are missing: {checks.first(absent, len(absent))}")
+            raise UserError(f"{image_dir}: class folders are missing: {checks.list_preview(absent)}")
         wanted = len(ids) // self.one_in if self.one_in else None
         if not folders or wanted not in (None, len(folders)):
             expected = f"{name} has {wanted} of {self.parent}'s {len(ids)}" if wanted else "at least one is needed"
@@ -131,20 +131,20 @@ class ClassFolders:
 
 def _assemble(
     name: str, image_dir: Path, parts: dict[str, list[Item]], classnames: list[str], check_images: bool
-) -> Benchmark:
-    """A Benchmark of three lists, after a look at whether their images are there."""
+) -> ImageDataset:
+    """An ImageDataset of three lists, after a look at whether their images are there."""
     if check_images:
         checks.require(image_dir, "image folder", name)
-        checks.check_images((item.impath for part in PARTS for item in parts[part]), image_dir, name)
-    return Benchmark(name, image_dir, **parts, classnames=classnames)
+        checks.check_images((item.impath for part in SPLITS for item in parts[part]), image_dir, name)
+    return ImageDataset(name, image_dir, **parts, classnames=classnames)
 
 
 def _json_rows(path: Path) -> dict[str, list[Any]]:
     """The rows of a split file by part, each row checked to be `[impath, label, class name]`."""
     split = read_json(path)
-    if not isinstance(split, dict) or any(not isinstance(split.get(part), list) for part in PARTS):
+    if not isinstance(split, dict) or any(not isinstance(split.get(part), list) for part in SPLITS):
         raise UserError(f"{path}: not a split file, which is an object with the lists train, val and test")
-    for part in PARTS:
+    for part in SPLITS:
         if not split[part]:
             raise UserError(f"{path}: {part} is empty")
         for number, row in enumerate(split[part]):
@@ -194,12 +194,12 @@ def _classnames(rows: dict[str, list[Any]], path: Path) -> list[str]:
     """
     names: dict[int, str] = {}
     two_names: dict[int, str] = {}
-    for part in PARTS:
+    for part in SPLITS:
         for _, label, classname in rows[part]:
             if names.setdefault(label, classname) != classname:
                 two_names.setdefault(label, f"{label} ({names[label]!r}, {classname!r})")
     if two_names:
-        raise UserError(f"{path}: labels with two names: {checks.first(two_names.values(), len(two_names))}")
+        raise UserError(f"{path}: labels with two names: {checks.list_preview(two_names.values(), len(two_names))}")
     checks.check_labels(names.keys(), max(names) + 1, path)
     return [names[label] for label in range(len(names))]
 
@@ -216,7 +216,7 @@ def _names_by_id(path: Path) -> dict[str, str]:
     return names
 
 
-def _image_files(folder: Path, passed: PassedOver) -> list[str]:
+def _image_files(folder: Path, passed: SkippedFiles) -> list[str]:
     """The names of the images in a class folder; raises UserError when there is none."""
     files = [entry.name for entry in passed.list_folder(folder) if entry.is_file() and entry.name not in IGNORED]
     if not files:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from engine import datasets, sounds
 from engine.clip.load import load_encoder
 from engine.datasets import esc50, few_shot
-from engine.demo import hearing, install
+from engine.demo import audio_encoder, install
 from engine.demo import sounds as demo_sounds
 from engine.digests import tensors_digest
 from engine.esc.benchmark import Benchmark
@@ -37,7 +37,7 @@ def demo_esc() -> Benchmark:
     by_name = {name.replace(" ", "_"): label for label, name in enumerate(install.CLASSNAMES)}
     largest = names[:: len(names) // max(DEMO_CLASSES)][: max(DEMO_CLASSES)]
     sets = {size: {by_name[name]: name for name in largest[:size]} for size in DEMO_CLASSES}
-    return Benchmark("demo_esc", DATASET, ENCODER, demo_sounds.FOLDER, hearing.NAME, sets)
+    return Benchmark("demo_esc", DATASET, ENCODER, demo_sounds.FOLDER, audio_encoder.NAME, sets)
 
 
 class Step(NamedTuple):
@@ -76,7 +76,7 @@ def steps(data_dir: str | Path, indices_dir: str | Path, feature_dir: str | Path
 
 def _drawing(data_dir: Path) -> Iterator[Step]:
     """The demo's pictures, without its shifted test sets, and its sounds."""
-    pictures = install.to_draw(data_dir, ["demo"])
+    pictures = install.count_missing_pictures(data_dir, ["demo"])
     if pictures:
         yield Step("drawing", "picture", pictures, lambda tell: install.install(data_dir, _told(tell), ["demo"]))
     if not demo_sounds.is_complete(data_dir / demo_sounds.FOLDER):
@@ -91,9 +91,9 @@ def _told(tell: Callable[[int], object]) -> Callable[[int, int], object]:
 
 def _hearing(dataset: esc50.Sounds, feature_dir: Path, device: str) -> Iterator[Step]:
     """The features of sounds: in eval() mode, where batches do not matter."""
-    encoder = hearing.load()
+    encoder = audio_encoder.load()
     source = AudioSource(
-        encoder=hearing.NAME,
+        encoder=audio_encoder.NAME,
         encoder_digest=tensors_digest(encoder.state_dict()),
         list_digest=dataset.digest(),
         length=len(dataset.clips),
@@ -101,7 +101,7 @@ def _hearing(dataset: esc50.Sounds, feature_dir: Path, device: str) -> Iterator[
         mode="eval",
         batch_size=BATCH_SIZE,
     )
-    encoder, folder = encoder.to(device), audio.place(feature_dir, hearing.NAME, demo_sounds.FOLDER)
+    encoder, folder = encoder.to(device), audio.place(feature_dir, audio_encoder.NAME, demo_sounds.FOLDER)
     read = partial(sounds.read, rate=demo_sounds.RATE, length=demo_sounds.LENGTH)
     for number in audio.missing(folder, source, dataset.folds):
 

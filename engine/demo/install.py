@@ -30,7 +30,7 @@ from engine.files import read_json, write_atomically, write_json, write_text
 
 VERSION = 1  # raise it whenever a picture, a class or the layout changes
 SEED = 1
-PARTS = {"train": 32, "val": 8, "test": 50}  # images a class
+SPLITS = {"train": 32, "val": 8, "test": 50}  # images a class
 SHIFTED_IMAGES = 20  # a class
 _STAMP = {"version": VERSION, "seed": SEED}
 CLASSNAMES = tuple(kind.name for kind in world.HELD_OUT)
@@ -83,7 +83,7 @@ def install(
         job.finish()
 
 
-def to_draw(data_dir: Path, sets: Collection[str] | None = None) -> int:
+def count_missing_pictures(data_dir: Path, sets: Collection[str] | None = None) -> int:
     """How many pictures `install` would draw."""
     return sum(len(job.pictures) for job in _missing(data_dir, sets))
 
@@ -144,11 +144,11 @@ def _jobs(data_dir: Path) -> Iterator[_Job]:
 
 
 def _demo_job(folder: Path) -> _Job:
-    split: dict[str, list] = {part: [] for part in PARTS}
+    split: dict[str, list] = {part: [] for part in SPLITS}
     pictures = []
     for label, kind in enumerate(world.HELD_OUT):
         index = 0
-        for part, count in PARTS.items():
+        for part, count in SPLITS.items():
             for _ in range(count):
                 name = f"{kind.name.replace(' ', '_')}/{_file_name(index)}"
                 split[part].append([name, label, kind.name])

@@ -182,7 +182,7 @@ def main() -> None:
         bar.set_postfix(loss=f"{loss:.3f}")
     path = args.out / f"{args.model}.safetensors"
     save(model, tokens, path)
-    released.state_demo(path)
+    released.record_demo_digest(path)
     terminal.say(f"{path}: {path.stat().st_size / 1e6:.1f} MB in {(time.perf_counter() - start) / 60:.1f} minutes")
     for name, style in {"no domain gap": world.PRETRAINING, **world.STYLES}.items():
         accuracy = zero_shot_accuracy(model, style, per_class=50, seed=args.seed)

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from engine import released, terminal
 from engine.clip.load import load_encoder
 from engine.demo import pretrain, sounds, world
-from engine.demo.hearing import NAME, PATH, AudioEncoder
+from engine.demo.audio_encoder import NAME, PATH, AudioEncoder
 from engine.files import write_atomically
 
 CLIP = "demo-RN"
@@ -118,7 +118,7 @@ def main() -> None:
     for loss in bar:
         bar.set_postfix(loss=f"{loss:.3f}")
     save(encoder, args.out)
-    released.state_demo(args.out)
+    released.record_demo_digest(args.out)
     terminal.say(
         f"{args.out}: {args.out.stat().st_size / 1e6:.2f} MB in {(time.perf_counter() - start) / 60:.1f} minutes"
     )

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from engine.datasets.checks import first
+from engine.datasets.checks import list_preview
 from engine.download.http import BLOCK, Progress, after, require_room
 from engine.errors import UserError
 
@@ -38,7 +38,7 @@ def unpack(archive: Path, target: Path, wanted: list[PurePosixPath], inner: str 
     try:
         _unpack(archive, target, wanted, inner, progress)
         if absent := [path for path in wanted if not (target / path).exists()]:
-            raise UserError(f"{archive} is not as expected: it lacks {first(absent, len(absent))}")
+            raise UserError(f"{archive} is not as expected: it lacks {list_preview(absent)}")
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise

@@ -53,8 +53,9 @@ def fetch(url: str, path: Path, progress: Progress, *, room: float = 0.0) -> Non
         while (reason := _go_on(url, file, part, progress, room)) is not None:
             size = file.seek(0, os.SEEK_END)
             if size <= arrived:
-                kept = f"; {files.shown(size)} of it are in {part}, and the same command goes on from there" * bool(
-                    size
+                kept = (
+                    f"; {files.format_bytes(size)} of it are in {part}, and the same command goes on from there"
+                    * bool(size)
                 )
                 raise NotDownloaded(f"{url} cannot be downloaded ({reason}){kept}")
             arrived = size
@@ -200,8 +201,9 @@ def after(error: OSError, folder: Path, size: int, what: str) -> str:
 
 
 def _room(folder: Path, size: int, what: str) -> str:
-    needs = f"{what} takes about {files.shown(size)}, and " * bool(size)  # some servers do not tell
+    needs = f"{what} takes about {files.format_bytes(size)}, and " * bool(size)  # some servers do not state a size
+    left = files.format_bytes(files.free_space(folder))
     return (
-        f"{needs}{folder} has {files.shown(files.free_space(folder))} left. Make room there, or make the dataset's"
-        " folder a symbolic link to another disk; the same command goes on from there"
+        f"{needs}{folder} has {left} left. Make room there, or replace the dataset's folder by a symbolic link to"
+        " another disk. Then run the same command again: it resumes"
     )

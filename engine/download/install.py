@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from engine import datasets
-from engine.datasets.registry import FORMATS
+from engine.datasets.registry import DATASETS
 from engine.download import archives, http
 from engine.download.http import NotDownloaded, Progress
 from engine.download.sources import ARCHIVES, SPLIT_FILES, Archive, SplitFile
@@ -27,14 +27,14 @@ def download(name: str, data_dir: Path | str, progress: Progress) -> list[str]:
     the beginning. Raises UserError for an archive that is damaged or not the published one, and without room on the
     disk.
     """
-    root, steps = Path(data_dir) / FORMATS[name].folder, []
+    root, steps = Path(data_dir) / DATASETS[name].folder, []
     if archive := ARCHIVES.get(name):
         try:
             _install_archive(archive, root, progress)
         except NotDownloaded as error:
-            steps.append(f"{error}.\n{by_hand(name)}")
+            steps.append(f"{error}.\n{manual_steps(name)}")
     if split := SPLIT_FILES.get(name):
-        path = root / FORMATS[name].split_file
+        path = root / DATASETS[name].split_file
         try:
             _install_split(split, path, progress)
         except NotDownloaded as error:
@@ -47,11 +47,11 @@ def download(name: str, data_dir: Path | str, progress: Progress) -> list[str]:
             datasets.load(name, data_dir)
         except UserError as error:
             kept = " (what is there is never replaced: move it away to have it fetched anew)" * (name in ARCHIVES)
-            steps.append(f"{error}{kept}\n{by_hand(name)}".strip())
+            steps.append(f"{error}{kept}\n{manual_steps(name)}".strip())
     return steps
 
 
-def by_hand(name: str) -> str:
+def manual_steps(name: str) -> str:
     """How a person gets the dataset `name`: its section of DATASETS.md; nothing for images of one's own."""
     found = re.search(
         rf"^### {name}\n+(.*?)(?=^##|\Z)", INSTRUCTIONS.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE

@@ -61,7 +61,7 @@ def load_features(
 
 def _check_images(data: DatasetFeatures, place: Place) -> None:
     """Raise MissingFeatures if the images of a custom dataset are on this machine and changed since the features."""
-    images = datasets.given(data.cells[0].dataset)
+    images = datasets.cli_name(data.cells[0].dataset)
     if not data.is_custom or not os.path.exists(images):
         return  # features are enough to train
     now = listing_of(datasets.load(data.cells[0].dataset, "", write=False))
@@ -77,7 +77,7 @@ def _check_paths(data: DatasetFeatures, cell: Cell, args: argparse.Namespace) ->
 
     Raises MissingFeatures where classifiers are kept, or templates compared, and the store does not know class names.
     """
-    file = templates.given(cell.text_augmentation)
+    file = templates.cli_name(cell.text_augmentation)
     is_file = cell.text_augmentation not in templates.AUGMENTATIONS and os.path.exists(file)
     names = data.classnames if is_file or args.save_heads else []
     today = templates.templates(cell.text_augmentation, cell.dataset) if is_file else []

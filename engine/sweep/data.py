@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine import datasets, memory, templates
-from engine.datasets.benchmark import BACKGROUND
 from engine.datasets.few_shot import FewShotSplit, check_current, load_splits
+from engine.datasets.image_dataset import BACKGROUND
 from engine.errors import UserError
 from engine.features.listing import read_listing
 from engine.features.mining import Origin, read_mined
@@ -77,7 +77,7 @@ class DatasetFeatures:
         self.text_part = encoder.text[cell.text_layer] if encoder else None
         place = Place.of(feature_dir, cell.encoder, cell.dataset)
         self.listing = read_listing(place)
-        if self.listing is None and datasets.is_own(cell.dataset):
+        if self.listing is None and datasets.is_custom(cell.dataset):
             raise MissingFeatures(
                 f"no features of {cell.dataset}: {place.listing}, which lists their images, is not there"
             )
@@ -94,7 +94,7 @@ class DatasetFeatures:
         self._text_path = place.texts(cell.text_layer, cell.text_augmentation)
         self._text_source = texts_source(self._text_path)
         check_layers(self._text_path, self._text_source, cell.text_layer, encoder)
-        if self.listing and not templates.are_of(self.listing.classnames, *read_wordings(self._text_path)):
+        if self.listing and not templates.are_prompts_of(self.listing.classnames, *read_wordings(self._text_path)):
             raise MissingFeatures(f"{self._text_path} has the prompts of other class names than {place.listing}")
         self._check_banks(encoder)
         self.recipe = encoder and self._recipe(encoder)
@@ -167,7 +167,7 @@ class DatasetFeatures:
                 f"{self._text_path} is from before prompts knew the names of classes; features.py adds them, and"
                 " encodes nothing again"
             )
-        return list(map(templates.spelled, self._texts.classnames))
+        return list(map(templates.spell, self._texts.classnames))
 
     def test_batches(self, shifted: ShiftedTest | None = None) -> Iterable[tuple[Inputs, Tensor]]:
         """The whole test set, or one of `shifted`: images and their classes.

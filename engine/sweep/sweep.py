@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 
 from engine import memory
-from engine.datasets.checks import counted
+from engine.datasets.checks import pluralize
 from engine.errors import UserError
 from engine.methods import GRIDS
 from engine.model import wise_ft
@@ -311,10 +311,10 @@ def outstanding(grids: list[CellSweep], options: Options) -> tuple[str, int]:
     """What `grids` of one dataset still lack, as a line and as a number of steps."""
     cell = grids[0].cell
     runs, missing = sum(len(grid.points) for grid in grids), sum(len(grid.to_train()) for grid in grids)
-    size = f"{counted(len(grids), 'cell')}, {counted(runs, 'run')}"
+    size = f"{pluralize(len(grids), 'cell')}, {pluralize(runs, 'run')}"
     title = f"{cell.encoder} {cell.dataset}: {size}, {missing:,} to train on {options.device}"
     if outdated := sum(grid.outdated for grid in grids):
-        title += f"\nnote: {counted(outdated, 'run')} used images, splits or class names that have changed"
+        title += f"\nnote: {pluralize(outdated, 'run')} used images, splits or class names that have changed"
     return title, missing * cell.max_iter
 
 

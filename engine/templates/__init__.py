@@ -54,7 +54,7 @@ _OWN: dict[str, str] = {}
 """Paths of templates of one's own, as they were given, by name."""
 
 
-def own(path: str) -> str:
+def add_custom(path: str) -> str:
     """Take in a file of templates; gives its name, under which their features and results lie: the file's.
 
     It is not looked for: who works on cached features needs the name alone. Raises UserError where other templates have
@@ -69,7 +69,7 @@ def own(path: str) -> str:
     return name
 
 
-def given(augmentation: str) -> str:
+def cli_name(augmentation: str) -> str:
     """What to type for templates: the path they were given by, or the name; a place to fill in, if nobody gave one."""
     return augmentation if augmentation in AUGMENTATIONS else _OWN.get(augmentation, f"FILE-OF-{augmentation}")
 
@@ -108,9 +108,9 @@ def pool() -> list[str]:
     return read_json(Path(__file__).with_name("template_pool.json"))["templates"]
 
 
-def are_of(classnames: list[str], filled: list[str], labels: list[int]) -> bool:
+def are_prompts_of(classnames: list[str], filled: list[str], labels: list[int]) -> bool:
     """Return whether the prompts `filled` are those of some templates, whichever, and of these class names."""
-    names = list(map(spelled, classnames))
+    names = list(map(spell, classnames))
     count = len(filled) // len(names)
     for number, prompt in enumerate(filled[:count]):  # of the first class, whose name may be in it more than once
         places = [at for at in range(len(prompt)) if prompt.startswith(names[0], at)]
@@ -120,7 +120,7 @@ def are_of(classnames: list[str], filled: list[str], labels: list[int]) -> bool:
     return labels == [label for label in range(len(names)) for _ in range(count)]
 
 
-def spelled(classname: str) -> str:
+def spell(classname: str) -> str:
     """Return a class name as prompts and classifiers spell it."""
     return classname.replace("_", " ")
 
@@ -128,8 +128,6 @@ def spelled(classname: str) -> str:
 def prompts(templates: list[str], classnames: list[str]) -> tuple[list[str], list[int]]:
     """Every template filled with every class name (`_` becomes a space), class by class, and the label of each."""
     filled = [
-        (template.replace("{}", spelled(name)), label)
-        for label, name in enumerate(classnames)
-        for template in templates
+        (template.replace("{}", spell(name)), label) for label, name in enumerate(classnames) for template in templates
     ]
     return [prompt for prompt, _ in filled], [label for _, label in filled]

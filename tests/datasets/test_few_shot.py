@@ -12,7 +12,7 @@ import pytest
 
 from engine import datasets
 from engine.datasets import few_shot
-from engine.datasets.benchmark import Benchmark, Item
+from engine.datasets.image_dataset import ImageDataset, Item
 from engine.errors import UserError
 
 with (few_shot.PUBLISHED / "sha256.csv").open() as file:
@@ -38,7 +38,7 @@ def plainly(train, val, shots, seed, max_val_shot=4):
 def benchmark_of(train, val, test=(0,), name="demo"):
     """A dataset of these labels."""
     parts = [[Item(f"{label}.jpg", label, str(label)) for label in labels] for labels in (train, val, test)]
-    return Benchmark(name, None, *parts, classnames=[str(label) for label in range(max(train) + 1)])
+    return ImageDataset(name, None, *parts, classnames=[str(label) for label in range(max(train) + 1)])
 
 
 # --- drawing ---------------------------------------------------------------------------------------------------------
@@ -48,7 +48,7 @@ def test_all_published_splits_are_drawn_again():
     assert len(ROWS) == 175
     for row in ROWS:
         dataset, shots, seed = row["dataset"], int(row["shot"]), int(row["seed"])
-        train, val = few_shot.draw(*few_shot.classes(dataset, "no such folder"), shots, seed)
+        train, val = few_shot.draw(*few_shot.positions_by_class(dataset, "no such folder"), shots, seed)
         split = few_shot.FewShotSplit(dataset, shots, seed, train, val)
         assert (len(split.train), len(split.val)) == (int(row["n_train"]), int(row["n_val"]))
         assert split.digest == row["sha256"], row
@@ -76,7 +76,9 @@ def test_contiguous_labels_give_what_the_counts_give():
         [label for label, count in zip(counts["labels"], counts[part], strict=True) for _ in range(count)]
         for part in ("train", "val")
     )
-    assert few_shot.sample(train, val, 16, 3) == few_shot.draw(*few_shot.classes("oxford_flowers", ""), 16, 3)
+    assert few_shot.sample(train, val, 16, 3) == few_shot.draw(
+        *few_shot.positions_by_class("oxford_flowers", ""), 16, 3
+    )
 
 
 def test_a_class_with_too_few_images_gives_all_in_order():
@@ -96,7 +98,7 @@ def test_all_shots_are_all_images_in_order(tmp_path):
         few_shot.load_splits(tmp_path, "demo", ["all", 16, 2], [4])
     assert missing.value.wanted == {"dataset": ["demo"], "train_shot": [2, 16, "all"], "seed": [4]}
     items = [Item(f"{k}.jpg", k % 2, "ab"[k % 2]) for k in range(4)]
-    benchmark = Benchmark("demo", tmp_path, items, items, items, ["a", "b"])
+    benchmark = ImageDataset("demo", tmp_path, items, items, items, ["a", "b"])
     few_shot.check(few_shot.FewShotSplit("demo", few_shot.ALL, 1, [0, 2, 1, 3], [0, 2, 1, 3]), benchmark)
     with pytest.raises(UserError, match="class 0 has 2 images in val, of which the split has 1 instead of 2"):
         few_shot.check(few_shot.FewShotSplit("demo", few_shot.ALL, 1, [0, 2, 1, 3], [0, 1, 3]), benchmark)
@@ -110,11 +112,11 @@ def test_impossible_arguments(shots, seed, max_val_shot):
 
 def test_other_datasets_are_read(install_split, small_split):
     data_dir = install_split("demo", small_split, images=False)
-    train, val = few_shot.classes("demo", data_dir)
+    train, val = few_shot.positions_by_class("demo", data_dir)
     assert [list(positions) for positions in train] == [[0, 1, 2], [3, 4]]
     assert [list(positions) for positions in val] == [[0], [1]]
     with pytest.raises(UserError, match="imagenet_r has only a test set: models for it are trained on imagenet"):
-        few_shot.classes("imagenet_r", data_dir)
+        few_shot.positions_by_class("imagenet_r", data_dir)
 
 
 # --- on disk ---------------------------------------------------------------------------------------------------------
@@ -252,7 +254,7 @@ def test_a_folder_of_splits_may_have_class_counts_of_its_own(tmp_path):
     """As a small installation under a published name has them, whose splits are drawn from them and checked by them."""
     own = {"labels": [0, 1], "train": [3, 2], "val": [1, 1], "test": 2}
     (tmp_path / "class_counts.json").write_text(json.dumps({"dtd": own}))
-    train, val = few_shot.classes("dtd", "no such folder", tmp_path)
+    train, val = few_shot.positions_by_class("dtd", "no such folder", tmp_path)
     assert [list(positions) for positions in train + val] == [[0, 1, 2], [3, 4], [0], [1]]
     few_shot.save(few_shot.FewShotSplit("dtd", 1, 1, *few_shot.draw(train, val, 1, 1)), tmp_path)
     split = few_shot.load_split(tmp_path, "dtd", 1, 1)
@@ -261,7 +263,7 @@ def test_a_folder_of_splits_may_have_class_counts_of_its_own(tmp_path):
         few_shot.check(split, benchmark_of([0, 0, 0, 1, 1], [0, 1], test=[0]))
     (tmp_path / "dtd" / "class_counts.json").write_text("{")
     with pytest.raises(UserError, match=r"class_counts\.json: not JSON"):
-        few_shot.classes("dtd", "", tmp_path / "dtd")
+        few_shot.positions_by_class("dtd", "", tmp_path / "dtd")
     parts = {"labels": [0], "train": [1], "val": [1], "test": 1}
     for number, of in enumerate(
         ([], "x", 1, {}, parts | {"val": "1"}, parts | {"test": [1]}, parts | {"train": [1, 2]})
@@ -270,7 +272,7 @@ def test_a_folder_of_splits_may_have_class_counts_of_its_own(tmp_path):
         path.parent.mkdir()
         path.write_text(json.dumps({"dtd": of}))
         with pytest.raises(UserError, match=rf"{number}/class_counts\.json: not class counts"):
-            few_shot.classes("dtd", "", path.parent)
+            few_shot.positions_by_class("dtd", "", path.parent)
 
 
 def test_the_class_counts_add_up():

@@ -15,15 +15,15 @@ from PIL import Image
 
 from engine import datasets
 from engine.datasets import few_shot, registry
-from engine.datasets.benchmark import PARTS
 from engine.datasets.custom import dividing, splits
+from engine.datasets.image_dataset import SPLITS
 from engine.errors import UserError
 
 
 @pytest.fixture(autouse=True)
 def _no_names_stay(monkeypatch):
     """What a test takes in is gone after it."""
-    monkeypatch.setattr(registry, "FORMATS", dict(registry.FORMATS))
+    monkeypatch.setattr(registry, "DATASETS", dict(registry.DATASETS))
 
 
 @pytest.fixture
@@ -51,15 +51,15 @@ def photos(tmp_path, put_images):
 
 def read(path, **how):
     """The dataset at a path."""
-    return datasets.load(datasets.own(str(path)), "no such folder", **how)
+    return datasets.load(datasets.add_custom(str(path)), "no such folder", **how)
 
 
 def paths(benchmark, part):
-    return [item.impath for item in benchmark.part(part)]
+    return [item.impath for item in benchmark.items(part)]
 
 
 def every_path(benchmark):
-    return sorted(path for part in PARTS for path in paths(benchmark, part))
+    return sorted(path for part in SPLITS for path in paths(benchmark, part))
 
 
 def error(path):
@@ -74,8 +74,8 @@ def error(path):
 def test_a_folder_of_class_folders_is_divided_by_class(photos):
     found = read(photos)
     assert (found.name, found.classnames) == ("photos", ["big_dog", "cat"])
-    assert [len(found.part(part)) for part in PARTS] == [10, 4, 6]
-    for part, count in zip(PARTS, (5, 2, 3), strict=True):
+    assert [len(found.items(part)) for part in SPLITS] == [10, 4, 6]
+    for part, count in zip(SPLITS, (5, 2, 3), strict=True):
         assert found.labels(part) == [0] * count + [1] * count
     assert every_path(found) == sorted(str(path.relative_to(photos)) for path in photos.glob("*/*.jpg"))
     assert all(found.path(item).is_file() for item in found.train)
@@ -89,7 +89,7 @@ def test_the_split_is_written_once_and_then_read(photos):
     split["val"].append(split["test"].pop())
     (photos / "split.json").write_text(json.dumps(split))
     again = read(photos)
-    assert ([len(again.part(part)) for part in PARTS], again.notes) == ([10, 5, 5], ())
+    assert ([len(again.items(part)) for part in SPLITS], again.notes) == ([10, 5, 5], ())
 
 
 def test_nothing_is_written_unless_it_shall_be(photos):
@@ -98,14 +98,14 @@ def test_nothing_is_written_unless_it_shall_be(photos):
     assert (drawn.notes, list(photos.glob("*.json"))) == ((), [])
     first = read(photos)
     written = read(photos)
-    for part in PARTS:
-        assert drawn.part(part) == written.part(part)
+    for part in SPLITS:
+        assert drawn.items(part) == written.items(part)
         assert drawn.digest(part) == first.digest(part) == written.digest(part)
 
 
 def test_parts_must_not_become_empty(tmp_path, put_images):
     root = tmp_path / "photos"
-    put_images(root, [f"{part}/{name}/{n}.jpg" for part in PARTS for name in ("cat", "dog") for n in range(3)])
+    put_images(root, [f"{part}/{name}/{n}.jpg" for part in SPLITS for name in ("cat", "dog") for n in range(3)])
     read(root)
     shutil.rmtree(root / "val")
     assert "split.json: no image is left in val. Add some, or delete this file: the images are then" in error(root)
@@ -140,9 +140,9 @@ def test_files_that_changed_are_told_from_files_that_were_touched(photos):
     assert read(photos).notes == ()
     changed = [path for path, state in read(photos).files.items() if state.content != before.files[path].content]
     assert changed == ["cat/3.jpg"]
-    registry.FORMATS.pop("photos")
+    registry.DATASETS.pop("photos")
     moved = read(photos.parent / "moved" / "photos")
-    assert [moved.contents(part) for part in PARTS] == [before.contents(part) for part in PARTS]
+    assert [moved.contents(part) for part in SPLITS] == [before.contents(part) for part in SPLITS]
 
 
 def test_times_alone_need_no_folder_that_can_be_written_to(photos, monkeypatch):
@@ -150,7 +150,7 @@ def test_times_alone_need_no_folder_that_can_be_written_to(photos, monkeypatch):
     os.utime(photos / "cat" / "3.jpg", ns=(1, 1))
     monkeypatch.setattr(dividing, "write_text", _fail)
     after = read(photos)
-    assert [after.contents(part) for part in PARTS] == [before.contents(part) for part in PARTS]
+    assert [after.contents(part) for part in SPLITS] == [before.contents(part) for part in SPLITS]
     picture = photos / "cat" / "3.jpg"
     picture.write_bytes(picture.read_bytes() + b"another")
     assert "cannot be written" in error(photos)
@@ -186,7 +186,7 @@ def test_a_class_is_drawn_from_its_own_images_alone(photos, put_images):
     (photos / "split.json").unlink()
     put_images(photos, [f"ant/{number}.jpg" for number in range(7)])
     after = read(photos)
-    for part in PARTS:
+    for part in SPLITS:
         assert [path for path in paths(after, part) if not path.startswith("ant/")] == paths(before, part)
 
 
@@ -194,7 +194,7 @@ def test_a_class_is_drawn_from_its_own_images_alone(photos, put_images):
 def test_each_part_has_an_image_of_each_class(tmp_path, put_images, count, divided):
     put_images(tmp_path / "few", [f"{name}/{number}.png" for name in "ab" for number in range(count)])
     found = read(tmp_path / "few")
-    assert [len(found.part(part)) // 2 for part in PARTS] == divided
+    assert [len(found.items(part)) // 2 for part in SPLITS] == divided
 
 
 def test_images_that_come_later_are_divided_and_the_others_stay(photos, put_images):
@@ -222,8 +222,8 @@ def test_images_that_went_leave_the_others_where_they_were(photos):
     assert gone in paths(read(photos, check_images=False), "test")  # enough to draw few-shot splits
     (note,) = (after := read(photos)).notes
     assert f"photos/split.json is older than the images: 1 image removed ({gone}). The file is up to date" in note
-    assert [paths(after, part) for part in PARTS] == [
-        [path for path in paths(before, part) if path != gone] for part in PARTS
+    assert [paths(after, part) for part in SPLITS] == [
+        [path for path in paths(before, part) if path != gone] for part in SPLITS
     ]
     for path in photos.glob("cat/*"):
         if f"cat/{path.name}" in paths(after, "train"):
@@ -251,12 +251,12 @@ def test_images_and_classes_with_new_names_are_recognised(photos):
     assert "cat/2.jpg to cat/two.jpg" in note or "and 6 more" in note
     assert "class big_dog is called wolf now" in note
     assert after.classnames == ["wolf", "cat"]
-    for part in PARTS:
+    for part in SPLITS:
         assert sorted(after.contents(part)) == sorted(before.contents(part))
     (photos / "wolf" / "5.jpg").rename(photos / "cat" / "from wolf.jpg")
     (note,) = (after := read(photos)).notes
     assert "1 image renamed (wolf/5.jpg to cat/from wolf.jpg); 1 image moved to another class or split (" in note
-    assert next(item.label for part in PARTS for item in after.part(part) if "from wolf" in item.impath) == 1
+    assert next(item.label for part in SPLITS for item in after.items(part) if "from wolf" in item.impath) == 1
 
 
 def test_split_files_of_earlier_versions_are_kept(photos):
@@ -268,7 +268,7 @@ def test_split_files_of_earlier_versions_are_kept(photos):
     (photos / "split.json").write_text(json.dumps(split))
     again = read(photos)
     assert again.notes == ()
-    assert [again.part(part) for part in PARTS] == [before.part(part) for part in PARTS]
+    assert [again.items(part) for part in SPLITS] == [before.items(part) for part in SPLITS]
     assert again.files == before.files
     assert "images" in json.loads((photos / "split.json").read_text(encoding="utf-8"))
 
@@ -294,14 +294,14 @@ def test_val_is_drawn_from_train_where_there_is_none(tmp_path, put_images):
     counts = {"train": 7, "test": 3}
     put_images(tmp_path / "own", [f"{p}/{name}/{i}.jpg" for p, n in counts.items() for name in "ab" for i in range(n)])
     found = read(tmp_path / "own")
-    assert [len(found.part(part)) for part in PARTS] == [10, 4, 6]
+    assert [len(found.items(part)) for part in SPLITS] == [10, 4, 6]
     assert all(path.startswith("train/") for path in paths(found, "val"))
     assert len(every_path(found)) == len(set(every_path(found)))
     assert read(tmp_path / "own").notes == ()
     put_images(tmp_path / "own", ["val/a/0.jpg", "val/b/0.jpg"])
     (note,) = (found := read(tmp_path / "own")).notes
     assert "2 images added (val/a/0.jpg, val/b/0.jpg); 4 images moved to another class or split" in note
-    assert [len(found.part(part)) for part in PARTS] == [14, 2, 6]
+    assert [len(found.items(part)) for part in SPLITS] == [14, 2, 6]
 
 
 def test_folders_are_gone_through_to_the_last(photos, put_images):
@@ -365,7 +365,7 @@ def test_what_systems_leave_is_skipped(photos, put_images):
     put_images(photos, [*left, "System Volume Information/1.jpg", "lost+found/1.jpg", ".AppleDouble/1.jpg"])
     put_images(photos, ["cat/Thumbs.db", "cat/deeper/thumbs.db", "cat/0.jpg.part", "cat/0.jpg~", "cat/~$0.jpg"])
     after = read(photos)
-    assert [paths(after, part) for part in PARTS] == [paths(before, part) for part in PARTS]
+    assert [paths(after, part) for part in SPLITS] == [paths(before, part) for part in SPLITS]
     assert f"{photos}: 12 hidden or system names skipped: " in after.notes[0]
     assert len(after.notes) == 2
 
@@ -374,7 +374,7 @@ def test_what_systems_leave_is_skipped(photos, put_images):
 def test_classes_of_one_or_two_images_are_trained_on(photos, few, divided):
     _cut(photos, few)
     found = read(photos)
-    assert [found.labels(part).count(1) for part in PARTS] == divided
+    assert [found.labels(part).count(1) for part in SPLITS] == divided
     said = "\n".join(found.notes)
     assert "photos: 1 of 2 classes has no image in val, so settings are selected without them: cat" in said
     assert (few == 1) == ("no image in test, so test accuracy says nothing of how well they are recogn" in said)
@@ -420,7 +420,7 @@ def test_a_list_is_divided_as_folders_are(csv):
     path = csv(["image,label", *rows], encoding="utf-8-sig")
     found = read(path)
     assert (found.name, found.classnames) == ("birds", ["tit/blue", "wren"])
-    assert [len(found.part(part)) for part in PARTS] == [10, 4, 6]
+    assert [len(found.items(part)) for part in SPLITS] == [10, 4, 6]
     assert found.notes == (f"{path.parent}/birds.split.json written: 2 classes, 10 train, 4 val, 6 test",)
     assert read(path).notes == ()
 
@@ -435,7 +435,7 @@ def test_a_list_with_a_split(csv):
     csv(["image,label,split", *[row.rsplit(",", 2)[0] for row in rows[:-1]], "images/19.jpg,n 1,train"])
     (note,) = (found := read(path)).notes
     assert "1 image moved to another class or split (images/19.jpg)" in note
-    assert [len(found.part(part)) for part in PARTS] == [11, 4, 5]
+    assert [len(found.items(part)) for part in SPLITS] == [11, 4, 5]
 
 
 @pytest.mark.parametrize(
@@ -482,7 +482,7 @@ def test_lists_of_other_programs(csv, separator):
     rows[3][0] = str(path.parent / "images" / "3.jpg")
     csv(separator.join(row) for row in [["IMAGE", " Label", "Split"], *rows])
     found = read(path)
-    assert [len(found.part(part)) for part in PARTS] == [10, 4, 6]
+    assert [len(found.items(part)) for part in SPLITS] == [10, 4, 6]
     assert every_path(found) == sorted(f"images/{i}.jpg" for i in range(20))
 
 
@@ -725,22 +725,22 @@ def test_a_large_picture_is_refused_before_the_split_is_drawn(photos):
 def test_a_path_gives_the_name(tmp_path, monkeypatch):
     (tmp_path / "Søren's photos, 2024").mkdir()
     monkeypatch.chdir(tmp_path / "Søren's photos, 2024")
-    assert datasets.own(".") == "Søren-s-photos-2024"
-    assert datasets.own(f"{tmp_path}/Søren's photos, 2024/") == "Søren-s-photos-2024"
-    assert (datasets.own("a.b/c.d"), datasets.own("x/list.CSV")) == ("c.d", "list")
-    assert datasets.is_own("list")
-    assert not datasets.is_own("dtd")
-    assert (datasets.given("list"), datasets.given("dtd"), datasets.given("unknown")) == (
+    assert datasets.add_custom(".") == "Søren-s-photos-2024"
+    assert datasets.add_custom(f"{tmp_path}/Søren's photos, 2024/") == "Søren-s-photos-2024"
+    assert (datasets.add_custom("a.b/c.d"), datasets.add_custom("x/list.CSV")) == ("c.d", "list")
+    assert datasets.is_custom("list")
+    assert not datasets.is_custom("dtd")
+    assert (datasets.cli_name("list"), datasets.cli_name("dtd"), datasets.cli_name("unknown")) == (
         "x/list.CSV",
         "dtd",
         "PATH-OF-unknown",
     )
     with pytest.raises(UserError, match=r"/list.CSV and y/list would both be called list"):
-        datasets.own("y/list")
+        datasets.add_custom("y/list")
     with pytest.raises(UserError, match=r"data/dtd would be called dtd, as a dataset of the project is.*--dataset dtd"):
-        datasets.own("data/dtd")
+        datasets.add_custom("data/dtd")
     with pytest.raises(UserError, match="has no name"):
-        datasets.own("/")
+        datasets.add_custom("/")
 
 
 # --- few-shot splits -------------------------------------------------------------------------------------------------
@@ -752,7 +752,7 @@ def test_few_shot_splits_are_drawn_and_shortages_named(photos, tmp_path):
     asked = tmp_path / "indices", [1, 8, few_shot.ALL], [1, 2]
     assert [done for _, done in splits.update_splits(found, *asked)] == ["written"] * 6
     assert [done for _, done in splits.update_splits(found, *asked)] == ["exists"] * 6
-    drawn = few_shot.checked_splits(found, *asked)
+    drawn = few_shot.load_checked_splits(found, *asked)
     assert [len(split.train) for split in drawn] == [2, 2, 7, 7, 7, 7]
     assert [len(split.val) for split in drawn] == [2, 2, 3, 3, 3, 3]
     train, val = splits.shortages(found, asked[1])
@@ -771,15 +771,15 @@ def test_few_shot_splits_keep_the_images_that_are_there_still(photos, put_images
     put_images(photos, ["ant/0.jpg", "ant/1.jpg", "ant/2.jpg"])
     found = read(photos)
     with pytest.raises(UserError, match=r"shot_4-seed_1.json has images that photos does not have now"):
-        few_shot.checked_splits(found, *asked)
+        few_shot.load_checked_splits(found, *asked)
     ((split, done),) = splits.update_splits(found, *asked)
     assert done == "with 3 images drawn again"  # one for the one that is gone, two of the new class
     kept = {paths(found, "train")[position] for position in split.train}
     assert kept.issuperset({*drawn[:1], *drawn[2:6], drawn[7]})
     assert f"{Path(drawn[6]).parent}/renamed.jpg" in kept
-    assert few_shot.checked_splits(found, *asked) == [split]
+    assert few_shot.load_checked_splits(found, *asked) == [split]
     other = photos.parent / "other" / "photos"
     put_images(other, [f"{name}/{number}.jpg" for name in ("cat", "big_dog") for number in range(10)])
-    registry.FORMATS.pop("photos")
+    registry.DATASETS.pop("photos")
     with pytest.raises(UserError, match="is a split of other images: not one of them is there now"):
         list(splits.update_splits(read(other), *asked))

@@ -11,7 +11,7 @@ import pytest
 
 from engine import datasets
 from engine.datasets import few_shot
-from engine.datasets.registry import FORMATS
+from engine.datasets.registry import DATASETS
 from engine.demo import install as installer
 from engine.errors import UserError
 
@@ -28,13 +28,13 @@ def says(*parts: str) -> str:
 
 @pytest.mark.parametrize("name", REAL)
 def test_the_published_splits_fit_the_real_split_files(real_splits, tmp_path, name):
-    layout = FORMATS[name]
+    layout = DATASETS[name]
     (tmp_path / layout.folder).mkdir()
     (tmp_path / layout.folder / layout.split_file).symlink_to(real_splits / layout.split_file)
     benchmark = datasets.load(name, tmp_path, check_images=False)
     counts = few_shot.class_counts()[name]
     assert len(benchmark.classnames) == len(counts["labels"])
-    assert [len(benchmark.part(part)) for part in ("train", "val", "test")] == [
+    assert [len(benchmark.items(part)) for part in ("train", "val", "test")] == [
         sum(counts["train"]),
         sum(counts["val"]),
         counts["test"],
@@ -47,13 +47,13 @@ def test_the_published_splits_fit_the_real_split_files(real_splits, tmp_path, na
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_split_files_read_with_their_images(real_splits, install_split, name):
-    split = json.loads((real_splits / FORMATS[name].split_file).read_text())
+    split = json.loads((real_splits / DATASETS[name].split_file).read_text())
     if name != "oxford_pets":  # that one whole, of the others every 25th image and the first of each class
         split = {part: thin(rows) for part, rows in split.items()}
     data_dir = install_split(name, split)
     benchmark = datasets.load(name, data_dir)
     for part, rows in split.items():
-        assert [[item.impath, item.label, item.classname] for item in benchmark.part(part)] == rows
+        assert [[item.impath, item.label, item.classname] for item in benchmark.items(part)] == rows
     assert all(benchmark.classnames[label] == classname for rows in split.values() for _, label, classname in rows)
     assert benchmark.path(benchmark.test[0]).is_file()
     assert benchmark.parent_labels is None
@@ -77,7 +77,7 @@ def test_a_split_file_becomes_a_benchmark(install_split, small_split):
     assert benchmark.labels("train") == [1, 1, 1, 0, 0]
     assert benchmark.path(benchmark.train[0]) == data_dir / "dtd" / "images" / "b" / "0.jpg"
     with pytest.raises(ValueError, match="train, val, test, not 'tests'"):
-        benchmark.part("tests")
+        benchmark.items("tests")
 
 
 def test_two_classes_may_share_a_name(install_split, small_split):
@@ -377,7 +377,7 @@ def test_every_dataset_has_its_section_in_datasets_md():
     text = (Path(__file__).resolve().parents[2] / "DATASETS.md").read_text()
     headings = re.findall(r"^### (\w+)$", text, flags=re.M)
     assert headings == datasets.names()
-    for name, layout in FORMATS.items():
+    for name, layout in DATASETS.items():
         section = text.split(f"\n### {name}\n")[1].split("\n### ")[0].split("\n## ")[0]
         assert f"{layout.folder}/" in section, name
         assert getattr(layout, "split_file", "classnames.txt" if datasets.parent(name) else "variants.txt") in section

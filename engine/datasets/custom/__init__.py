@@ -17,13 +17,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engine.datasets.benchmark import Benchmark
 from engine.datasets.custom.classnames import check_classes, renamed
 from engine.datasets.custom.dividing import copies_note, draw, inspect_images, new_split, write_split
-from engine.datasets.custom.finding import doubt_classes, from_folders
+from engine.datasets.custom.folders import doubt_classes, from_folders
 from engine.datasets.custom.lists import from_list
-from engine.datasets.custom.parts import gaps
+from engine.datasets.custom.split_names import gaps
 from engine.datasets.custom.tracking import file_states, update
+from engine.datasets.image_dataset import ImageDataset
 from engine.datasets.readers import JsonSplit
 from engine.errors import UserError
 from engine.files import CannotOpen
@@ -37,35 +37,35 @@ OUTDATED = "features.py brings the file up to date"
 
 
 @dataclass(frozen=True)
-class Own:
+class CustomDataset:
     """Images at a path that was `given` on a command line: a folder, or a CSV."""
 
-    given: str
+    path: str
 
     @property
     def folder(self) -> str:
         """The same path, absolute, so that it lies nowhere under DATA_DIR."""
-        return os.path.abspath(self.given)
+        return os.path.abspath(self.path)
 
     @property
     def split_file(self) -> Path:
         """The file that says how the images are divided, beside them."""
-        path = Path(self.given)
+        path = Path(self.path)
         return path.with_name(f"{path.stem}.split.json") if path.is_file() else path / "split.json"
 
-    def forget(self, split: Benchmark, impaths: Iterable[str]) -> None:
+    def forget(self, split: ImageDataset, impaths: Iterable[str]) -> None:
         """Note in the split file that these images are to be looked at, whatever their size and time."""
         unseen = {impath: replace(split.files[impath], modified=0) for impath in impaths if impath in split.files}
         write_split(replace(split, files=split.files | unseen), self.split_file)
 
-    def read(self, name: str, root: Path, check_images: bool, write: bool = True) -> Benchmark:
+    def read(self, name: str, root: Path, check_images: bool, write: bool = True) -> ImageDataset:
         """Read the images, with the split file beside them, which is drawn if there is none, and written if `write`.
 
         `root` is `folder`; messages have it as it was given. What a person should know of the reading is in the `notes`
         of the benchmark. Raises UserError for images, classes or lists that make no dataset, and for a split file that
         does not belong to them.
         """
-        path = Path(self.given)
+        path = Path(self.path)
         is_list = not path.is_dir()
         if is_list and not (path.is_file() and path.suffix.lower() == ".csv"):
             raise UserError(f"{path} is neither a folder of images nor a list of them, which ends in .csv")
@@ -95,7 +95,7 @@ class Own:
         return replace(split, notes=(*notes, *gaps(split), *copies_note(split)), upright=True)
 
 
-def _read_split(name: str, folder: Path, split_file: Path) -> Benchmark:
+def _read_split(name: str, folder: Path, split_file: Path) -> ImageDataset:
     """Read the split file beside the images. Raises UserError, which says what becomes of a damaged one."""
     try:
         return JsonSplit("", ".", split_file.name).read(name, folder, check_images=False)

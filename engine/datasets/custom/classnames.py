@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from engine.datasets.checks import first
+from engine.datasets.checks import list_preview
 from engine.errors import UserError
 from engine.files import read_json, read_lines
 
@@ -25,9 +25,7 @@ def renamed(labels: list[str], folder: Path) -> dict[str, str]:
     names = _names_in_lines(text, known) if text.exists() else _names_in_json(table) if table.exists() else {}
     source = text if text.exists() else table
     if unknown := [label for label in names if label not in known]:
-        raise UserError(
-            f"{source}: no class is called {first(unknown, len(unknown))}; there are {first(labels, len(labels))}"
-        )
+        raise UserError(f"{source}: no class is called {list_preview(unknown)}; there are {list_preview(labels)}")
     return {label: names.get(form, label) for label, form in forms.items()}
 
 
@@ -58,7 +56,7 @@ def _names_in_json(path: Path) -> dict[str, str]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = Counter(composed(key) for key, _ in pairs)
         if twice := [key for key, count in keys.items() if count > 1]:
-            raise UserError(f"{path}: named more than once: {first(twice, len(twice))}; leave one name of each")
+            raise UserError(f"{path}: named more than once: {list_preview(twice)}; leave one name of each")
         return dict(pairs)
 
     names = read_json(path, once)
@@ -80,17 +78,17 @@ def check_classes(names: dict[str, str], source: Path) -> list[str]:
     twins = [" and ".join(labels) for labels in same.values() if len(labels) > 1]
     if twins:
         raise UserError(
-            f"{source}: classes of the same name, but for capitals and underscores: {first(twins, len(twins))}. Put the"
+            f"{source}: classes of the same name, but for capitals and underscores: {list_preview(twins)}. Put the"
             " images of one class in one folder, or name them apart in classnames.txt"
         )
     notes = []
     if empty := [name for name in names.values() if name.casefold() in NO_NAMES]:
         notes.append(
-            f"{source}: a class is called {first(empty, len(empty))}, as programs write where a label is missing; if it"
+            f"{source}: a class is called {list_preview(empty)}, as programs write where a label is missing; if it"
             " is none, remove its images"
         )
     if all(map(_is_number, names.values())):
-        called = first(names.values(), len(names))
+        called = list_preview(names.values(), len(names))
         notes.append(f"{source}: classes are called {called}; prompts need names: see classnames.txt")
     return notes
 

@@ -9,9 +9,9 @@ from dataclasses import astuple
 from pathlib import Path
 
 from engine.datasets import checks
-from engine.datasets.benchmark import PARTS, Benchmark, FileState, Item
-from engine.datasets.checks import first
-from engine.datasets.custom.finding import Found
+from engine.datasets.checks import list_preview
+from engine.datasets.custom.folders import Found
+from engine.datasets.image_dataset import SPLITS, FileState, ImageDataset, Item
 from engine.errors import UserError
 from engine.files import CannotOpen, opening, write_text
 from engine.preprocessing import DEPTH
@@ -20,19 +20,19 @@ SHARES = {"train": 0.5, "val": 0.2, "test": 0.3}
 """How the images of a class are divided where nothing says it, as CoOp does for datasets without a split."""
 
 
-def new_split(parts: dict[str, list[Found]], names: dict[str, str], name: str, folder: Path) -> Benchmark:
+def new_split(parts: dict[str, list[Found]], names: dict[str, str], name: str, folder: Path) -> ImageDataset:
     """The images by part as a dataset, after a look at what an image must be."""
     depth = inspect_images(folder, sorted(image.impath for own in parts.values() for image in own)) or DEPTH
     labels = {label: number for number, label in enumerate(names)}
     items = {part: [Item(i.impath, labels[i.label], names[i.label]) for i in own] for part, own in parts.items()}
-    return Benchmark(name, folder, **items, classnames=list(names.values()), depth=depth)
+    return ImageDataset(name, folder, **items, classnames=list(names.values()), depth=depth)
 
 
-def write_split(split: Benchmark, split_file: Path) -> str:
+def write_split(split: ImageDataset, split_file: Path) -> str:
     """Write the split file, with the states of the image files; return a note of what it has."""
     lists = {
-        part: [json.dumps([i.impath, i.label, i.classname], ensure_ascii=False) for i in split.part(part)]
-        for part in PARTS
+        part: [json.dumps([i.impath, i.label, i.classname], ensure_ascii=False) for i in split.items(part)]
+        for part in SPLITS
     }
     text = ",\n".join(f'"{part}": [\n' + ",\n".join(rows) + "\n]" for part, rows in lists.items())
     try:
@@ -43,7 +43,7 @@ def write_split(split: Benchmark, split_file: Path) -> str:
             f"{error}. The split is written beside the images, once; where that cannot be, a folder elsewhere with"
             f" links to all that is in {split.image_dir} will do as well"
         ) from error
-    counts = ", ".join(f"{len(lists[part])} {part}" for part in PARTS)
+    counts = ", ".join(f"{len(lists[part])} {part}" for part in SPLITS)
     return f"{split_file} written: {len(split.classnames)} classes, {counts}"
 
 
@@ -53,14 +53,14 @@ def _states(files: Mapping[str, FileState]) -> str:
     return ",\n".join(rows)
 
 
-def copies_note(split: Benchmark) -> list[str]:
+def copies_note(split: ImageDataset) -> list[str]:
     """Return a note on images that are there more than once, if there are any."""
     same: dict[str, list[str]] = {}
     for impath, state in sorted(split.files.items()):
         same.setdefault(state.content, []).append(impath)
     copies = [" and ".join(own[:2]) for own in same.values() if len(own) > 1]
     note = (
-        f"{split.image_dir}: images that are there more than once, as copies or links: {first(copies, len(copies))};"
+        f"{split.image_dir}: images that are there more than once, as copies or links: {list_preview(copies)};"
         " training images may be among the test images"
     )
     return [note] if copies else []
@@ -73,25 +73,23 @@ def draw(images: list[Found], source: Path) -> dict[str, list[Found]]:
     image to train on, and for parts without an image of any class.
     """
     given = {image.part for image in images}
-    drawn = PARTS if given == {None} else () if "val" in given else ("train", "val")
+    drawn = SPLITS if given == {None} else () if "val" in given else ("train", "val")
     classes: dict[str, list[Found]] = {}
     for image in images:
         classes.setdefault(image.label, []).append(image)
-    parts: dict[str, list[Found]] = {part: [] for part in PARTS}
+    parts: dict[str, list[Found]] = {part: [] for part in SPLITS}
     untrained = []
     for label, own in classes.items():
-        of_class = {part: [image for image in own if image.part == part] for part in PARTS}
+        of_class = {part: [image for image in own if image.part == part] for part in SPLITS}
         if drawn:
             of_class |= divide(own if given == {None} else of_class["train"], drawn, label)
         if not of_class["train"]:
             untrained.append(label)
-        for part in PARTS:
+        for part in SPLITS:
             parts[part] += of_class[part]
     if untrained:
-        raise UserError(
-            f"{source}: no images to train on of {first(untrained, len(untrained))}. Add some, or remove the class"
-        )
-    if empty := [part for part in PARTS if not parts[part]]:
+        raise UserError(f"{source}: no images to train on of {list_preview(untrained)}. Add some, or remove the class")
+    if empty := [part for part in SPLITS if not parts[part]]:
         raise UserError(
             f"{source}: too few images of every class: none is left for {' and '.join(empty)}. A class needs"
             f" {len(drawn)}{' in train' * (given != {None})} to be in each of {', '.join(drawn)}; add some to one class"

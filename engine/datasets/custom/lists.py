@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.datasets import checks
-from engine.datasets.checks import first
+from engine.datasets.checks import list_preview
 from engine.datasets.custom.classnames import composed
-from engine.datasets.custom.finding import Found
-from engine.datasets.custom.parts import part_of
-from engine.datasets.image_files import PassedOver, is_system
+from engine.datasets.custom.folders import Found
+from engine.datasets.custom.split_names import part_of
+from engine.datasets.image_files import SkippedFiles, is_system
 from engine.errors import UserError
 
 READ = ("image", "label", "split")
@@ -33,7 +33,7 @@ def from_list(path: Path) -> tuple[list[Found], list[str]]:
     Raises UserError for what is no list.
     """
     rows, notes = _rows(path)
-    passed = PassedOver()
+    passed = SkippedFiles()
     images = []
     for where, row in rows:
         image = _image(row, where, path.parent)
@@ -46,7 +46,7 @@ def from_list(path: Path) -> tuple[list[Found], list[str]]:
     images = _find(images, path)
     twice = [impath for impath, count in Counter(image.impath for image in images).items() if count > 1]
     if twice:
-        raise UserError(f"{path}: images that are listed more than once: {first(twice, len(twice))}")
+        raise UserError(f"{path}: images that are listed more than once: {list_preview(twice)}")
     if images[0].part and not {"train", "test"} <= {image.part for image in images}:
         raise UserError(f"{path}: the column split should have train, test and perhaps val (drawn from train if not)")
     return sorted(images, key=lambda image: (image.label, image.impath)), notes + passed.notes(path)
@@ -123,7 +123,7 @@ def _find(images: list[Found], path: Path) -> list[Found]:
     found = {impath: folders.find(impath) for impath in missing}
     if gone := [impath for impath in missing if found[impath] is None]:
         shown = (f"{impath}{folders.closest(impath)}" for impath in gone)
-        raise UserError(f"{path}: {len(gone)} of {len(images)} images are not there: {first(shown, len(gone))}")
+        raise UserError(f"{path}: {len(gone)} of {len(images)} images are not there: {list_preview(shown, len(gone))}")
     return [replace(image, impath=found.get(image.impath, image.impath)) for image in images] if found else images
 
 

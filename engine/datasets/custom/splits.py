@@ -10,7 +10,6 @@ from pathlib import Path
 
 from engine import terminal
 from engine.datasets import checks
-from engine.datasets.benchmark import Benchmark
 from engine.datasets.custom.keys import find_positions, is_tracked
 from engine.datasets.few_shot import (
     ALL,
@@ -25,32 +24,33 @@ from engine.datasets.few_shot import (
     split_path,
     val_shots,
 )
+from engine.datasets.image_dataset import ImageDataset
 from engine.errors import UserError
 from engine.files import write_text
 
 
-def tell_notes(benchmark: Benchmark, shots: list[Shots], max_val_shot: int = MAX_VAL_SHOT) -> None:
+def print_notes(benchmark: ImageDataset, shots: list[Shots], max_val_shot: int = MAX_VAL_SHOT) -> None:
     """Print the notes on a custom dataset, and which classes have fewer images than the shots that are asked for."""
     for note in (*benchmark.notes, *shortages(benchmark, shots, max_val_shot)):
         terminal.say(f"note: {note}")
 
 
-def tell_and_update(
-    benchmark: Benchmark,
+def print_notes_and_update_splits(
+    benchmark: ImageDataset,
     indices_dir: Path | str,
     shots: list[Shots],
     seeds: list[int],
     max_val_shot: int = MAX_VAL_SHOT,
 ) -> None:
     """Print the notes on a custom dataset, and how many of its splits `update_splits` wrote or changed."""
-    tell_notes(benchmark, shots, max_val_shot)
+    print_notes(benchmark, shots, max_val_shot)
     done = Counter(done for _, done in update_splits(benchmark, indices_dir, shots, seeds, max_val_shot))
     if changed := [f"{done[what]} {what}" for what in sorted(done.keys() - {"exists"})]:
         terminal.say(f"few-shot splits in {Path(indices_dir) / benchmark.name}: {', '.join(changed)}")
 
 
 def update_splits(
-    benchmark: Benchmark,
+    benchmark: ImageDataset,
     indices_dir: Path | str,
     shots: Iterable[Shots],
     seeds: Iterable[int],
@@ -77,7 +77,11 @@ def update_splits(
             write_text(path, split.text)
         again = sum(len(set(drawn[part]) - set((before or drawn)[part])) for part in drawn)
         done = (
-            "written" if before is None else f"with {checks.counted(again, 'image')} drawn again" if again else "exists"
+            "written"
+            if before is None
+            else f"with {checks.pluralize(again, 'image')} drawn again"
+            if again
+            else "exists"
         )
         yield split, done
 
@@ -111,7 +115,7 @@ def _fill(kept: list[int], classes: Classes, shots: Shots, seed: int) -> list[in
     return filled
 
 
-def shortages(benchmark: Benchmark, shots: Iterable[Shots], max_val_shot: int = MAX_VAL_SHOT) -> list[str]:
+def shortages(benchmark: ImageDataset, shots: Iterable[Shots], max_val_shot: int = MAX_VAL_SHOT) -> list[str]:
     """A note for each part with classes that have fewer images than the most shots that are asked for."""
     most = max((shot for shot in shots if shot != ALL), default=0)
     notes = []
@@ -121,6 +125,6 @@ def shortages(benchmark: Benchmark, shots: Iterable[Shots], max_val_shot: int = 
         if short:
             notes.append(
                 f"{benchmark.name}: of {asked} images a class in {part}, some have fewer, and give all they have:"
-                f" {checks.first(short, len(short))}. {min(counts.values())} are to be had of every class that has any"
+                f" {checks.list_preview(short)}. {min(counts.values())} are to be had of every class that has any"
             )
     return notes

@@ -14,10 +14,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from engine.datasets.benchmark import PARTS, Benchmark, FileState, Item, content_digest
-from engine.datasets.checks import counted, first
+from engine.datasets.checks import list_preview, pluralize
 from engine.datasets.custom.dividing import SHARES, divide, inspect_images
-from engine.datasets.custom.finding import Found
+from engine.datasets.custom.folders import Found
+from engine.datasets.image_dataset import SPLITS, FileState, ImageDataset, Item, content_digest
 from engine.errors import UserError
 
 READERS = 8
@@ -70,12 +70,14 @@ class _Changes:
         }
         distinct = {kind: list(dict.fromkeys(own)) for kind, own in kinds.items()}
         images = [
-            f"{counted(len(own), 'image')} {kind} ({first(own, len(own))})" for kind, own in distinct.items() if own
+            f"{pluralize(len(own), 'image')} {kind} ({list_preview(own)})" for kind, own in distinct.items() if own
         ]
         return "; ".join(images + self.classes)
 
 
-def update(split: Benchmark, images: list[Found], names: dict[str, str], split_file: Path) -> tuple[Benchmark, str]:
+def update(
+    split: ImageDataset, images: list[Found], names: dict[str, str], split_file: Path
+) -> tuple[ImageDataset, str]:
     """Return a split with the images and class names that there are now, and what changed, "" for nothing.
 
     `images` are the found ones, `names` the class names by label of these. Images that were added are divided as the
@@ -103,18 +105,18 @@ def update(split: Benchmark, images: list[Found], names: dict[str, str], split_f
     return (changed, str(changes)) if str(changes) else (same, "")
 
 
-def _require_distinct(split: Benchmark, split_file: Path) -> None:
+def _require_distinct(split: ImageDataset, split_file: Path) -> None:
     """Raise UserError for an image that the split file lists twice."""
-    counts = Counter(item.impath for part in PARTS for item in split.part(part))
+    counts = Counter(item.impath for part in SPLITS for item in split.items(part))
     if twice := [impath for impath, count in counts.items() if count > 1]:
-        raise UserError(f"{split_file} has images more than once: {first(twice, len(twice))}; leave one line of each")
+        raise UserError(f"{split_file} has images more than once: {list_preview(twice)}; leave one line of each")
 
 
 def _follow(
-    split: Benchmark, found: Mapping[str, Found], states: Mapping[str, FileState], changes: _Changes
+    split: ImageDataset, found: Mapping[str, Found], states: Mapping[str, FileState], changes: _Changes
 ) -> list[tuple[str, Item, Found]]:
     """Return split, old row and image for the images of the split file that are there still, perhaps renamed."""
-    rows = [(part, item) for part in PARTS for item in split.part(part)]
+    rows = [(part, item) for part in SPLITS for item in split.items(part)]
     known = {item.impath for _, item in rows}
     new: dict[str, list[Found]] = {}
     for impath, image in found.items():
@@ -138,7 +140,7 @@ def _follow(
 
 
 def _number_classes(
-    split: Benchmark, kept: list[tuple[str, Item, Found]], names: dict[str, str], changes: _Changes
+    split: ImageDataset, kept: list[tuple[str, Item, Found]], names: dict[str, str], changes: _Changes
 ) -> dict[str, int]:
     """Return the number of each found label: of the class of its name, else of the class that its images were in."""
     known = {name: number for number, name in enumerate(split.classnames)}
@@ -176,17 +178,17 @@ def _place(kept: list[tuple[str, Item, Found]], images: list[Found], changes: _C
         is_free = image.part is None or (part == "val" and _is_drawn(image, val_is_drawn))
         there[image.impath] = part if is_free else image.part
     trained = {image.label for image in images if there.get(image.impath, image.part) in (None, "train")}
-    lists: dict[str, list[Found]] = {part: [] for part in PARTS}
+    lists: dict[str, list[Found]] = {part: [] for part in SPLITS}
     by_class: dict[str, list[Found]] = {}
     for image in images:
         stays = image.impath in there and (image.label in trained or not _is_drawn(image, val_is_drawn))
         (lists[there[image.impath]] if stays else by_class.setdefault(image.label, [])).append(image)
-    counts = Counter((part, image.label) for part in PARTS for image in lists[part])
+    counts = Counter((part, image.label) for part in SPLITS for image in lists[part])
     for label, own in by_class.items():
-        of_class = {part: counts[part, label] for part in PARTS}
+        of_class = {part: counts[part, label] for part in SPLITS}
         for part, of_part in _divide_more(own, of_class, label, val_is_drawn).items():
             lists[part] += of_part
-    placed = ((part, image.impath) for part in PARTS for image in lists[part])
+    placed = ((part, image.impath) for part in SPLITS for image in lists[part])
     changes.moved += [impath for part, impath in placed if before.get(impath, part) != part]
     return lists
 
@@ -198,15 +200,15 @@ def _is_drawn(image: Found, val_is_drawn: bool) -> bool:
 
 def _divide_more(images: list[Found], there: dict[str, int], label: str, val_is_drawn: bool) -> dict[str, list[Found]]:
     """Divide more images of a class that has `there` of each split: each goes where the class lacks most."""
-    lists: dict[str, list[Found]] = {part: [] for part in PARTS}
+    lists: dict[str, list[Found]] = {part: [] for part in SPLITS}
     given = {image.part for image in images} - {None}
-    parts = ("train", "val") if given and val_is_drawn else PARTS
+    parts = ("train", "val") if given and val_is_drawn else SPLITS
     to_divide: list[Found] = []
     for image in images:
         (to_divide if _is_drawn(image, val_is_drawn) else lists[image.part]).append(image)
     if not sum(there[part] for part in parts):  # a new class
         divided = divide(to_divide, parts, label)
-        return {part: lists[part] + divided.get(part, []) for part in PARTS}
+        return {part: lists[part] + divided.get(part, []) for part in SPLITS}
     share = sum(SHARES[part] for part in parts)
     for image in random.Random(label).sample(to_divide, len(to_divide)):
         total = sum(there[part] for part in parts) + 1
@@ -216,7 +218,7 @@ def _divide_more(images: list[Found], there: dict[str, int], label: str, val_is_
     return lists
 
 
-def _depth(split: Benchmark, new: list[str], files: Collection[str]) -> int | None:
+def _depth(split: ImageDataset, new: list[str], files: Collection[str]) -> int | None:
     """Return the depth of the images with those that are `new`, which must be images; None if it was not known.
 
     The depth of a dataset without images of more than 8 bits is that of the first ones that come.
@@ -235,10 +237,10 @@ def _require_images(
     trained = {item.classname for item in items["train"]}
     if short := [names[label] for label in numbers if names[label] not in trained]:
         raise UserError(
-            f"{split_file}: no image to train on is left of {first(short, len(short))}. Add some, remove the class, or"
+            f"{split_file}: no image to train on is left of {list_preview(short)}. Add some, remove the class, or"
             " delete this file: the images are then divided anew"
         )
-    if empty := [part for part in PARTS if not items[part]]:
+    if empty := [part for part in SPLITS if not items[part]]:
         raise UserError(
             f"{split_file}: no image is left in {' and '.join(empty)}. Add some, or delete this file: the images are"
             " then divided anew"

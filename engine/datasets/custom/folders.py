@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from engine.datasets.benchmark import PARTS
-from engine.datasets.checks import counted, first
-from engine.datasets.custom.parts import part_of
-from engine.datasets.image_files import PassedOver, is_image
+from engine.datasets.checks import list_preview, pluralize
+from engine.datasets.custom.split_names import part_of
+from engine.datasets.image_dataset import SPLITS
+from engine.datasets.image_files import SkippedFiles, is_image
 from engine.errors import UserError
 
 
@@ -24,14 +24,14 @@ class Found:
 
 
 @dataclass
-class Passed(PassedOver):
+class Passed(SkippedFiles):
     """`loose` are images beside class folders."""
 
     loose: list[str] = field(default_factory=list)
 
     def notes(self, place: str | os.PathLike[str]) -> list[str]:
         """Return a line for each kind of files that are passed over."""
-        count, shown = counted(len(self.loose), "image"), first(self.loose, len(self.loose))
+        count, shown = pluralize(len(self.loose), "image"), list_preview(self.loose)
         loose = f"{place}: beside the class folders, in none, and so left out: {count} ({shown})"
         return [*super().notes(place), *[loose] * bool(self.loose)]
 
@@ -54,7 +54,7 @@ def from_folders(root: Path) -> tuple[list[Found], list[str]]:
     _check_parts(root, parts, others)
     passed.loose += [entry.name for entry in visible(root, passed) if not entry.is_dir() and is_image(entry.name)]
     images = [image for part, (folder,) in parts.items() for image in _classes(root, f"{folder}/", passed, part)]
-    images.sort(key=lambda image: (image.label, PARTS.index(image.part)))
+    images.sort(key=lambda image: (image.label, SPLITS.index(image.part)))
     return images, passed.notes(root)
 
 
@@ -72,7 +72,7 @@ def _check_parts(root: Path, parts: dict[str, list[str]], others: list[str]) -> 
         )
     if others:
         raise UserError(
-            f"{root} has the folders {said}, and others beside them: {first(others, len(others))}. Move these away, or"
+            f"{root} has the folders {said}, and others beside them: {list_preview(others)}. Move these away, or"
             " rename them train, val or test"
         )
 
@@ -90,16 +90,16 @@ def doubt_classes(root: Path, images: list[Found]) -> None:
         inside.setdefault(image.label, set()).update(folders[:1])
         direct |= set() if folders else {image.label}
     shared = sorted(set.intersection(*inside.values())) if len(inside) > 1 else []
-    labels = first(inside, len(inside))
+    labels = list_preview(inside)
     if len(shared) > 1 and all(map(part_of, shared)):
         raise UserError(
-            f"{root}: each class ({labels}) has folders of parts in it: {first(shared, len(shared))}. Parts come first,"
+            f"{root}: each class ({labels}) has folders of parts in it: {list_preview(shared)}. Parts come first,"
             f" classes inside them: move images to {root / 'train' / next(iter(inside))} and so on"
         )
     if len(shared) > 1:
         raise UserError(
             f"{root}: {labels} would be the classes, but all have the same folders in them:"
-            f" {first(shared, len(shared))}. If these are the classes, rename the folders above them train, val and"
+            f" {list_preview(shared)}. If these are the classes, rename the folders above them train, val and"
             " test, or move them up; if not, put the images of a class into its folder directly, or list them in a CSV"
         )
     odd = [label for label, folders in inside.items() if part_of(label) and len(folders) > 1 and label not in direct]
@@ -107,7 +107,7 @@ def doubt_classes(root: Path, images: list[Found]) -> None:
         folders = sorted(inside[odd[0]])
         raise UserError(
             f"{root}: {odd[0]} would be a class, but is called as a part is, and has folders in it:"
-            f" {first(folders, len(folders))}. If these are the classes, there should be train and test, and nothing"
+            f" {list_preview(folders)}. If these are the classes, there should be train and test, and nothing"
             f" beside them; if not, put the images of {odd[0]} into its folder directly"
         )
 
@@ -121,7 +121,7 @@ def _classes(root: Path, inside: str, passed: Passed, part: str | None = None) -
             found = [Found(path, entry.name, part) for path in _walk(root, f"{inside}{entry.name}", passed)]
             if not found:
                 others = sorted(set(passed.endings[before:]))
-                endings = f" (what is there ends in {first(others, len(others))})" if others else ""
+                endings = f" (what is there ends in {list_preview(others)})" if others else ""
                 raise UserError(f"{entry.path}: a class folder without images{endings}; remove it, or put some there")
             images += found
         elif is_image(entry.name):
@@ -151,11 +151,11 @@ def _walk(root: Path, folder: str, passed: Passed, above: tuple[str, ...] = ()) 
             passed.add(entry.name)
 
 
-def visible(folder: Path, passed: PassedOver) -> list[os.DirEntry[str]]:
+def visible(folder: Path, passed: SkippedFiles) -> list[os.DirEntry[str]]:
     """What lies in a folder, sorted by name, without what is skipped; raises UserError for names that are no text."""
     seen = passed.list_folder(folder)
     if odd := [ascii(entry.name) for entry in seen if not _is_text(entry.name)]:
-        raise UserError(f"{folder}: names that are not in UTF-8, rename them: {first(odd, len(odd))}")
+        raise UserError(f"{folder}: names that are not in UTF-8, rename them: {list_preview(odd)}")
     return seen
 
 

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PARTS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 BACKGROUND = "white"
 """The colour that transparent pixels of images of one's own are shown on."""
 
@@ -42,7 +42,7 @@ def image_keys(contents: list[str], impaths: list[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class ImageDataset:
     """The fixed lists of one dataset, in the order that few-shot positions and cached features refer to.
 
     `classnames[label]` is the raw name: underscores are kept, prompts replace them. A test-only dataset has empty
@@ -65,15 +65,15 @@ class Benchmark:
     upright: bool = False
     depth: int | None = None
 
-    def part(self, name: str) -> list[Item]:
+    def items(self, name: str) -> list[Item]:
         """The list called `name`. Raises ValueError when `name` is not one of train, val and test."""
-        if name not in PARTS:
-            raise ValueError(f"a dataset has the parts {', '.join(PARTS)}, not '{name}'")
+        if name not in SPLITS:
+            raise ValueError(f"a dataset has the parts {', '.join(SPLITS)}, not '{name}'")
         return getattr(self, name)
 
     def labels(self, part: str) -> list[int]:
         """The labels of a part, in its order."""
-        return [item.label for item in self.part(part)]
+        return [item.label for item in self.items(part)]
 
     def path(self, item: Item) -> Path:
         """Where the image file of `item` lies."""
@@ -84,13 +84,13 @@ class Benchmark:
 
         The rows are hashed as a compact JSON list of `[impath, label, classname]`, the order of CoOp's split files.
         """
-        rows = [(item.impath, item.label, item.classname) for item in self.part(part)]
+        rows = [(item.impath, item.label, item.classname) for item in self.items(part)]
         return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
 
     def keys(self, part: str) -> list[str]:
         """The keys of a part's images in a custom dataset, in its order."""
-        return image_keys(self.contents(part) or [], [item.impath for item in self.part(part)])
+        return image_keys(self.contents(part) or [], [item.impath for item in self.items(part)])
 
     def contents(self, part: str) -> list[str] | None:
         """The content digests of a part's images, in its order; None for a published dataset."""
-        return [self.files[item.impath].content for item in self.part(part)] if self.files else None
+        return [self.files[item.impath].content for item in self.items(part)] if self.files else None

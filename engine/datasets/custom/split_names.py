@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from engine.datasets.benchmark import PARTS, Benchmark
-from engine.datasets.checks import first
+from engine.datasets.checks import list_preview
+from engine.datasets.image_dataset import SPLITS, ImageDataset
 
 _SPELLINGS = {"train": "train|training", "val": "val|valid|validation|dev", "test": "test|testing"}
 _PARTS = {part: re.compile(f"(?:{words})[ _-]?(?:set|split|data|images)?") for part, words in _SPELLINGS.items()}
@@ -13,10 +13,10 @@ _PARTS = {part: re.compile(f"(?:{words})[ _-]?(?:set|split|data|images)?") for p
 
 def part_of(name: str) -> str | None:
     """Return the part that a folder or a word in a list means: `train` for `Training`, `train_set`; None for none."""
-    return next((part for part in PARTS if _PARTS[part].fullmatch(name.strip().lower())), None)
+    return next((part for part in SPLITS if _PARTS[part].fullmatch(name.strip().lower())), None)
 
 
-def gaps(split: Benchmark) -> list[str]:
+def gaps(split: ImageDataset) -> list[str]:
     """Return a note for val, and one for test, where classes have no images in it."""
     meanings = {
         "val": "settings are selected without them",
@@ -30,6 +30,6 @@ def gaps(split: Benchmark) -> list[str]:
             have = "has no image" if len(absent) == 1 else "have no images"
             notes.append(
                 f"{split.name}: {len(absent)} of {len(split.classnames)} classes {have} in {part}, so"
-                f" {meaning}: {first(absent, len(absent))}"
+                f" {meaning}: {list_preview(absent)}"
             )
     return notes
