@@ -160,7 +160,7 @@ def test_as_it_stands_it_says_what_to_download(tmp_path, where):
     done = subprocess.run([sys.executable, script], cwd=tmp_path / where, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     for said in (
-        f"error: ESC-50: its table was looked for at {tmp_path}/data/ESC-50-master/meta/esc50.csv",
+        f"error: ESC-50: its table {tmp_path}/data/ESC-50-master/meta/esc50.csv does not exist",
         "https://github.com/karolpiczak/ESC-50",
         f"checkpoint was looked for at {tmp_path}/audioclip/{released.NAME}",
         "https://github.com/AndreyGuzhov/AudioCLIP",

@@ -203,7 +203,7 @@ def test_what_is_wrong_with_a_dataset(installed):
     (installed / "data" / "fgvc_aircraft").write_text("a file")
     said = look(installed, check=1)
     assert "WRONG demo: 7 images of its lists are not in" in said
-    assert "split_zhou_OxfordPets.json, and is not there" in said
+    assert "split_zhou_OxfordPets.json does not exist" in said
     assert "split_zhou_DescribableTextures.json: not JSON" in said
     assert "fgvc_aircraft/variants.txt" in said
     assert "note a download is unfinished in" in said
@@ -228,7 +228,7 @@ def test_a_split_file_that_is_not_the_published_one(tmp_path):
     assert "not f26ebeccd2b5" in said
     split["train"] = split["train"][1:]
     (tmp_path / "data" / "dtd" / "split_zhou_DescribableTextures.json").write_text(json.dumps(split))
-    assert "train has 2819 images, the split was made for 2820" in look(tmp_path, "--dataset", "dtd", check=1)
+    assert "train has 2819 images, not 2820" in look(tmp_path, "--dataset", "dtd", check=1)
 
 
 def test_few_shot_splits_against_the_published_digests(tmp_path):
@@ -516,8 +516,8 @@ def test_what_no_program_can_fetch(hosts):
     assert "copies are on" in done.err
     assert "Register at [image-net.org]" in done.err
     said = hosts.start("demo", "far/away").wait(check=1)
-    assert f"this draws it:\n  python -m engine.demo.install {hosts.root / 'data'}\n" in said.err
-    assert said.err.endswith("away: far/away: there is no such folder, or list of images\n\n")
+    assert f"To draw it, run:\n  python -m engine.demo.install {hosts.root / 'data'}\n" in said.err
+    assert said.err.endswith("away: far/away: no such folder or list of images\n\n")
     assert "how to get demo\n" in said.out, "and not images of one's own"
 
 

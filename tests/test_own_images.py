@@ -169,7 +169,7 @@ def test_replaced_images_are_noticed_and_made_anew(extracted):
     checked = " ".join(extracted.run("check.py", "--dataset", "my photos", check=1).stdout.split())
     assert f"WRONG features/demo-RN/my-photos: {named} since its features were made; features.py" in checked
     made = extracted.run(*command_in(refused), *FEATURES, check=0)
-    assert f"note: my photos/split.json is older than the images: {named}. The file is up to date now." in made.stdout
+    assert f"note: my photos/split.json is older than the images: {named}. The file is updated.." in made.stdout
     assert "50 images, counting views, 3 of them to encode" in made.stdout
     again = extracted.run(*command_in(refused), *FEATURES, check=0)
     assert "0 of them to encode" in again.stdout
@@ -382,7 +382,7 @@ def test_layouts_are_doubted(photos):
     for own in classes:
         own.rename(photos.root / own.name)
     refused = photos.run(*split, check=1)
-    assert "my photos has the folders Training (train), valid (val), and no test" in refused.stderr
+    assert "my photos has the folders Training (train), valid (val), but no test" in refused.stderr
     (photos.folder / "testing").mkdir()
     for own in classes:
         (photos.root / own.name).rename(photos.folder / "testing" / own.name)
@@ -393,7 +393,7 @@ def test_layouts_are_doubted(photos):
     done = photos.run(*split, check=0)
     assert done.stdout.splitlines()[:3] == [
         "note: my photos: 1 hidden or system name skipped: @eaDir (1)",
-        "note: my photos: beside the class folders, in none, and so left out: 1 image (valid/loose.jpg)",
+        "note: my photos: ignored because they are in no class folder: 1 image (valid/loose.jpg)",
         "note: my photos/split.json written: 5 classes, 30 train, 10 val, 10 test",
     ]
     valid = photos.folder / "valid"
@@ -439,7 +439,7 @@ def test_classes_of_one_and_of_two_images_are_trained_on(photos):
     assert (
         f"2 of 5 classes have no images in val, so settings are selected without them: {names[0]}, {names[1]}" in said
     )
-    assert "1 of 5 classes has no image in test, so test accuracy says nothing of how well they are recogn" in said
+    assert "1 of 5 classes has no image in test, so test accuracy does not show how well they are recogn" in said
     trained = photos.run("train.py", *asked, *STEPS, "--text-augmentation", "template_mining", "--save-heads", check=0)
     for shots in ("all-shot", "2-shot"):
         assert re.search(rf"my-photos {shots} seed 1: val .*test ", trained.stdout)
@@ -539,8 +539,8 @@ def test_photographs_are_what_a_person_sees(photos):
     ("words", "message"),
     [
         (["--dataset", "nowhere"], "no dataset is called 'nowhere'; there are: caltech101"),
-        (["--dataset", "nowhere/photos"], "error: nowhere/photos: there is no such folder, or list of images"),
-        (["--dataset", "list.csv"], "error: list.csv: there is no such folder, or list of images"),
+        (["--dataset", "nowhere/photos"], "error: nowhere/photos: no such folder or list of images"),
+        (["--dataset", "list.csv"], "error: list.csv: no such folder or list of images"),
         (["--dataset", "my photos", "other/my-photos"], "my photos and other/my-photos would both be called my-photos"),
         (["--dataset", "my photos", "--templates", "x/vanilla.txt"], "x/vanilla.txt would be called vanilla, as templ"),
         (["--dataset", "my photos", "--templates", "a.txt", "b/a.txt"], "a.txt and b/a.txt would both be called a, in"),

@@ -477,7 +477,7 @@ def test_what_is_passed_over_in_folders_is_said(kept, photos):
     assert [row["image"] for row in rows(done)] == [a, tree, linked, tree]
     notes = [line for line in done.stderr.splitlines() if line.startswith("note: ")]
     assert notes[0] == (
-        f"note: {photos}: files whose names do not end as images' do are passed over: .heic (1), .txt (1), IMG_1 (1)."
+        f"note: {photos}: ignored files without an image ending: .heic (1), .txt (1), IMG_1 (1)."
         " `pip install pillow-heif` lets HEIC be read; or convert such files to JPEG"
     )
     assert notes[1].startswith(f"note: {photos}: 4 hidden or system names skipped: ")

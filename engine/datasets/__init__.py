@@ -1,10 +1,10 @@
-"""Datasets as fixed lists of images: what is installed under DATA_DIR, read and checked (PROTOCOL sections 1 and 2).
+"""Datasets as fixed lists of images: read from DATA_DIR and checked (PROTOCOL sections 1 and 2).
 
-    benchmark = datasets.load("dtd", Path("data"))
-    benchmark.train[0]  # Item(impath="banded/banded_0133.jpg", label=0, classname="banded")
+    dataset = datasets.load("dtd", Path("data"))
+    dataset.train[0]  # Item(impath="banded/banded_0133.jpg", label=0, classname="banded")
 
-`registry` has the table of datasets, `readers` their three formats, `custom` reads images at a path, `few_shot` has the
-few-shot splits.
+`registry` has the table of datasets, `readers` reads their three formats, `custom` reads the images at a path, and
+`few_shot` draws and reads few-shot splits.
 """
 
 from engine.datasets.image_dataset import ImageDataset, Item

@@ -1,4 +1,4 @@
-"""A dataset in memory: three lists of labelled images and the names of the classes."""
+"""A dataset in memory: the labelled images of its three splits, and its class names."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 SPLITS = ("train", "val", "test")
 BACKGROUND = "white"
-"""The colour that transparent pixels of images of one's own are shown on."""
+"""The colour behind transparent pixels of custom images."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image: `impath` is relative to the benchmark's image folder, `classname` as the dataset spells it."""
+    """One image: `impath` is relative to the dataset's image folder, `classname` as the dataset spells it."""
 
     impath: str
     label: int
@@ -23,7 +23,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """An image file when it was last looked at: bytes, modification time in ns, and the digest of its content."""
+    """The last known state of an image file: bytes, modification time in ns, and content digest."""
 
     size: int
     modified: int
@@ -37,7 +37,7 @@ def content_digest(path: Path) -> str:
 
 
 def image_keys(contents: list[str], impaths: list[str]) -> list[str]:
-    """Return what few-shot splits of custom datasets name images by: content digest and path."""
+    """Return the keys, content digest and path, by which few-shot splits of custom datasets refer to images."""
     return [f"{content} {impath}" for content, impath in zip(contents, impaths, strict=True)]
 
 
@@ -45,12 +45,12 @@ def image_keys(contents: list[str], impaths: list[str]) -> list[str]:
 class ImageDataset:
     """The fixed lists of one dataset, in the order that few-shot positions and cached features refer to.
 
-    `classnames[label]` is the raw name: underscores are kept, prompts replace them. A test-only dataset has empty
-    `train` and `val`. For a shifted variant of another dataset, `parent_labels[k]` is the label in that dataset of
-    label k here; for all others it is None. `files` are the image files of a custom dataset, by impath; empty for a
-    published one. `notes` are what a person should know of how it was read. `upright` are images of one's own: to be
-    turned as their EXIF data say, and with transparent pixels on BACKGROUND, which the published datasets' are not.
-    `depth` is the number of bits of images of more than 8; None where no image has been looked at for it.
+    `classnames[label]` is the raw name, with underscores; prompts replace them. A test-only dataset has empty `train`
+    and `val`. For a shifted variant of another dataset, `parent_labels[k]` is the label in that dataset of label k
+    here; for all others it is None. `files` holds the states of the image files of a custom dataset, by impath; it is
+    empty for a published dataset. `notes` are remarks for the user on how the dataset was read. `upright` is true for
+    custom images: they are turned as their EXIF data state, and transparent pixels are put on BACKGROUND; images of
+    published datasets are not. `depth` is the number of bits of images with more than 8; None if no image was checked.
     """
 
     name: str
@@ -65,32 +65,32 @@ class ImageDataset:
     upright: bool = False
     depth: int | None = None
 
-    def items(self, name: str) -> list[Item]:
-        """The list called `name`. Raises ValueError when `name` is not one of train, val and test."""
-        if name not in SPLITS:
-            raise ValueError(f"a dataset has the parts {', '.join(SPLITS)}, not '{name}'")
-        return getattr(self, name)
+    def items(self, split: str) -> list[Item]:
+        """Return the list of a split. Raises ValueError unless `split` is train, val or test."""
+        if split not in SPLITS:
+            raise ValueError(f"a dataset has the splits {', '.join(SPLITS)}, not '{split}'")
+        return getattr(self, split)
 
-    def labels(self, part: str) -> list[int]:
-        """The labels of a part, in its order."""
-        return [item.label for item in self.items(part)]
+    def labels(self, split: str) -> list[int]:
+        """Return the labels of a split, in its order."""
+        return [item.label for item in self.items(split)]
 
     def path(self, item: Item) -> Path:
-        """Where the image file of `item` lies."""
+        """Return the path of an item's image file."""
         return self.image_dir / item.impath
 
-    def digest(self, part: str) -> str:
-        """SHA-256 of a part's rows: what binds cached features to the very list they were made from.
+    def digest(self, split: str) -> str:
+        """Return the SHA-256 of a split's rows, which binds cached features to the exact list they were made from.
 
         The rows are hashed as a compact JSON list of `[impath, label, classname]`, the order of CoOp's split files.
         """
-        rows = [(item.impath, item.label, item.classname) for item in self.items(part)]
+        rows = [(item.impath, item.label, item.classname) for item in self.items(split)]
         return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
 
-    def keys(self, part: str) -> list[str]:
-        """The keys of a part's images in a custom dataset, in its order."""
-        return image_keys(self.contents(part) or [], [item.impath for item in self.items(part)])
+    def keys(self, split: str) -> list[str]:
+        """Return the keys of a split's images in a custom dataset, in its order."""
+        return image_keys(self.contents(split) or [], [item.impath for item in self.items(split)])
 
-    def contents(self, part: str) -> list[str] | None:
-        """The content digests of a part's images, in its order; None for a published dataset."""
-        return [self.files[item.impath].content for item in self.items(part)] if self.files else None
+    def contents(self, split: str) -> list[str] | None:
+        """Return the content digests of a split's images, in its order; None for a published dataset."""
+        return [self.files[item.impath].content for item in self.items(split)] if self.files else None

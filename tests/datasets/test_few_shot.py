@@ -100,7 +100,7 @@ def test_all_shots_are_all_images_in_order(tmp_path):
     items = [Item(f"{k}.jpg", k % 2, "ab"[k % 2]) for k in range(4)]
     benchmark = ImageDataset("demo", tmp_path, items, items, items, ["a", "b"])
     few_shot.check(few_shot.FewShotSplit("demo", few_shot.ALL, 1, [0, 2, 1, 3], [0, 2, 1, 3]), benchmark)
-    with pytest.raises(UserError, match="class 0 has 2 images in val, of which the split has 1 instead of 2"):
+    with pytest.raises(UserError, match="class 0 has 2 images in val, and the few-shot split has 1 of them instead of 2"):
         few_shot.check(few_shot.FewShotSplit("demo", few_shot.ALL, 1, [0, 2, 1, 3], [0, 1, 3]), benchmark)
 
 
@@ -144,13 +144,13 @@ def test_another_number_of_val_shots_is_another_file(tmp_path):
 
 def test_a_different_split_is_never_replaced(tmp_path):
     few_shot.save(few_shot.FewShotSplit("demo", 1, 1, [5], [0]), tmp_path)
-    with pytest.raises(UserError, match=r"shot_1-seed_1.json holds another split .* delete it"):
+    with pytest.raises(UserError, match=r"shot_1-seed_1.json differs from the few-shot split .* delete it"):
         few_shot.save(few_shot.FewShotSplit("demo", 1, 1, [6], [0]), tmp_path)
     assert few_shot.load_split(tmp_path, "demo", 1, 1).train == [5]
 
 
 def test_missing_splits_are_told_at_once(tmp_path):
-    with pytest.raises(few_shot.MissingSplits, match=r"shot_3-seed_9.json is missing; few_shot_split.py makes it$"):
+    with pytest.raises(few_shot.MissingSplits, match=r"shot_3-seed_9.json is missing; few_shot_split.py creates it$"):
         few_shot.load_split(few_shot.PUBLISHED, "dtd", 3, 9)
     few_shot.save(few_shot.FewShotSplit("dtd", 2, 1, [5], [0]), tmp_path)
     with pytest.raises(few_shot.MissingSplits, match=r"shot_2-seed_3.json and 2 more are missing") as caught:
@@ -201,11 +201,11 @@ def test_a_right_split_passes():
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        (split_of(train=[0, 1, 2, 3, 5, 60]), "train has 7 images, the split has position 60"),
-        (split_of(train=[0, 1, 2, 3, 5]), "class 1 has 2 images in train, of which the split has 1 instead of 2"),
-        (split_of(train=[0, 1, 2, 3, 4, 5, 6]), "class 0 has 5 images in train, of which the split has 5 instead of 4"),
-        (split_of(val=[0, 1, 2]), "class 1 has 3 images in val, of which the split has 0 instead of 3"),
-        (split_of(val=[6]), "val has 6 images, the split has position 6"),
+        (split_of(train=[0, 1, 2, 3, 5, 60]), "train has 7 images, but the few-shot split has position 60"),
+        (split_of(train=[0, 1, 2, 3, 5]), "class 1 has 2 images in train, and the few-shot split has 1 of them instead of 2"),
+        (split_of(train=[0, 1, 2, 3, 4, 5, 6]), "class 0 has 5 images in train, and the few-shot split has 5 of them instead of 4"),
+        (split_of(val=[0, 1, 2]), "class 1 has 3 images in val, and the few-shot split has 0 of them instead of 3"),
+        (split_of(val=[6]), "val has 6 images, but the few-shot split has position 6"),
     ],
 )
 def test_a_split_of_another_dataset(split, message):
@@ -233,14 +233,14 @@ def swap_blocks(train, val, test):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda train, val, test: train.pop(), "train has 13499 images, the split was made for 13500"),
-        (lambda train, val, test: val.append(9), "val has 5401 images, the split was made for 5400"),
-        (lambda train, val, test: test.pop(), "test has 8099 images, the split was made for 8100"),
+        (lambda train, val, test: train.pop(), "train has 13499 images, not 13500"),
+        (lambda train, val, test: val.append(9), "val has 5401 images, not 5400"),
+        (lambda train, val, test: test.pop(), "test has 8099 images, not 8100"),
         (
             lambda train, val, test: train.__setitem__(1499, 1),
-            "train has 1499 images of class 0 where the split was made for 1500 of class 0",
+            "train has 1499 images of class 0, not 1500 of class 0",
         ),
-        (swap_blocks, "train has 1500 images of class 1 where the split was made for 1500 of class 0"),
+        (swap_blocks, "train has 1500 images of class 1, not 1500 of class 0"),
     ],
 )
 def test_a_published_split_and_another_installation(change, message):
@@ -259,7 +259,7 @@ def test_a_folder_of_splits_may_have_class_counts_of_its_own(tmp_path):
     few_shot.save(few_shot.FewShotSplit("dtd", 1, 1, *few_shot.draw(train, val, 1, 1)), tmp_path)
     split = few_shot.load_split(tmp_path, "dtd", 1, 1)
     few_shot.check(split, benchmark_of([0, 0, 0, 1, 1], [0, 1], test=[0, 1]))
-    with pytest.raises(UserError, match="test has 1 images, the split was made for 2"):
+    with pytest.raises(UserError, match="test has 1 images, not 2"):
         few_shot.check(split, benchmark_of([0, 0, 0, 1, 1], [0, 1], test=[0]))
     (tmp_path / "dtd" / "class_counts.json").write_text("{")
     with pytest.raises(UserError, match=r"class_counts\.json: not JSON"):

@@ -112,7 +112,7 @@ def test_a_missing_demo_is_drawn_where_it_was_looked_for(tmp_path, monkeypatch, 
     data_dir = tmp_path / "my data"
     if interrupted:
         (data_dir / name).mkdir(parents=True)
-    with pytest.raises(UserError, match=says(name, str(data_dir), "DATASETS.md", "this draws it")) as caught:
+    with pytest.raises(UserError, match=says(name, str(data_dir), "DATASETS.md", "To draw it, run")) as caught:
         datasets.load(name, data_dir)
     python, *words = shlex.split(str(caught.value).splitlines()[-1])
     assert (python, words[:2]) == ("python", ["-m", "engine.demo.install"])
@@ -133,7 +133,7 @@ def test_a_missing_image_folder_is_no_list_of_images(install_split, small_split)
 def test_missing_images_are_counted_and_the_first_five_named(install_split, small_split):
     data_dir = install_split("dtd", small_split)
     (data_dir / "dtd" / "images" / "a" / "3.jpg").unlink()
-    with pytest.raises(UserError, match=says("dtd: 1 image of its list is not in", ": a/3.jpg. DATASETS.md")):
+    with pytest.raises(UserError, match=says("dtd: 1 image of its list is not in", ": a/3.jpg. For the folder tree, see DATASETS.md")):
         datasets.load("dtd", data_dir)
     for file in (data_dir / "dtd" / "images" / "b").iterdir():
         file.unlink()
@@ -300,10 +300,10 @@ def test_readme_and_hidden_files_are_no_images(install_folders):
     [
         ("demo_sketch", ["n000", "n001"], ["class folders are missing: n002, n003, n004, n005, n006 and 5 more"]),
         ("demo_v2", ["0", "1"], ["class folders are missing: 2, 3"]),
-        ("demo_a", ["n000", "n999"], ["folders that are no class: n999"]),
-        ("demo_v2", [*map(str, range(13))], ["folders that are no class: 12"]),
+        ("demo_a", ["n000", "n999"], ["folders that are not classes: n999"]),
+        ("demo_v2", [*map(str, range(13))], ["folders that are not classes: 12"]),
         ("demo_a", [], ["demo_a: its image folder"]),
-        ("imagenet_a", ["n000"], ["imagenet-a: 1 class folders, but imagenet_a has 2 of imagenet's 12: an incomplete"]),
+        ("imagenet_a", ["n000"], ["imagenet-a: 1 class folders, but imagenet_a has 2 of imagenet's 12; incomplete installation"]),
         ("imagenet_r", ["n000", "n001", "n002"], ["3 class folders, but imagenet_r has 2 of imagenet's 12"]),
     ],
 )
@@ -321,7 +321,7 @@ def test_empty_class_folders(install_folders):
     with pytest.raises(UserError, match=says(str(folder), "without images")):
         datasets.load("demo_a", data_dir)
     folder.rmdir()
-    with pytest.raises(UserError, match="0 class folders, but at least one is needed"):
+    with pytest.raises(UserError, match="0 class folders, but it needs at least one"):
         datasets.load("demo_a", data_dir)
 
 
@@ -329,7 +329,7 @@ def test_empty_class_folders(install_folders):
     ("lines", "message"),
     [
         ("n000 tench\nn001\n", "line 2: not `<id> <class name>`: 'n001'"),
-        ("n000 tench\nn000 shark\n", "line 2: the id is there twice: 'n000 shark'"),
+        ("n000 tench\nn000 shark\n", "line 2: the id occurs twice: 'n000 shark'"),
     ],
 )
 def test_malformed_classnames(install_folders, lines, message):
@@ -369,7 +369,7 @@ def test_the_table_has_the_fifteen_and_the_demo():
 
 
 def test_an_unknown_name_lists_the_names(tmp_path):
-    with pytest.raises(UserError, match=says("no dataset is called 'cifar'", "caltech101, imagenet", "demo_r")):
+    with pytest.raises(UserError, match=says("unknown dataset 'cifar'", "caltech101, imagenet", "demo_r")):
         datasets.load("cifar", tmp_path)
 
 

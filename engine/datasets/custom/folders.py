@@ -1,4 +1,4 @@
-"""The images of a folder: class folders, or folders of parts (train, val, test) with class folders in them."""
+"""Find the images of a folder: class folders, or split folders (train, val, test) with class folders in them."""
 
 from __future__ import annotations
 
@@ -8,159 +8,164 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from engine.datasets.checks import list_preview, pluralize
-from engine.datasets.custom.split_names import part_of
+from engine.datasets.custom.split_names import parse_split
 from engine.datasets.image_dataset import SPLITS
 from engine.datasets.image_files import SkippedFiles, is_image
 from engine.errors import UserError
 
 
 @dataclass(frozen=True)
-class Found:
-    """An image that was found: `label` is its class folder, or what the CSV says; `part` is None where it is drawn."""
+class FoundImage:
+    """An image: `label` is its class folder or its label in the CSV; `split` is None if it is still to be drawn."""
 
     impath: str
     label: str
-    part: str | None = None
+    split: str | None = None
 
 
 @dataclass
-class Passed(SkippedFiles):
-    """`loose` are images beside class folders."""
+class FolderSkips(SkippedFiles):
+    """Ignored names, and `loose`: images beside class folders."""
 
     loose: list[str] = field(default_factory=list)
 
     def notes(self, place: str | os.PathLike[str]) -> list[str]:
-        """Return a line for each kind of files that are passed over."""
-        count, shown = pluralize(len(self.loose), "image"), list_preview(self.loose)
-        loose = f"{place}: beside the class folders, in none, and so left out: {count} ({shown})"
-        return [*super().notes(place), *[loose] * bool(self.loose)]
+        """Return a note for each kind of ignored files."""
+        loose = f"{pluralize(len(self.loose), 'image')} ({list_preview(self.loose)})"
+        note = f"{place}: ignored because they are in no class folder: {loose}"
+        return [*super().notes(place), *[note] * bool(self.loose)]
 
 
-def from_folders(root: Path) -> tuple[list[Found], list[str]]:
-    """Return the images under a folder, by class in the order of their folders' names, and notes on what is left out.
+def find_in_folders(root: Path) -> tuple[list[FoundImage], list[str]]:
+    """Return the images under a folder, by class in the order of their folders' names, and notes on ignored files.
 
-    Raises UserError for a layout that is none, or whose parts are not plain.
+    Raises UserError for an unknown or ambiguous layout.
     """
-    passed = Passed()
-    parts: dict[str, list[str]] = {}
+    skips = FolderSkips()
+    split_folders: dict[str, list[str]] = {}
     others = []
-    for entry in visible(root, Passed()):
-        if entry.is_dir() and (part := part_of(entry.name)):
-            parts.setdefault(part, []).append(entry.name)
+    for entry in visible(root, FolderSkips()):
+        if entry.is_dir() and (split := parse_split(entry.name)):
+            split_folders.setdefault(split, []).append(entry.name)
         elif entry.is_dir():
             others.append(entry.name)
-    if not parts or (others and not (len(parts) > 1 and "train" in parts)):
-        return _classes(root, "", passed), passed.notes(root)
-    _check_parts(root, parts, others)
-    passed.loose += [entry.name for entry in visible(root, passed) if not entry.is_dir() and is_image(entry.name)]
-    images = [image for part, (folder,) in parts.items() for image in _classes(root, f"{folder}/", passed, part)]
-    images.sort(key=lambda image: (image.label, SPLITS.index(image.part)))
-    return images, passed.notes(root)
+    if not split_folders or (others and not (len(split_folders) > 1 and "train" in split_folders)):
+        return _find_classes(root, "", skips), skips.notes(root)
+    _check_split_folders(root, split_folders, others)
+    skips.loose += [entry.name for entry in visible(root, skips) if not entry.is_dir() and is_image(entry.name)]
+    images = []
+    for split, (folder,) in split_folders.items():
+        images += _find_classes(root, f"{folder}/", skips, split)
+    images.sort(key=lambda image: (image.label, SPLITS.index(image.split)))
+    return images, skips.notes(root)
 
 
-def _check_parts(root: Path, parts: dict[str, list[str]], others: list[str]) -> None:
-    """Raise UserError unless each part has one folder, train and test are there, and nothing is beside them."""
-    said = ", ".join(folder if folder == part else f"{folder} ({part})" for part in parts for folder in parts[part])
-    for part, folders in parts.items():
+def _check_split_folders(root: Path, split_folders: dict[str, list[str]], others: list[str]) -> None:
+    """Raise UserError unless each split has one folder, train and test exist, and no other folder is beside them."""
+    pairs = [(split, folder) for split, folders in split_folders.items() for folder in folders]
+    found = ", ".join(folder if folder == split else f"{folder} ({split})" for split, folder in pairs)
+    for split, folders in split_folders.items():
         if len(folders) > 1:
-            raise UserError(f"{root}: {' and '.join(folders)} all mean {part}; keep one, and move the others away")
-    if lacking := [part for part in ("train", "test") if part not in parts]:
-        remedy = "" if "val" not in parts else f". If {parts['val'][0]} is what you test on, rename it test"
+            raise UserError(f"{root}: {' and '.join(folders)} all mean {split}; keep one, and move the others away")
+    if missing := [split for split in ("train", "test") if split not in split_folders]:
+        remedy = "" if "val" not in split_folders else f". If you test on {split_folders['val'][0]}, rename it test"
         raise UserError(
-            f"{root} has the folders {said}, and no {' and no '.join(lacking)}. It needs train and test, and may have"
-            " val, which is drawn from train otherwise; or else a folder for each class" + remedy
+            f"{root} has the folders {found}, but no {' and no '.join(missing)}. It needs train and test, and may have"
+            " val, which is otherwise drawn from train; or it needs one folder per class" + remedy
         )
     if others:
         raise UserError(
-            f"{root} has the folders {said}, and others beside them: {list_preview(others)}. Move these away, or"
+            f"{root} has the folders {found}, and others beside them: {list_preview(others)}. Move the others away, or"
             " rename them train, val or test"
         )
 
 
-def doubt_classes(root: Path, images: list[Found]) -> None:
-    """Raise UserError for "classes" in folders that all have the same folders in them: these may be the classes.
+def reject_ambiguous_classes(root: Path, images: list[FoundImage]) -> None:
+    """Raise UserError if all class folders have the same subfolders, which may be the real classes.
 
-    One such folder alone is no matter (`cat/images/1.jpg`, `dog/images/1.jpg`), and a part as the name of one class
-    (`train`, beside `car`) is none if it has images directly in it.
+    A single shared subfolder is fine (`cat/images/1.jpg`, `dog/images/1.jpg`). So is one class named like a split
+    (`train`, beside `car`) with images directly in its folder.
     """
     inside: dict[str, set[str]] = {}
     direct = set()
     for image in images:
-        folders = PurePosixPath(image.impath).parts[1 if image.part is None else 2 : -1]
+        folders = PurePosixPath(image.impath).parts[1 if image.split is None else 2 : -1]
         inside.setdefault(image.label, set()).update(folders[:1])
         direct |= set() if folders else {image.label}
     shared = sorted(set.intersection(*inside.values())) if len(inside) > 1 else []
     labels = list_preview(inside)
-    if len(shared) > 1 and all(map(part_of, shared)):
+    if len(shared) > 1 and all(map(parse_split, shared)):
         raise UserError(
-            f"{root}: each class ({labels}) has folders of parts in it: {list_preview(shared)}. Parts come first,"
-            f" classes inside them: move images to {root / 'train' / next(iter(inside))} and so on"
+            f"{root}: each class ({labels}) has split folders in it: {list_preview(shared)}. Split folders come first,"
+            f" with class folders inside: move images to {root / 'train' / next(iter(inside))} and so on"
         )
     if len(shared) > 1:
         raise UserError(
             f"{root}: {labels} would be the classes, but all have the same folders in them:"
             f" {list_preview(shared)}. If these are the classes, rename the folders above them train, val and"
-            " test, or move them up; if not, put the images of a class into its folder directly, or list them in a CSV"
+            " test, or move them up; if not, put the images of a class directly into its folder, or list them in a CSV"
         )
-    odd = [label for label, folders in inside.items() if part_of(label) and len(folders) > 1 and label not in direct]
+    odd = [
+        label for label, folders in inside.items() if parse_split(label) and len(folders) > 1 and label not in direct
+    ]
     if odd:
         folders = sorted(inside[odd[0]])
         raise UserError(
-            f"{root}: {odd[0]} would be a class, but is called as a part is, and has folders in it:"
-            f" {list_preview(folders)}. If these are the classes, there should be train and test, and nothing"
-            f" beside them; if not, put the images of {odd[0]} into its folder directly"
+            f"{root}: {odd[0]} would be a class, but has the name of a split, and folders in it:"
+            f" {list_preview(folders)}. If these are the classes, keep only train and test (and val) in {root};"
+            f" if not, put the images of {odd[0]} directly into its folder"
         )
 
 
-def _classes(root: Path, inside: str, passed: Passed, part: str | None = None) -> list[Found]:
-    """The images of the class folders in a folder `inside` (`train/`) of `root`; raises UserError for one without."""
-    images: list[Found] = []
-    for entry in visible(root / inside, passed):
+def _find_classes(root: Path, inside: str, skips: FolderSkips, split: str | None = None) -> list[FoundImage]:
+    """Return the images of the class folders in `inside` (`train/`) of `root`. Raises UserError if a class has none."""
+    images: list[FoundImage] = []
+    for entry in visible(root / inside, skips):
         if entry.is_dir():
-            before = len(passed.endings)
-            found = [Found(path, entry.name, part) for path in _walk(root, f"{inside}{entry.name}", passed)]
+            before = len(skips.endings)
+            found = [FoundImage(path, entry.name, split) for path in _walk(root, f"{inside}{entry.name}", skips)]
             if not found:
-                others = sorted(set(passed.endings[before:]))
-                endings = f" (what is there ends in {list_preview(others)})" if others else ""
-                raise UserError(f"{entry.path}: a class folder without images{endings}; remove it, or put some there")
+                others = sorted(set(skips.endings[before:]))
+                endings = f" (only files ending in {list_preview(others)})" if others else ""
+                raise UserError(f"{entry.path}: a class folder without images{endings}; remove it, or add images")
             images += found
         elif is_image(entry.name):
-            passed.loose.append(f"{inside}{entry.name}")
+            skips.loose.append(f"{inside}{entry.name}")
     if not images:
-        raise UserError(f"{root / inside} has no folders: it should have one for each class, with its images in it")
+        raise UserError(f"{root / inside} has no folders; it needs one folder per class, with the images in it")
     return images
 
 
-def _walk(root: Path, folder: str, passed: Passed, above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Paths from `root` of all images in `folder` and in folders below, links followed.
+def _walk(root: Path, folder: str, skips: FolderSkips, above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield paths from `root` of all images in and below `folder`, links followed.
 
     `above` are the real paths of the folders on the way.
     """
     real = os.path.realpath(root / folder)
     if real in above:
-        raise UserError(f"{root / folder} is a link to a folder that it lies in; remove it")
-    for entry in visible(root / folder, passed):
+        raise UserError(f"{root / folder} is a link to a folder that contains it; remove it")
+    for entry in visible(root / folder, skips):
         path = f"{folder}/{entry.name}"
         if entry.is_dir():
-            yield from _walk(root, path, passed, (*above, real))
+            yield from _walk(root, path, skips, (*above, real))
         elif not entry.is_file():
-            raise UserError(f"{entry.path}: a link to a file that is not there, or no file at all; remove it")
+            raise UserError(f"{entry.path}: a link to a missing file, or not a regular file; remove it")
         elif is_image(entry.name):
             yield path
         else:
-            passed.add(entry.name)
+            skips.add(entry.name)
 
 
-def visible(folder: Path, passed: SkippedFiles) -> list[os.DirEntry[str]]:
-    """What lies in a folder, sorted by name, without what is skipped; raises UserError for names that are no text."""
-    seen = passed.list_folder(folder)
+def visible(folder: Path, skips: SkippedFiles) -> list[os.DirEntry[str]]:
+    """Return the entries of a folder, sorted by name, without skipped ones. Raises UserError for names not in UTF-8."""
+    seen = skips.list_folder(folder)
     if odd := [ascii(entry.name) for entry in seen if not _is_text(entry.name)]:
-        raise UserError(f"{folder}: names that are not in UTF-8, rename them: {list_preview(odd)}")
+        raise UserError(f"{folder}: names that are not in UTF-8; rename them: {list_preview(odd)}")
     return seen
 
 
 def _is_text(name: str) -> bool:
-    """Whether a file's name is text: Python has lone surrogates for other bytes."""
+    """Return whether a file's name is text: Python uses lone surrogates for other bytes."""
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -108,10 +108,10 @@ def test_parts_must_not_become_empty(tmp_path, put_images):
     put_images(root, [f"{part}/{name}/{n}.jpg" for part in SPLITS for name in ("cat", "dog") for n in range(3)])
     read(root)
     shutil.rmtree(root / "val")
-    assert "split.json: no image is left in val. Add some, or delete this file: the images are then" in error(root)
+    assert "split.json: no image is left in val. Add some, or delete this file to divide the images again" in error(root)
     put_images(root, ["val/dog/9.jpg"])
     shutil.rmtree(root / "train" / "cat")
-    assert "split.json: no image to train on is left of cat. Add some, remove the class, or delete" in error(root)
+    assert "split.json: no training image is left of cat. Add some, remove the class, or delete" in error(root)
 
 
 def test_the_depth_of_images_that_come_later(photos):
@@ -134,9 +134,9 @@ def test_files_that_changed_are_told_from_files_that_were_touched(photos):
     shutil.copytree(photos, photos.parent / "moved" / "photos", copy_function=shutil.copyfile)
     picture.write_bytes(picture.read_bytes()[:-1] + b"?")
     (note,) = read(photos, write=False).notes
-    assert "1 image replaced (cat/3.jpg). features.py brings the file up to date" in note
+    assert "1 image replaced (cat/3.jpg). To update the file, run features.py" in note
     (note,) = read(photos).notes
-    assert "1 image replaced (cat/3.jpg). The file is up to date now" in note
+    assert "1 image replaced (cat/3.jpg). The file is updated." in note
     assert read(photos).notes == ()
     changed = [path for path, state in read(photos).files.items() if state.content != before.files[path].content]
     assert changed == ["cat/3.jpg"]
@@ -155,7 +155,7 @@ def test_times_alone_need_no_folder_that_can_be_written_to(photos, monkeypatch):
     picture.write_bytes(picture.read_bytes() + b"another")
     assert "cannot be written" in error(photos)
     picture.write_bytes(b"another")
-    assert f"files that are no images, or too large: 1. Replace or remove them:\n  {picture}" in error(photos)
+    assert f"files that are not images, or too large: 1. Replace or remove them:\n  {picture}" in error(photos)
 
 
 def _fail(path, text):
@@ -167,7 +167,7 @@ def test_copies_and_links_are_noted(photos):
     shutil.copy(photos / "cat" / "1.jpg", photos / "cat" / "copy.jpg")
     (photos / "cat" / "again").symlink_to(photos / "big_dog")
     (_, note) = read(photos).notes
-    assert "more than once, as copies or links: big_dog/0.jpg and cat/again/0.jpg, big_dog/1.jpg and" in note
+    assert "duplicate images, as copies or links: big_dog/0.jpg and cat/again/0.jpg, big_dog/1.jpg and" in note
     assert "and 6 more; training images may be among" in note
 
 
@@ -177,7 +177,7 @@ def test_a_line_of_the_split_that_was_copied_is_refused(photos):
     split = json.loads((photos / "split.json").read_text(encoding="utf-8"))
     split["test"].append(split["train"][0])
     (photos / "split.json").write_text(json.dumps(split))
-    assert f"split.json has images more than once: {split['train'][0][0]}; leave one line of each" in error(photos)
+    assert f"split.json lists images more than once: {split['train'][0][0]}; keep one line for each" in error(photos)
 
 
 def test_a_class_is_drawn_from_its_own_images_alone(photos, put_images):
@@ -221,7 +221,7 @@ def test_images_that_went_leave_the_others_where_they_were(photos):
     (photos / gone).unlink()
     assert gone in paths(read(photos, check_images=False), "test")  # enough to draw few-shot splits
     (note,) = (after := read(photos)).notes
-    assert f"photos/split.json is older than the images: 1 image removed ({gone}). The file is up to date" in note
+    assert f"photos/split.json is older than the images: 1 image removed ({gone}). The file is updated" in note
     assert [paths(after, part) for part in SPLITS] == [
         [path for path in paths(before, part) if path != gone] for part in SPLITS
     ]
@@ -238,7 +238,7 @@ def test_images_that_went_leave_the_others_where_they_were(photos):
         item for item in after.train if item.classname != "cat"
     ]
     shutil.rmtree(photos / "cat")
-    assert "has one class" in error(photos)
+    assert "has only one class" in error(photos)
 
 
 def test_images_and_classes_with_new_names_are_recognised(photos):
@@ -249,7 +249,7 @@ def test_images_and_classes_with_new_names_are_recognised(photos):
     (note,) = (after := read(photos)).notes
     assert "11 images renamed (" in note
     assert "cat/2.jpg to cat/two.jpg" in note or "and 6 more" in note
-    assert "class big_dog is called wolf now" in note
+    assert "class big_dog is now called wolf" in note
     assert after.classnames == ["wolf", "cat"]
     for part in SPLITS:
         assert sorted(after.contents(part)) == sorted(before.contents(part))
@@ -278,7 +278,7 @@ def test_states_that_are_none_are_refused(photos, states):
     read(photos)
     split = json.loads((photos / "split.json").read_text(encoding="utf-8"))
     (photos / "split.json").write_text(json.dumps(split | {"images": states}))
-    assert 'split.json: "images" does not hold [bytes, modification time, content digest]' in error(photos)
+    assert 'split.json: "images" does not have [bytes, modification time, content digest]' in error(photos)
 
 
 def test_parts_in_folders(tmp_path, put_images):
@@ -317,11 +317,11 @@ def test_folders_are_gone_through_to_the_last(photos, put_images):
     assert len(every_path(found)) == 23
     assert {"cat/deep/er/10.JPG", "cat/link.Jpeg", "cat/folder/two.jpg"} < set(every_path(found))
     said = "\n".join(found.notes)
-    assert "names do not end as images' do are passed over: .txt (2), .HEIC (1). `pip install pillow-heif` lets" in said
+    assert "ignored files without an image ending: .txt (2), .HEIC (1). To read HEIC files, `pip" in said
     assert f"{photos}: 3 hidden or system names skipped: .git (1), .hidden.jpg (1), .thumbnails (1)" in said
-    assert f"{photos}: beside the class folders, in none, and so left out: 1 image (top.jpg)" in said
+    assert f"{photos}: ignored because they are in no class folder: 1 image (top.jpg)" in said
     (photos / "cat" / "deep" / "loop").symlink_to(photos / "cat")
-    assert "cat/deep/loop is a link to a folder that it lies in; remove it" in error(photos)
+    assert "cat/deep/loop is a link to a folder that contains it; remove it" in error(photos)
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_parts_are_spelt_in_many_ways(tmp_path, put_images, spelt):
     assert found.classnames == ["a", "b"]
     for part, count in counts.items():
         assert paths(found, part) == [f"{spelt[part]}/{name}/{i}.jpg" for name in "ab" for i in range(count)]
-    assert f"left out: 2 images (loose.jpg, {spelt['val']}/loose.jpg)" in found.notes[0]
+    assert f"in no class folder: 2 images (loose.jpg, {spelt['val']}/loose.jpg)" in found.notes[0]
     assert read(root).digest("train") == found.digest("train")
 
 
@@ -377,10 +377,10 @@ def test_classes_of_one_or_two_images_are_trained_on(photos, few, divided):
     assert [found.labels(part).count(1) for part in SPLITS] == divided
     said = "\n".join(found.notes)
     assert "photos: 1 of 2 classes has no image in val, so settings are selected without them: cat" in said
-    assert (few == 1) == ("no image in test, so test accuracy says nothing of how well they are recogn" in said)
+    assert (few == 1) == ("no image in test, so test accuracy does not show how well they are recogn" in said)
     train, val = few_shot.sample(found.labels("train"), found.labels("val"), 4, 1)
     few_shot.check(few_shot.FewShotSplit("photos", 4, 1, train, val), found)
-    assert len(splits.shortages(found, [4])) == 2
+    assert len(splits.note_shortages(found, [4])) == 2
     assert read(photos).notes == found.notes[: -3 + (few == 2)] + found.notes[-2 + (few == 2) :]
 
 
@@ -443,28 +443,28 @@ def test_a_list_with_a_split(csv):
     [
         (["picture,label", "images/0.jpg,a"], "the columns image,label or image,label,split, not ['picture', 'label']"),
         (["image|label", "images/0.jpg|a"], "not ['image|label']"),
-        (["image,label,Label", "images/0.jpg,a,b"], "columns of the same name: label; rename those to be passed over"),
+        (["image,label,Label", "images/0.jpg,a,b"], "columns of the same name: label; rename those to ignore"),
         ([], "not []"),
         (["image,label"], "lists no images"),
         (["image,label", "images/0.jpg,a", "images/1.jpg"], "line 3: more or fewer fields"),
-        (["image,label", "images/0.jpg,a, b"], "line 2: more or fewer fields than the first line has (a sep"),
+        (["image,label", "images/0.jpg,a, b"], "line 2: more or fewer fields than the first line (put"),
         (["image,label", "images/0.jpg, "], "line 2: no label"),
-        (["image,label", "/etc/0.jpg,a"], "line 2: '/etc/0.jpg' is no path below the folder of the list"),
-        (["image,label", "images/../../0.jpg,a"], "'images/../../0.jpg' is no path below"),
-        (["image,label", ",a"], "line 2: '' is no path below"),
+        (["image,label", "/etc/0.jpg,a"], "line 2: '/etc/0.jpg' is not below the folder of the list"),
+        (["image,label", "images/../../0.jpg,a"], "'images/../../0.jpg' is not below"),
+        (["image,label", ",a"], "line 2: '' is not below"),
         (["image,label,split", "images/0.jpg,a,eval"], "line 2: split is 'eval', not train, val or test"),
-        (["image,label,split", "images/0.jpg,a,train"], "split should have train, test and perhaps val"),
+        (["image,label,split", "images/0.jpg,a,train"], "the column split needs train and test, and may have val"),
         (["image,label", "images/0.jpg,a", "./images//0.jpg,b"], "listed more than once: images/0.jpg"),
-        (["image,label", "images/0.jpg,a", "images/x.jpg,a", "y/0.jpg,b"], "2 of 3 images are not there: images/x.jpg"),
+        (["image,label", "images/0.jpg,a", "images/x.jpg,a", "y/0.jpg,b"], "2 of 3 images do not exist: images/x.jpg"),
         (["image,label", "images/0.jpg,a\0"], "birds.csv"),
-        (["image,label", *[f"images/{i}.jpg,a" for i in range(9)]], "has one class, a; a classifier needs two or more"),
+        (["image,label", *[f"images/{i}.jpg,a" for i in range(9)]], "has only one class, a; a classifier needs two or more"),
         (
             ["image,label", *[f"images/{i}.jpg,{i // 2}" for i in range(20)]],
-            "too few images of every class: none is left",
+            "every class has too few images: none are left",
         ),
         (
             ["image,label,split", *[f"images/{i}.jpg,{'ab'[i % 2]},{'train' if i else 'test'}" for i in range(3)]],
-            "none is left for val. A class needs 2 in train to be in each of train, val; add some",
+            "none are left for val. A class needs 2 in train to be in each of train, val; add images",
         ),
     ],
 )
@@ -501,7 +501,7 @@ def test_lists_name_files_with_accents_as_they_like(csv, put_images):
 def test_what_is_missing_is_shown_with_what_is_there(csv):
     said = error(csv(["image,label", "images/19.JPEG,a", "image\\0.jpg,a", "images/12.jpg,b"]))
     assert (
-        "2 of 3 images are not there: images/19.JPEG (there is images/19.jpg), image\\0.jpg (there is images)" in said
+        "2 of 3 images do not exist: images/19.JPEG (there is images/19.jpg), image\\0.jpg (there is images)" in said
     )
 
 
@@ -509,7 +509,7 @@ def test_what_is_missing_is_shown_with_what_is_there(csv):
 def test_columns_that_look_like_parts_are_noted(csv, column, word):
     path = csv([f"image,label,{column}", *[f"images/{i}.jpg,n{i % 2},{word}" for i in range(20)]])
     assert read(path).notes[0] == (
-        f"{path}: not read: {column.lower()}. A column that says train, val or test has to be called split"
+        f"{path}: ignored columns: {column.lower()}. If a column has train, val or test, name it split"
     )
 
 
@@ -543,7 +543,7 @@ def test_classes_are_renamed(photos, put_images):
     }
     (photos / "classnames.txt").unlink()
     (note,) = read(photos).notes
-    assert "class lion, tiger is called big cat now; class Bernhardiner-Hündin is called big_dog now" in note
+    assert "class lion, tiger is now called big cat; class Bernhardiner-Hündin is now called big_dog" in note
     assert read(photos).classnames == ["big cat", "big x", "big_dog", "cat"]
     (photos / "split.json").unlink()
     (photos / "classnames.json").write_text('{"cat": "Katze"}')
@@ -563,9 +563,9 @@ def test_accents_are_the_same_however_they_are_stored(photos, name, text):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("classnames.txt", "bird robin", "classnames.txt: no class is called bird; there are big_dog, cat"),
+        ("classnames.txt", "bird robin", "classnames.txt: unknown classes bird; the classes are big_dog, cat"),
         ("classnames.txt", "cat", "line 1: not `<folder> <class name>`: 'cat'"),
-        ("classnames.txt", "cat Katze\ncat Kater", "line 2: cat has a name already"),
+        ("classnames.txt", "cat Katze\ncat Kater", "line 2: cat already has a name"),
         ("classnames.json", '["cat"]', "not an object of class names by folder"),
         ("classnames.json", '{"cat": ""}', "not an object of class names by folder"),
         ("classnames.json", '{"cat": 1}', "not an object of class names by folder"),
@@ -573,9 +573,9 @@ def test_accents_are_the_same_however_they_are_stored(photos, name, text):
         (
             "classnames.json",
             '{"cat": "Katze", "cat": "Kater"}',
-            "classnames.json: named more than once: cat; leave one",
+            "classnames.json: named more than once: cat; keep one",
         ),
-        ("classnames.txt", "cat BIG Dog", "same name, but for capitals and underscores: big_dog and cat"),
+        ("classnames.txt", "cat BIG Dog", "differ only in capitals and underscores: big_dog and cat"),
     ],
 )
 def test_names_that_are_refused(photos, name, text, message):
@@ -586,16 +586,16 @@ def test_names_that_are_refused(photos, name, text, message):
 def test_two_lists_of_names_are_refused(photos):
     for name in ("classnames.txt", "classnames.json"):
         (photos / name).write_text("{}")
-    assert "both rename classes; remove one" in error(photos)
+    assert "both name the classes; remove one" in error(photos)
 
 
 def test_labels_that_say_nothing_are_noted(tmp_path, put_images):
     """Numbers of any form, and what programs write for a label that is missing."""
     put_images(tmp_path / "digits", [f"{label}/{number}.jpg" for label in ("0", "-1.0", "1e3") for number in range(3)])
-    assert "classes are called -1.0, 0, 1e3; prompts need names" in read(tmp_path / "digits").notes[0]
+    assert "classes are called -1.0, 0, 1e3, but prompts need names" in read(tmp_path / "digits").notes[0]
     put_images(tmp_path / "named", [f"{label}/{number}.jpg" for label in ("NaN", "7", "cat") for number in range(3)])
     (note, _) = read(tmp_path / "named").notes
-    assert "a class is called NaN, as programs write where a label is missing; if it is none, remove its images" in note
+    assert "a class is called NaN, which programs write for a missing label; if its images have no label" in note
 
 
 # --- what makes no dataset -------------------------------------------------------------------------------------------
@@ -643,20 +643,20 @@ def _parts_in_classes(photos):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda photos: (photos / "ant").mkdir(), "photos/ant: a class folder without images; remove it, or put some"),
+        (lambda photos: (photos / "ant").mkdir(), "photos/ant: a class folder without images; remove it, or add"),
         (lambda photos: _cut(photos, 0), "photos/cat: a class folder without images"),
-        (lambda photos: [p.rename(p.with_suffix(".txt")) for p in photos.glob("*/*")], "(what is there ends in .txt)"),
-        (lambda photos: shutil.rmtree(photos / "cat"), "photos has one class, big_dog"),
+        (lambda photos: [p.rename(p.with_suffix(".txt")) for p in photos.glob("*/*")], "(only files ending in .txt)"),
+        (lambda photos: shutil.rmtree(photos / "cat"), "photos has only one class, big_dog"),
         (lambda photos: [shutil.rmtree(path) for path in photos.iterdir()], "photos has no folders"),
         (
             lambda photos: [shutil.rmtree(photos / "big_dog"), _cut(photos, 2), put_two(photos)],
-            "too few images of every class: none is left for val. A class needs 3 to be in each of train, val, test",
+            "every class has too few images: none are left for val. A class needs 3 to be in each of train, val, test",
         ),
         (lambda photos: shutil.copytree(photos / "cat", photos / "Big Dog"), "underscores: Big Dog and big_dog"),
         (lambda photos: [shutil.copytree(photos / "cat", photos / n) for n in ("é", "e\u0301")], "underscores: e"),
-        (lambda photos: _part(photos, "train", "val"), "train, val, and no test. It needs train and test, and may"),
-        (lambda photos: _part(photos, "Train", "valid"), "has the folders Train (train), valid (val), and no test"),
-        (lambda photos: _part(photos, "train", "valid"), "If valid is what you test on, rename it test"),
+        (lambda photos: _part(photos, "train", "val"), "train, val, but no test. It needs train and test, and may"),
+        (lambda photos: _part(photos, "Train", "valid"), "has the folders Train (train), valid (val), but no test"),
+        (lambda photos: _part(photos, "train", "valid"), "If you test on valid, rename it test"),
         (
             lambda photos: _part(photos, "TRAIN", "training_set", "test"),
             "TRAIN and training_set all mean train; keep one",
@@ -667,32 +667,32 @@ def _parts_in_classes(photos):
         ),
         (
             lambda photos: [_part(photos, "train", "test"), shutil.rmtree(photos / "train/cat")],
-            "photos: no images to train on of cat. Add some, or remove the class",
+            "photos: no training images of cat. Add some, or remove the class",
         ),
         (
             lambda photos: _part(photos, "learn", "exam"),
             "photos: exam, learn would be the classes, but all have the same folders in them: big_dog, cat. If these",
         ),
-        (_parts_in_classes, "each class (big_dog, cat) has folders of parts in it: Testing, train. Parts come first"),
+        (_parts_in_classes, "each class (big_dog, cat) has split folders in it: Testing, train. Split folders come first"),
         (
             lambda photos: [_part(photos, "train"), put_two(photos / "unlabelled")],
-            "photos: train would be a class, but is called as a part is, and has folders in it: big_dog, cat. If",
+            "photos: train would be a class, but has the name of a split, and folders in it: big_dog, cat. If",
         ),
-        (_flat_test, "photos/test has no folders: it should have one for each class"),
-        (lambda photos: (photos / "cat" / "gone.jpg").symlink_to("nowhere"), "gone.jpg: a link to a file that is not"),
-        (lambda photos: os.mkfifo(photos / "cat" / "pipe.jpg"), "pipe.jpg: a link to a file that is not there, or no"),
+        (_flat_test, "photos/test has no folders; it needs one folder per class"),
+        (lambda photos: (photos / "cat" / "gone.jpg").symlink_to("nowhere"), "gone.jpg: a link to a missing file"),
+        (lambda photos: os.mkfifo(photos / "cat" / "pipe.jpg"), "pipe.jpg: a link to a missing file, or not"),
         (
             lambda photos: (photos / "cat" / os.fsdecode(b"\xff.jpg")).touch(),
-            "not in UTF-8, rename them: '\\udcff.jpg'",
+            "not in UTF-8; rename them: '\\udcff.jpg'",
         ),
-        (lambda photos: (photos / "cat" / "text.jpg").write_text("text"), "files that are no images, or too large: 1."),
+        (lambda photos: (photos / "cat" / "text.jpg").write_text("text"), "files that are not images, or too large: 1."),
         (lambda photos: (photos / "cat" / "0.jpg").rename(photos / "split.json"), "split.json: not JSON"),
         (
             lambda photos: (photos / "split.json").touch(),
-            "split.json: not JSON (Expecting value: line 1 column 1 (char 0)). Restore this file, or delete it: the",
+            "split.json: not JSON (Expecting value: line 1 column 1 (char 0)). Restore this file, or delete it to",
         ),
-        (lambda photos: shutil.rmtree(photos), "photos: there is no such folder, or list of images"),
-        (lambda photos: [shutil.rmtree(photos), photos.touch()], "neither a folder of images nor a list of them"),
+        (lambda photos: shutil.rmtree(photos), "photos: no such folder or list of images"),
+        (lambda photos: [shutil.rmtree(photos), photos.touch()], "neither a folder of images nor a list of images"),
     ],
 )
 def test_folders_that_are_refused(photos, change, message):
@@ -710,7 +710,7 @@ def test_a_folder_that_cannot_be_written_to(photos):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert f"{photos}/split.json cannot be written (" in said
-    assert "a folder elsewhere with links" in said
+    assert "use another folder, with links" in said
     assert sorted(path.name for path in photos.iterdir()) == ["big_dog", "cat"]
 
 
@@ -735,9 +735,9 @@ def test_a_path_gives_the_name(tmp_path, monkeypatch):
         "dtd",
         "PATH-OF-unknown",
     )
-    with pytest.raises(UserError, match=r"/list.CSV and y/list would both be called list"):
+    with pytest.raises(UserError, match=r"/list.CSV and y/list have the same name, list"):
         datasets.add_custom("y/list")
-    with pytest.raises(UserError, match=r"data/dtd would be called dtd, as a dataset of the project is.*--dataset dtd"):
+    with pytest.raises(UserError, match=r"data/dtd: the name dtd belongs to a dataset of the project.*--dataset dtd"):
         datasets.add_custom("data/dtd")
     with pytest.raises(UserError, match="has no name"):
         datasets.add_custom("/")
@@ -755,10 +755,10 @@ def test_few_shot_splits_are_drawn_and_shortages_named(photos, tmp_path):
     drawn = few_shot.load_checked_splits(found, *asked)
     assert [len(split.train) for split in drawn] == [2, 2, 7, 7, 7, 7]
     assert [len(split.val) for split in drawn] == [2, 2, 3, 3, 3, 3]
-    train, val = splits.shortages(found, asked[1])
-    assert "of 8 images a class in train, some have fewer, and give all they have: big_dog (5), cat (2). 2 are" in train
-    assert "of 4 images a class in val, some have fewer, and give all they have: big_dog (2), cat (1). 1 are" in val
-    assert splits.shortages(found, [1, few_shot.ALL]) == []
+    train, val = splits.note_shortages(found, asked[1])
+    assert "some classes have fewer than 8 images in train; all of them are used: big_dog (5), cat (2). Every" in train
+    assert "some classes have fewer than 4 images in val; all of them are used: big_dog (2), cat (1). Every" in val
+    assert splits.note_shortages(found, [1, few_shot.ALL]) == []
 
 
 def test_few_shot_splits_keep_the_images_that_are_there_still(photos, put_images, tmp_path):
@@ -770,7 +770,7 @@ def test_few_shot_splits_keep_the_images_that_are_there_still(photos, put_images
     (photos / drawn[6]).rename(photos / Path(drawn[6]).parent / "renamed.jpg")
     put_images(photos, ["ant/0.jpg", "ant/1.jpg", "ant/2.jpg"])
     found = read(photos)
-    with pytest.raises(UserError, match=r"shot_4-seed_1.json has images that photos does not have now"):
+    with pytest.raises(UserError, match=r"shot_4-seed_1.json has images that photos no longer has"):
         few_shot.load_checked_splits(found, *asked)
     ((split, done),) = splits.update_splits(found, *asked)
     assert done == "with 3 images drawn again"  # one for the one that is gone, two of the new class
@@ -781,5 +781,5 @@ def test_few_shot_splits_keep_the_images_that_are_there_still(photos, put_images
     other = photos.parent / "other" / "photos"
     put_images(other, [f"{name}/{number}.jpg" for name in ("cat", "big_dog") for number in range(10)])
     registry.DATASETS.pop("photos")
-    with pytest.raises(UserError, match="is a split of other images: not one of them is there now"):
+    with pytest.raises(UserError, match="is a few-shot split of other images: none of them exist now"):
         list(splits.update_splits(read(other), *asked))
