@@ -108,7 +108,9 @@ def test_parts_must_not_become_empty(tmp_path, put_images):
     put_images(root, [f"{part}/{name}/{n}.jpg" for part in SPLITS for name in ("cat", "dog") for n in range(3)])
     read(root)
     shutil.rmtree(root / "val")
-    assert "split.json: no image is left in val. Add some, or delete this file to divide the images again" in error(root)
+    assert "split.json: no image is left in val. Add some, or delete this file to divide the images again" in error(
+        root
+    )
     put_images(root, ["val/dog/9.jpg"])
     shutil.rmtree(root / "train" / "cat")
     assert "split.json: no training image is left of cat. Add some, remove the class, or delete" in error(root)
@@ -457,7 +459,10 @@ def test_a_list_with_a_split(csv):
         (["image,label", "images/0.jpg,a", "./images//0.jpg,b"], "listed more than once: images/0.jpg"),
         (["image,label", "images/0.jpg,a", "images/x.jpg,a", "y/0.jpg,b"], "2 of 3 images do not exist: images/x.jpg"),
         (["image,label", "images/0.jpg,a\0"], "birds.csv"),
-        (["image,label", *[f"images/{i}.jpg,a" for i in range(9)]], "has only one class, a; a classifier needs two or more"),
+        (
+            ["image,label", *[f"images/{i}.jpg,a" for i in range(9)]],
+            "has only one class, a; a classifier needs two or more",
+        ),
         (
             ["image,label", *[f"images/{i}.jpg,{i // 2}" for i in range(20)]],
             "every class has too few images: none are left",
@@ -500,9 +505,7 @@ def test_lists_name_files_with_accents_as_they_like(csv, put_images):
 
 def test_what_is_missing_is_shown_with_what_is_there(csv):
     said = error(csv(["image,label", "images/19.JPEG,a", "image\\0.jpg,a", "images/12.jpg,b"]))
-    assert (
-        "2 of 3 images do not exist: images/19.JPEG (there is images/19.jpg), image\\0.jpg (there is images)" in said
-    )
+    assert "2 of 3 images do not exist: images/19.JPEG (there is images/19.jpg), image\\0.jpg (there is images)" in said
 
 
 @pytest.mark.parametrize(("column", "word"), [("fold", "1"), ("Subset", "a"), ("set", "test"), ("what for", "dev")])
@@ -673,7 +676,10 @@ def _parts_in_classes(photos):
             lambda photos: _part(photos, "learn", "exam"),
             "photos: exam, learn would be the classes, but all have the same folders in them: big_dog, cat. If these",
         ),
-        (_parts_in_classes, "each class (big_dog, cat) has split folders in it: Testing, train. Split folders come first"),
+        (
+            _parts_in_classes,
+            "each class (big_dog, cat) has split folders in it: Testing, train. Split folders come first",
+        ),
         (
             lambda photos: [_part(photos, "train"), put_two(photos / "unlabelled")],
             "photos: train would be a class, but has the name of a split, and folders in it: big_dog, cat. If",
@@ -685,7 +691,10 @@ def _parts_in_classes(photos):
             lambda photos: (photos / "cat" / os.fsdecode(b"\xff.jpg")).touch(),
             "not in UTF-8; rename them: '\\udcff.jpg'",
         ),
-        (lambda photos: (photos / "cat" / "text.jpg").write_text("text"), "files that are not images, or too large: 1."),
+        (
+            lambda photos: (photos / "cat" / "text.jpg").write_text("text"),
+            "files that are not images, or too large: 1.",
+        ),
         (lambda photos: (photos / "cat" / "0.jpg").rename(photos / "split.json"), "split.json: not JSON"),
         (
             lambda photos: (photos / "split.json").touch(),

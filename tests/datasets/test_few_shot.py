@@ -100,7 +100,9 @@ def test_all_shots_are_all_images_in_order(tmp_path):
     items = [Item(f"{k}.jpg", k % 2, "ab"[k % 2]) for k in range(4)]
     benchmark = ImageDataset("demo", tmp_path, items, items, items, ["a", "b"])
     few_shot.check(few_shot.FewShotSplit("demo", few_shot.ALL, 1, [0, 2, 1, 3], [0, 2, 1, 3]), benchmark)
-    with pytest.raises(UserError, match="class 0 has 2 images in val, and the few-shot split has 1 of them instead of 2"):
+    with pytest.raises(
+        UserError, match="class 0 has 2 images in val, and the few-shot split has 1 of them instead of 2"
+    ):
         few_shot.check(few_shot.FewShotSplit("demo", few_shot.ALL, 1, [0, 2, 1, 3], [0, 1, 3]), benchmark)
 
 
@@ -202,8 +204,14 @@ def test_a_right_split_passes():
     ("split", "message"),
     [
         (split_of(train=[0, 1, 2, 3, 5, 60]), "train has 7 images, but the few-shot split has position 60"),
-        (split_of(train=[0, 1, 2, 3, 5]), "class 1 has 2 images in train, and the few-shot split has 1 of them instead of 2"),
-        (split_of(train=[0, 1, 2, 3, 4, 5, 6]), "class 0 has 5 images in train, and the few-shot split has 5 of them instead of 4"),
+        (
+            split_of(train=[0, 1, 2, 3, 5]),
+            "class 1 has 2 images in train, and the few-shot split has 1 of them instead of 2",
+        ),
+        (
+            split_of(train=[0, 1, 2, 3, 4, 5, 6]),
+            "class 0 has 5 images in train, and the few-shot split has 5 of them instead of 4",
+        ),
         (split_of(val=[0, 1, 2]), "class 1 has 3 images in val, and the few-shot split has 0 of them instead of 3"),
         (split_of(val=[6]), "val has 6 images, but the few-shot split has position 6"),
     ],

@@ -133,7 +133,9 @@ def test_a_missing_image_folder_is_no_list_of_images(install_split, small_split)
 def test_missing_images_are_counted_and_the_first_five_named(install_split, small_split):
     data_dir = install_split("dtd", small_split)
     (data_dir / "dtd" / "images" / "a" / "3.jpg").unlink()
-    with pytest.raises(UserError, match=says("dtd: 1 image of its list is not in", ": a/3.jpg. For the folder tree, see DATASETS.md")):
+    with pytest.raises(
+        UserError, match=says("dtd: 1 image of its list is not in", ": a/3.jpg. For the folder tree, see DATASETS.md")
+    ):
         datasets.load("dtd", data_dir)
     for file in (data_dir / "dtd" / "images" / "b").iterdir():
         file.unlink()
@@ -303,7 +305,11 @@ def test_readme_and_hidden_files_are_no_images(install_folders):
         ("demo_a", ["n000", "n999"], ["folders that are not classes: n999"]),
         ("demo_v2", [*map(str, range(13))], ["folders that are not classes: 12"]),
         ("demo_a", [], ["demo_a: its image folder"]),
-        ("imagenet_a", ["n000"], ["imagenet-a: 1 class folders, but imagenet_a has 2 of imagenet's 12; incomplete installation"]),
+        (
+            "imagenet_a",
+            ["n000"],
+            ["imagenet-a: 1 class folders, but imagenet_a has 2 of imagenet's 12; incomplete installation"],
+        ),
         ("imagenet_r", ["n000", "n001", "n002"], ["3 class folders, but imagenet_r has 2 of imagenet's 12"]),
     ],
 )
