@@ -1,4 +1,4 @@
-"""Getting datasets: a table of where they are, a download that goes on where it stopped, and safe unpacking."""
+"""Get datasets: a table of their addresses, resumable downloads, and safe unpacking."""
 
 from engine.download.install import download, manual_steps
 
