@@ -181,7 +181,7 @@ def shown_size(folder):
     return files.format_bytes(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
 
 
-def test_images_of_ones_own_are_looked_at_and_left_alone(installed):
+def test_custom_images_are_looked_at_and_left_alone(installed):
     for number, picture in enumerate(sorted(installed.glob("data/demo/images/test/*.png"))[:6]):
         (installed / "photos" / f"class {number % 2}").mkdir(parents=True, exist_ok=True)
         shutil.copy(picture, installed / "photos" / f"class {number % 2}")

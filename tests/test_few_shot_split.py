@@ -49,7 +49,7 @@ def test_several_values_are_all_combinations(script, tmp_path):
                 assert hashlib.sha256(content).hexdigest() == digests[dataset, shots, seed]
 
 
-def test_a_dataset_of_ones_own_is_read(script, tmp_path):
+def test_another_dataset_is_read(script, tmp_path):
     rows = [[f"{number}.jpg", number % 2, f"class {number % 2}"] for number in range(40)]
     (tmp_path / "data" / "demo").mkdir(parents=True)
     split = {"train": rows[:20], "val": rows[20:30], "test": rows[30:]}

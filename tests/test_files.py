@@ -42,7 +42,7 @@ def test_a_failed_write_names_its_file_and_leaves_what_was_there(tmp_path, numbe
     files.write_text(path, "before")
     with pytest.raises(UserError) as caught:
         files.write_atomically(path, fail)
-    assert str(caught.value).startswith(f"{path} cannot be written ({os.strerror(number)}). What is complete is kept")
+    assert str(caught.value).startswith(f"{path} cannot be written ({os.strerror(number)}). Complete files are kept")
     assert [(there.name, there.read_text()) for there in path.parent.iterdir()] == [("file", "before")]
 
 
