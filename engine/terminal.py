@@ -82,13 +82,13 @@ class Bars:
     """A progress bar for consecutive downloads."""
 
     def __init__(self):
-        self.what, self.bar = None, None
+        self.label, self.bar = None, None
 
-    def show(self, what: str, done: int, total: int | None) -> None:
-        """Show `done` bytes of `what`, of `total` if known."""
-        if what != self.what:
+    def show(self, label: str, done: int, total: int | None) -> None:
+        """Show `done` bytes of `label`, of `total` if known."""
+        if label != self.label:
             self.close()
-            self.what, self.bar = what, bar(desc=what, unit="B", unit_scale=True, unit_divisor=1024, initial=done)
+            self.label, self.bar = label, bar(desc=label, unit="B", unit_scale=True, unit_divisor=1024, initial=done)
         self.bar.total = total
         self.bar.update(done - self.bar.n)
 

@@ -1,4 +1,4 @@
-"""Check an installation: what works, what is missing and what is wrong, a line for each, whatever is damaged."""
+"""Check an installation: one line for each thing that works, is missing or is wrong, even if files are damaged."""
 
 from engine.check.findings import WRONG, format_section
 from engine.check.sections import CheckOptions, Section, dataset_section, inspect_datasets, installation

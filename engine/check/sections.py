@@ -20,7 +20,7 @@ TABLES = default.EVAL_DIR, default.AVG_DIR, default.ESC_RESULT_DIR
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """What to check. Named datasets and encoders must exist; None means all, and some may be missing."""
+    """The scope of a check. Named datasets and encoders must exist; None means all, and some may be missing."""
 
     datasets: list[str] | None
     encoders: list[str] | None
@@ -101,17 +101,17 @@ def disk_sections(
         yield "tables", note_temporary(tables)
 
 
-def _run_guarded(what: str, check: Callable[[], list[Finding]]) -> list[Finding]:
+def _run_guarded(subject: str, check: Callable[[], list[Finding]]) -> list[Finding]:
     """Return the findings of `check`, or a finding that it failed: headers and records may contain anything."""
     try:
         return check()
     except Exception as error:
-        return [Finding(WRONG, f"{what} cannot be checked ({type(error).__name__}: {error})")]
+        return [Finding(WRONG, f"{subject} cannot be checked ({type(error).__name__}: {error})")]
 
 
-def _folder_section(what: str, folder: str, findings: list[Finding]) -> Section:
+def _folder_section(title: str, folder: str, findings: list[Finding]) -> Section:
     """Return the section on a folder, with its size and its temporary files."""
     from engine.check import stored
 
     size, temporary, unlisted = stored.size_of(Path(folder))
-    return f"{what} in {folder}: {files.format_bytes(size)}", findings + note_temporary(temporary) + unlisted
+    return f"{title} in {folder}: {files.format_bytes(size)}", findings + note_temporary(temporary) + unlisted

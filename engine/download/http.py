@@ -173,35 +173,35 @@ def _read(response: HTTPResponse) -> bytes:
         raise _Broken(error) from error
 
 
-def _write(file: BinaryIO, block: bytes, part: Path, size: int, what: str) -> None:
+def _write(file: BinaryIO, block: bytes, part: Path, size: int, content: str) -> None:
     """Write a block to `file`, which is `part`. If the disk is full, the bytes written so far stay.
 
-    Raises UserError, which states the size of `what`: `size` bytes.
+    Raises UserError, which states the size of `content`: `size` bytes.
     """
     left = memoryview(block)
     try:
         while left:
             left = left[file.write(left) :]
     except OSError as error:
-        remedy = remedy_for(error, part.parent, size, what)
+        remedy = remedy_for(error, part.parent, size, content)
         raise UserError(f"{part} cannot be written ({error.strerror}){remedy}") from error
 
 
-def require_room(folder: Path, size: int, what: str) -> None:
+def require_room(folder: Path, size: int, content: str) -> None:
     """Raise UserError unless `size` bytes can still be written in `folder`."""
     if size > files.free_space(folder):
-        raise UserError(_room(folder, size, what))
+        raise UserError(_room(folder, size, content))
 
 
-def remedy_for(error: OSError, folder: Path, size: int, what: str) -> str:
-    """Return the remedy after writing in `folder` failed, to follow the reason; `what` takes `size` bytes."""
+def remedy_for(error: OSError, folder: Path, size: int, content: str) -> str:
+    """Return the remedy after writing in `folder` failed, to follow the reason; `content` takes `size` bytes."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return ". Fix this, then run the same command again to resume"
-    return f". {_room(folder, size, what)}"
+    return f". {_room(folder, size, content)}"
 
 
-def _room(folder: Path, size: int, what: str) -> str:
-    needs = f"{what} takes about {files.format_bytes(size)}, and " * bool(size)  # some servers do not state a size
+def _room(folder: Path, size: int, content: str) -> str:
+    needs = f"{content} takes about {files.format_bytes(size)}, and " * bool(size)  # some servers do not state a size
     left = files.format_bytes(files.free_space(folder))
     return (
         f"{needs}{folder} has {left} left. Make room there, or replace the dataset's folder by a symbolic link to"

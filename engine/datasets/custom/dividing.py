@@ -43,8 +43,8 @@ def write_split(dataset: ImageDataset, split_file: Path) -> str:
         write_text(split_file, f"{{\n{text},\n{about}\n}}\n")
     except UserError as error:
         raise UserError(
-            f"{error}. The split file is written beside the images. If {dataset.image_dir} must stay as it is, use"
-            " another folder, with links to all of its entries"
+            f"{error}. The split file is written beside the images. If that folder is read-only, use another folder,"
+            f" with links to all entries of {dataset.image_dir}"
         ) from error
     counts = ", ".join(f"{len(lists[split])} {split}" for split in SPLITS)
     return f"{split_file} written: {len(dataset.classnames)} classes, {counts}"
