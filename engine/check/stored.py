@@ -28,7 +28,7 @@ from engine.features.store import BY_CONTENT, Bank, Place, Source
 from engine.files import CannotOpen
 from engine.results import heads
 from engine.results.runs import RECORD, Cell, Record, read_record, require_grid, selected
-from engine.training.grid import Hyperparameters
+from engine.training.grid import Hparams
 
 
 @dataclass
@@ -162,7 +162,7 @@ class Runs:
     """The runs on disk: complete records by cell, and the files that are no records; and what is wrong with classifiers
     that were kept."""
 
-    cells: dict[Cell, dict[Hyperparameters, Record]] = field(default_factory=dict)
+    cells: dict[Cell, dict[Hparams, Record]] = field(default_factory=dict)
     damaged: list[Path] = field(default_factory=list)
     faults: list[Finding] = field(default_factory=list)
 

@@ -12,7 +12,6 @@ from engine.clip import names
 from engine.config.arguments import SEEDS, method_arguments
 from engine.datasets.few_shot import ALL
 from engine.errors import UserError
-from engine.methods import METHODS
 from engine.paper import layout
 from engine.paper.layout import TABLES, Scope
 from engine.results.runs import Cell
@@ -88,7 +87,7 @@ def shifted_sets(args: argparse.Namespace) -> dict[str, list[str]]:
 
 def apply_mode(args: argparse.Namespace) -> None:
     """Set what `--mode` fixes, under the names that train.py's arguments have. The text encoder stays whole."""
-    vars(args).update(method_arguments(METHODS[args.mode]), text_layer_idx=0)
+    vars(args).update(method_arguments(args.mode), text_layer_idx=0)
 
 
 def cells(args: argparse.Namespace) -> list[Cell]:

@@ -1,18 +1,21 @@
-"""From arguments to the features that a sweep trains and is tested on: what train.py and domain_shift.py share."""
+"""From arguments to trained runs: what train.py and domain_shift.py share."""
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
+from contextlib import closing
 from typing import TYPE_CHECKING
 
-from engine import config, datasets, templates
+from engine import config, datasets, templates, terminal
 from engine.clip import names
 from engine.errors import UserError
 from engine.features.listing import changes, listing_of, require_same
 from engine.features.prompts import prompts_digest
 from engine.features.store import MissingFeatures, Place
-from engine.results.runs import Cell
+from engine.results.runs import Cell, RecordFiles
+from engine.sweep import sweep
 from engine.sweep.data import DatasetFeatures
 from engine.sweep.shifted import MissingShifted, open_sets
 
@@ -24,6 +27,40 @@ OF_SHIFTED = (
     "dataset clip_encoder clip_weights image_layer_idx+ precision decode store_dtype device data_dir feature_dir"
 ).split()
 """Arguments of features.py that matter for test-only datasets, whose prompts nobody needs."""
+
+
+def train(args: argparse.Namespace, cells: list[Cell], shifted: dict[str, list[str]] | None = None) -> None:
+    """Train what `cells` lack, dataset after dataset, and test on the `shifted` sets of each dataset too.
+
+    Raises UserError, before anything is trained, when features are missing, with the commands that make them.
+    """
+    how = args.executor, args.test == "all", config.device(args), args.max_memory, args.save_heads
+    options = sweep.Options(args.result_dir, *how)
+    loaded = load_features(args, cells, options.device, shifted)
+    for reason in sweep.reasons_not_to_stack(loaded, options):
+        terminal.say(f"note: runs train one after another, because {reason}")
+    while loaded:
+        _train_dataset(loaded.pop(0), options)  # and let go of it before the next one
+
+
+def _train_dataset(data: DatasetFeatures, options: sweep.Options) -> None:
+    """Train what the cells of one dataset lack, and print the result of each."""
+    records = RecordFiles(options.result_dir)
+    grids = [sweep.CellSweep(cell, data, records, options) for cell in data.cells]
+    terminal.say(sweep.outstanding(grids, options))
+    if warning := sweep.chance_warning(grids):
+        terminal.warn(warning)
+    follow(grids, options, lambda grid: grid.summary())
+
+
+def follow(grids: list[sweep.CellSweep], options: sweep.Options, summary: Callable[[sweep.CellSweep], str]) -> None:
+    """Train what `grids` lack with a progress bar; print the `summary` of each complete one, unless it is empty."""
+    steps = sum(grid.steps for grid in grids)
+    bar = terminal.bar(total=steps, unit="step", unit_scale=True, disable=not steps)
+    with bar, closing(sweep.run(grids, options, bar.update)) as completed:
+        for grid in completed:
+            if line := summary(grid):
+                bar.write(line)
 
 
 def load_features(

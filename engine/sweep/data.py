@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,15 +23,14 @@ from engine.features.numbers import check_finite, check_norms
 from engine.features.prompts import Texts, prompts_digest, read_texts, read_wordings, texts_source
 from engine.features.store import Bank, MissingFeatures, Place
 from engine.features.views import training_views
-from engine.methods.build import build
-from engine.model import Classifier, Embedding, random_weight, zeroshot_weight
+from engine.model import Embedding, LinearClassifier, LinearHead, class_means, random_weight
 from engine.results.heads import Recipe
-from engine.results.runs import WAYS, Cell
+from engine.results.runs import ALL_CLASSES, TEST, WAYS, Cell
 from engine.sweep.fitting import check_balance, check_encoder, check_layers, check_list, check_settings
-from engine.sweep.shifted import ShiftedSet, ShiftedTest, shifted_test
+from engine.sweep.shifted import ShiftedSet, classes_of
 from engine.training.batches import generator
-from engine.training.evaluate import EMBEDDED, FEATURES, Heads, accuracies, accuracies_among
-from engine.training.problem import Inputs, Problem, Samples
+from engine.training.evaluate import EMBEDDED, FEATURES, accuracies
+from engine.training.task import Inputs, Samples, Task, TestSet
 
 if TYPE_CHECKING:  # open_clip takes seconds to import, and training on final features does not need it
     from engine.clip.load import Encoder
@@ -104,7 +103,8 @@ class DatasetFeatures:
         check = check_norms if self.text_part is None else check_finite
         check(self._texts.features, range(len(self._texts.labels)), f"{cell.dataset}, prompts, in {self._text_path}")
         self.classes = int(self._texts.labels.max()) + 1
-        self.shifted = [self._shifted_test(own, encoder) for own in shifted]
+        self._shifted_sets = shifted
+        self._shifted = [self._shifted_test(own, encoder) for own in shifted]
         self._check_shapes()
 
     def _read_splits(self, indices_dir: str | Path) -> list[FewShotSplit]:
@@ -117,18 +117,33 @@ class DatasetFeatures:
         return splits
 
     def sizes(self, cell: Cell) -> list[int]:
-        """How many samples the sources of a cell's problem hold."""
+        """Return how many training samples of each modality a cell's task has."""
         images = len(self.splits[cell.shots, cell.seed].train) * len(self.views)
         return [images, len(self._prompts_of(cell).rows)] if cell.modality == "cross_modal" else [images]
 
-    def problem(self, cell: Cell) -> Problem:
-        """The problem that the runs of a cell solve."""
+    def task(self, cell: Cell) -> Task:
+        """Return the task of a cell."""
         split = self.splits[cell.shots, cell.seed]
         name = f"{cell.dataset}/shot {cell.shots}/seed {cell.seed}/{cell.modality}"
         images = self._pick("train", self.views, split.train)
         check_balance(split, images.labels[: len(split.train)], self.classes)
-        sources = (images, self.texts(cell)) if cell.modality == "cross_modal" else (images,)
-        return Problem(name, sources, self._pick("val", ["none"], split.val), self._model(cell, name, len(sources)))
+        zeroshot = self.zeroshot(cell)
+        return Task(
+            name=name,
+            samples={"image": images} | ({"text": self.texts(cell)} if cell.modality == "cross_modal" else {}),
+            val=self._pick("val", ["none"], split.val),
+            initial=zeroshot if cell.init == "zeroshot" else self._random_weight(name, zeroshot),
+            scale=math.exp(cell.logit),
+            parts=(self.image_part, self.text_part),
+            text=self._texts_of[self._prompts_of(cell)],
+            zeroshot=zeroshot,
+            views=len(self.views),
+            dataset=cell.dataset,
+            classnames=self._texts.classnames or (),
+        )
+
+    def _random_weight(self, name: str, like: Tensor) -> Tensor:
+        return random_weight(*like.shape, generator(f"{name}/init")).to(self.device)
 
     @cached_property
     def unstackable(self) -> str | None:
@@ -169,17 +184,16 @@ class DatasetFeatures:
             )
         return list(map(templates.spelled, self._texts.classnames))
 
-    def test_batches(self, shifted: ShiftedTest | None = None) -> Iterable[tuple[Inputs, Tensor]]:
-        """The whole test set, or one of `shifted`: images and their classes.
+    def tests(self, cell: Cell) -> list[TestSet]:
+        """Return the test sets of all cells: the dataset's own, then the shifted ones."""
+        return self._tests
 
-        Final features of the test set come at once, from memory, unless they are large together; these, what goes into
-        a trainable part, and shifted sets come batch by batch from disk each time.
-        """
-        if shifted is not None:
-            return self._stream(shifted.bank, shifted.classes)
+    @cached_property
+    def _tests(self) -> list[TestSet]:
         bank = self._banks["test", "none"]
         in_memory = self.image_part is None and bank.length * bank.row_bytes <= TEST_SET
-        return [self._test_set] if in_memory else self._stream(bank)
+        own = TestSet(lambda: [self._test_set] if in_memory else self._stream(bank), {TEST: None})
+        return [own, *self._shifted]
 
     @property
     def rows_at_a_time(self) -> int:
@@ -187,47 +201,41 @@ class DatasetFeatures:
         return FEATURES if self.image_part is None else EMBEDDED
 
     def zeroshot(self, cell: Cell) -> Tensor:
-        """The zero-shot classifier [C, D] of a cell's prompts, from the text encoder as it is before training."""
+        """Return the zero-shot classifier [C, D] of a cell's prompts, from the text encoder before training."""
         return self._zeroshots[self._prompts_of(cell)]
 
     def texts(self, cell: Cell) -> Samples:
         """The prompts of a cell as samples."""
         return self._samples_of(self._prompts_of(cell))
 
-    def untrained(self, cell: Cell) -> Heads:
-        """The zero-shot classifier on images, as `accuracies` takes it."""
-        return self._heads([self.zeroshot(cell)])
-
-    def zeroshot_test(self, cell: Cell) -> float:
-        """The zero-shot classifier's accuracy on the test set, 0 to 1."""
+    def zeroshot_accuracies(self, cell: Cell) -> dict[str, float]:
+        """Return the zero-shot classifier's accuracies, 0 to 1, on all test sets by the names of their subsets."""
         return self._zeroshot_tests[self._prompts_of(cell)]
 
-    def zeroshot_shifted(self, cell: Cell) -> dict[str, float]:
-        """The zero-shot classifier's accuracies on `shifted`, 0 to 1, by the names of their choices."""
-        own = list(self._zeroshots).index(self._prompts_of(cell))
-        return {name: accuracies[own] for name, accuracies in self._shifted_zeroshot_tests.items()}
-
-    @property
-    def shifted_digests(self) -> dict[str, str]:
-        """Digests of `shifted`, by the names of their choices."""
-        return {name: own.digest for own in self.shifted for name in own.choices}
-
     @cached_property
-    def _shifted_zeroshot_tests(self) -> dict[str, list[float]]:
-        """Accuracies of all zero-shot classifiers on `shifted`, each of which is gone through once."""
-        heads, found = self._heads(list(self._zeroshots.values())), {}
-        for own in self.shifted:
-            (counted,) = accuracies_among(list(own.choices.values()), [heads], self.test_batches(own))
-            found |= dict(zip(own.choices, counted, strict=True))
+    def _zeroshot_tests(self) -> dict[Prompts, dict[str, float]]:
+        """Accuracies of all zero-shot classifiers; each test set is gone through once."""
+        embedding = Embedding([self.image_part]).eval()
+        classifiers = [LinearClassifier(embedding, LinearHead(weight, 1.0)) for weight in self._zeroshots.values()]
+        found: dict[Prompts, dict[str, float]] = {prompts: {} for prompts in self._zeroshots}
+        for test in self._tests:
+            counted = accuracies(classifiers, test.batches(), list(test.subsets.values()))
+            for own, of_subsets in zip(found.values(), counted, strict=True):
+                own.update(zip(test.subsets, of_subsets, strict=True))
         return found
 
     @cached_property
     def _zeroshots(self) -> dict[Prompts, Tensor]:
-        """The zero-shot classifier of each choice of prompts."""
-        return {own: self._zeroshot(own) for own in dict.fromkeys(self._prompts.values())}
+        """The zero-shot classifier [C, D] of each choice of prompts."""
+        return {own: F.normalize(text, dim=1) for own, text in self._texts_of.items()}
 
-    def _zeroshot(self, own: Prompts) -> Tensor:
-        """That of one choice, which does not depend on what others there are, to the last bit."""
+    @cached_property
+    def _texts_of(self) -> dict[Prompts, Tensor]:
+        """The mean raw text feature of each class [C, D] for each choice of prompts."""
+        return {own: self._text(own) for own in dict.fromkeys(self._prompts.values())}
+
+    def _text(self, own: Prompts) -> Tensor:
+        """Return the mean raw text features of one choice; bit-identical whichever other choices there are."""
         labels = self._texts.labels[own.rows]
         if self.text_part is None:
             features = self._texts.features[own.rows]
@@ -235,13 +243,7 @@ class DatasetFeatures:
             with torch.no_grad():
                 batches = self._samples_of(own).batches(EMBEDDED)
                 features = torch.cat([self.text_part(*inputs) for inputs, _ in batches]).cpu()
-        return zeroshot_weight(features, labels, self.classes).to(self.device)
-
-    @cached_property
-    def _zeroshot_tests(self) -> dict[Prompts, float]:
-        """Their accuracies on the test set, which is gone through once for all of them."""
-        (found,) = accuracies([self._heads(list(self._zeroshots.values()))], self.test_batches())
-        return dict(zip(self._zeroshots, found, strict=True))
+        return class_means(features, labels, self.classes).to(self.device)
 
     @cached_property
     def _text_samples(self) -> Samples:
@@ -253,11 +255,6 @@ class DatasetFeatures:
     def _samples_of(self, own: Prompts) -> Samples:
         rows = own.rows.to(self.device)
         return replace(self._text_samples, rows=rows, labels=self._text_samples.labels[rows])
-
-    def _heads(self, weights: list[Tensor]) -> Heads:
-        """Classifiers on images as the image encoder has them before training."""
-        embedding = Embedding([self.image_part])
-        return Heads(lambda images: embedding(images), weights)
 
     def _prompts_of(self, cell: Cell) -> Prompts:
         return self._prompts[cell.shots, cell.seed]
@@ -291,15 +288,6 @@ class DatasetFeatures:
             prompts[key] = Prompts(found, prompts_digest(wordings, texts.labels[found].tolist()))
         return texts, prompts
 
-    def _model(self, cell: Cell, name: str, sources: int) -> Classifier:
-        """What the runs of a cell start from."""
-        if cell.init == "zeroshot":
-            initial = self.zeroshot(cell)
-        else:
-            initial = random_weight(*self.zeroshot(cell).shape, generator(f"{name}/init"))
-        parts = [self.image_part, self.text_part][:sources]
-        return build(cell.head, initial, cell.logit, parts, generator(f"{name}/{cell.head}")).to(self.device)
-
     @cached_property
     def _images(self) -> dict[str, Samples]:
         """All training images in all views, and all validation images."""
@@ -314,7 +302,7 @@ class DatasetFeatures:
         """A bank of test images from disk, batch by batch; `classes` [k] are those of its labels, where others."""
         for positions in torch.arange(bank.length).split(self.rows_at_a_time):
             known = self.classes if classes is None else len(classes)
-            features, labels = self._read_bank(bank, "test", positions.tolist(), known)
+            features, labels, _ = self._read_bank(bank, "test", positions.tolist(), known)
             labels = labels.to(self.device)
             yield (features.to(self.device),), labels if classes is None else classes[labels]
 
@@ -341,18 +329,18 @@ class DatasetFeatures:
         on_cpu = torch.device(self.device).type == "cpu"
         large = on_cpu and 4 * math.prod(shape) > memory.free("cpu") // 2
         features = memory.scratch(shape, banks[0].folder) if large else torch.empty(shape)
-        labels = [
-            self._read_bank(bank, part, positions, self.classes, out)[1]
-            for bank, out in zip(banks, features, strict=True)
-        ]
-        return self._samples((features.flatten(0, 1),), torch.cat(labels))
+        pairs = zip(banks, features, strict=True)
+        read = [self._read_bank(bank, part, positions, self.classes, out) for bank, out in pairs]
+        samples = self._samples((features.flatten(0, 1),), torch.cat([labels for _, labels, _ in read]))
+        norms = [of_bank for *_, of_bank in read if of_bank is not None]
+        return replace(samples, norms=torch.cat(norms).to(self.device)) if norms else samples
 
     def _read_bank(
         self, bank: Bank, part: str, positions: list[int] | None, classes: int, out: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Inputs (final features normalised) and labels of a bank of images of so many `classes`, checked.
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return inputs, labels and lengths of a bank of images of so many `classes`, checked.
 
-        The inputs are in `out` if it is given.
+        The inputs are in `out` if it is given. Final features are normalised; others have no lengths.
         """
         features, labels = bank.read(positions, out)
         where = range(len(labels)) if positions is None else positions
@@ -360,9 +348,11 @@ class DatasetFeatures:
         check(features, where, f"{bank.folder.parents[1].name}, {part} images, in {bank.folder}")
         if int(labels.max()) >= classes:
             raise UserError(f"{bank.folder} has label {int(labels.max())}, but there are prompts of {classes} classes")
-        if self.image_part is None:
-            F.normalize(features, out=features)
-        return features, labels
+        if self.image_part is not None:
+            return features, labels, None
+        norms = features.norm(dim=1)
+        F.normalize(features, out=features)
+        return features, labels, norms
 
     def _samples(self, inputs: Inputs, labels: Tensor) -> Samples:
         """All rows of `inputs` as samples."""
@@ -384,13 +374,17 @@ class DatasetFeatures:
         ways = {"precision": made.precision, "decode": made.decode, "upright": made.upright, "depth": made.depth}
         return Recipe(**vars(wanted), encoder=encoder.name, **ways, background=BACKGROUND)
 
-    def _shifted_test(self, shifted: ShiftedSet, encoder: Encoder | None) -> ShiftedTest:
-        """How the runs are tested on a shifted set, whose features must belong to theirs."""
+    def _shifted_test(self, shifted: ShiftedSet, encoder: Encoder | None) -> TestSet:
+        """Return a shifted set as a test set. Raises UserError unless its features belong to those of the dataset."""
         cell = self.cells[0]
         check_layers(shifted.bank.folder, shifted.bank.source, cell.image_layer, encoder)
         check_encoder(shifted.bank, self._text_path, self._text_source)
         check_settings(shifted.bank, self._banks["train", "none"])
-        return shifted_test(shifted, cell.dataset, self.classes, self._texts.classnames, self.device)
+        labels = classes_of(shifted, cell.dataset, self.classes, self._texts.classnames)
+        classes = torch.tensor(labels, device=self.device)
+        among_all = len(labels) == self.classes
+        subsets = {shifted.name: None} if among_all else {shifted.name: classes, shifted.name + ALL_CLASSES: None}
+        return TestSet(lambda: self._stream(shifted.bank, classes), subsets, shifted.classes.digest)
 
     def _check_banks(self, encoder: Encoder | None) -> None:
         """Refuse banks that lack rows, or that belong neither to each other nor to the prompts."""
@@ -404,7 +398,7 @@ class DatasetFeatures:
     def _check_shapes(self) -> None:
         """Raise UserError for features of different shapes, as files of some other origin have."""
         first = self._banks["train", "none"]
-        banks = [*self._banks.values(), *(own.bank for own in self.shifted)]
+        banks = [*self._banks.values(), *(own.bank for own in self._shifted_sets)]
         shapes = {bank.folder: bank.row_shape for bank in banks}
         if self.image_part is None and self.text_part is None:
             shapes[self._text_path] = self._texts.features.shape[1:]

@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from engine import datasets
 from engine.datasets.checks import first
 from engine.errors import UserError
 from engine.features.classes import ShiftedClasses, read_classes
 from engine.features.store import Bank, MissingFeatures, Place
-from engine.results.runs import ALL_CLASSES, Cell
+from engine.results.runs import Cell
 from engine.templates import spelled
 
 
@@ -24,20 +21,6 @@ class ShiftedSet:
     name: str
     bank: Bank
     classes: ShiftedClasses
-
-
-@dataclass(frozen=True, eq=False)
-class ShiftedTest:
-    """A shifted set as classifiers are tested on it: `classes` [k] int64 are theirs by the set's labels.
-
-    `choices` are what predictions are among, by the name that the accuracies have in a run's record. `digest` is of the
-    set's images and classes.
-    """
-
-    bank: Bank
-    classes: Tensor
-    choices: dict[str, Tensor | None]
-    digest: str
 
 
 class MissingShifted(MissingFeatures):
@@ -70,10 +53,8 @@ def open_sets(names: list[str], feature_dir: str | Path, cell: Cell) -> list[Shi
     return found
 
 
-def shifted_test(
-    shifted: ShiftedSet, parent: str, count: int, parent_names: list[str] | None, device: str
-) -> ShiftedTest:
-    """How classifiers of the dataset `parent` with `count` classes are tested on a shifted set.
+def classes_of(shifted: ShiftedSet, parent: str, count: int, parent_names: list[str] | None) -> list[int]:
+    """Return the labels, in the dataset `parent` with `count` classes, of a shifted set's classes.
 
     `parent_names` are the names of the parent's classes, where they are known. Raises UserError when the set's classes
     are not the parent's.
@@ -89,6 +70,4 @@ def shifted_test(
                 f"{folder}: classes have other names in {parent}: {first(other, len(other))}; make the features of one"
                 " of them anew, with lists of the same classes"
             )
-    classes = torch.tensor(labels, device=device)
-    choices = {shifted.name: None} if is_whole else {shifted.name: classes, shifted.name + ALL_CLASSES: None}
-    return ShiftedTest(shifted.bank, classes, choices, shifted.classes.digest)
+    return labels
