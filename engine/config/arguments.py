@@ -26,11 +26,13 @@ SEVERAL = "+"
 
 def method_arguments(name: str) -> dict[str, Any]:
     """Return what a method sets, by where argparse keeps it."""
-    return {
+    method = METHODS[name]
+    init = {"classifier_init": method.inits[0]} if len(method.inits) == 1 else {}
+    return init | {
         "classifier_head": REGISTRY[name],
-        "image_layer_idx": METHODS[name].image_layer,
+        "image_layer_idx": method.image_layer,
         "hyperparams": name,
-        "logit": METHODS[name].logit,
+        "logit": method.logit,
     }
 
 

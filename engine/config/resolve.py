@@ -12,9 +12,11 @@ from engine.clip import names
 from engine.config.arguments import SEEDS, method_arguments
 from engine.datasets.few_shot import ALL
 from engine.errors import UserError
+from engine.methods import METHODS
 from engine.paper import layout
 from engine.paper.layout import TABLES, Scope
 from engine.results.runs import Cell
+from engine.training.schedule import MAX_ITER
 
 
 def image_views(args: argparse.Namespace) -> int:
@@ -98,6 +100,7 @@ def cells(args: argparse.Namespace) -> list[Cell]:
     views = image_views(args)
     for dataset in args.dataset:
         trained_on(dataset)
+    check_method(args)
     asked = (args.clip_encoder, args.dataset, args.train_shot, args.seed)
     return [
         Cell(
@@ -120,6 +123,18 @@ def cells(args: argparse.Namespace) -> list[Cell]:
         )
         for encoder, dataset, per_class, seed in itertools.product(*map(dict.fromkeys, asked))
     ]
+
+
+def check_method(args: argparse.Namespace) -> None:
+    """Raise UserError for a grid, a start or a number of steps that the method of `--classifier_head` does not take."""
+    name = args.classifier_head
+    method, grid = METHODS[name], METHODS[args.hyperparams].grid
+    if grid.axes.keys() != method.grid.axes.keys():
+        raise UserError(f"--classifier_head {name} takes no --hyperparams {args.hyperparams}; name both with --method")
+    if args.classifier_init not in method.inits:
+        raise UserError(f"{name} starts from {method.inits[0]} weights: --classifier_init {method.inits[0]}")
+    if args.max_iter != MAX_ITER and not method.fit.takes_max_iter:
+        raise UserError(f"{name} has a number of steps of its own, and takes no --max-iter")
 
 
 def scope(args: argparse.Namespace, table: int) -> Scope:

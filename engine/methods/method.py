@@ -12,6 +12,8 @@ from engine.training.grid import Grid
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from engine.training.task import Task
+
 SCALE_100 = 4.60517
 """The logarithm of CLIP's scale of logits, 100, as the authors' scripts have it."""
 
@@ -24,7 +26,9 @@ class Method:
     the hyper-parameters that validation selects among. `logit` (logarithm of the logits' scale) and `image_layer`
     (trainable layers of the image encoder) are the defaults of the arguments of these names.
     `phi(tensors)` returns the module before the linear layer, to load its saved `tensors` by name into; None is the
-    identity. `wise_ft` is whether the weights [C, D] can be averaged with the zero-shot classifier's.
+    identity. `wise_ft` is whether the weights [C, D] can be averaged with the zero-shot classifier's. `inits` are the
+    values of `--classifier_init` that it takes. `check(task)` raises UserError, with the remedy, for a task that the
+    method cannot be fitted to; the rest of a sweep goes on.
     """
 
     title: str
@@ -34,3 +38,5 @@ class Method:
     image_layer: int = 0
     phi: Callable[[Mapping[str, Tensor]], nn.Module] | None = None
     wise_ft: bool = True
+    inits: tuple[str, ...] = ("zeroshot", "random")
+    check: Callable[[Task], None] | None = None

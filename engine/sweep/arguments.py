@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from engine import config, datasets, templates, terminal
 from engine.clip import names
+from engine.datasets.checks import counted
 from engine.errors import UserError
 from engine.features.listing import changes, listing_of, require_same
 from engine.features.prompts import prompts_digest
@@ -39,18 +40,25 @@ def train(args: argparse.Namespace, cells: list[Cell], shifted: dict[str, list[s
     loaded = load_features(args, cells, options.device, shifted)
     for reason in sweep.reasons_not_to_stack(loaded, options):
         terminal.say(f"note: runs train one after another, because {reason}")
+    refused = 0
     while loaded:
-        _train_dataset(loaded.pop(0), options)  # and let go of it before the next one
+        refused += _train_dataset(loaded.pop(0), options)  # and let go of it before the next one
+    if refused:
+        raise UserError(f"{counted(refused, 'cell')} cannot be trained, as said above; all others are complete")
 
 
-def _train_dataset(data: DatasetFeatures, options: sweep.Options) -> None:
-    """Train what the cells of one dataset lack, and print the result of each."""
+def _train_dataset(data: DatasetFeatures, options: sweep.Options) -> int:
+    """Train what the cells of one dataset lack, and print the result of each; return how many cannot be trained."""
     records = RecordFiles(options.result_dir)
     grids = [sweep.CellSweep(cell, data, records, options) for cell in data.cells]
     terminal.say(sweep.outstanding(grids, options))
     if warning := sweep.chance_warning(grids):
         terminal.warn(warning)
+    refusals = [grid.refusal for grid in grids if len(grid.records) < len(grid.points) and grid.refusal]
+    for refusal in refusals:
+        terminal.warn(f"skipped: {refusal}")
     follow(grids, options, lambda grid: grid.summary())
+    return len(refusals)
 
 
 def follow(grids: list[sweep.CellSweep], options: sweep.Options, summary: Callable[[sweep.CellSweep], str]) -> None:

@@ -147,6 +147,17 @@ class CellSweep:
         """What the runs solve; features are read for it, which a complete cell can do without."""
         return self.data.task(self.cell)
 
+    @cached_property
+    def refusal(self) -> str | None:
+        """Why the method cannot be fitted to the task, with the remedy; None if it can."""
+        if self.cell.method.check is None:
+            return None
+        try:
+            self.cell.method.check(self.task)
+        except UserError as error:
+            return f"{self.cell}: {self.cell.method.title} {error}"
+        return None
+
     @property
     def steps(self) -> int:
         """How many steps of progress its missing runs are."""
@@ -163,7 +174,7 @@ class CellSweep:
         """
         absent = [point for point in self.points if point not in self.records]
         if absent:
-            return absent
+            return [] if self.refusal else absent
         wanted = self.points if self.options.test_all else [self._selected()]
         lacking = [point for point in wanted if not self._is_complete(self.records[point])]
         for point in lacking:

@@ -44,6 +44,11 @@ class Fit(Protocol):
         """Return how many steps `progress` counts for a run."""
         ...
 
+    @property
+    def takes_max_iter(self) -> bool:
+        """Whether `--max-iter` is the number of its steps."""
+        ...
+
 
 class Optimizer(NamedTuple):
     """torch's AdamW (decoupled weight decay), Adam (L2 penalty) or SGD (momentum, L2 penalty).
@@ -108,6 +113,11 @@ class GradientDescent:
     keep: Literal["best", "last"] = "best"
     finish: Callable[[Task, nn.Module], tuple[LinearClassifier, dict[str, float]]] = as_it_is
 
+    @property
+    def takes_max_iter(self) -> bool:
+        """Whether `--max-iter` is the number of its steps."""
+        return self.epochs is None
+
     def shares(self, task: Task, hparams: Hparams) -> tuple[int, ...]:
         """Return how many samples of each modality a batch has."""
         sizes = self.epoch_sizes(task)
@@ -157,6 +167,7 @@ class ClosedForm:
     """A fit without steps: `solve(task, hparams)` returns the classifier and values tuned on validation by name."""
 
     solve: Callable[[Task, Hparams], tuple[LinearClassifier, dict[str, float]]]
+    takes_max_iter = False
 
     def steps(self, task: Task, hparams: Hparams, max_iter: int) -> int:
         """Return 1: a run is one step of progress."""
