@@ -90,6 +90,10 @@ def shifted_sets(args: argparse.Namespace) -> dict[str, list[str]]:
 def apply_mode(args: argparse.Namespace) -> None:
     """Set what `--mode` fixes, under the names that train.py's arguments have. The text encoder stays whole."""
     vars(args).update(method_arguments(args.mode), text_layer_idx=0)
+    if args.wise_ft and not METHODS[args.mode].wise_ft:
+        raise UserError(
+            f"{args.mode} has weights that cannot be averaged with the zero-shot classifier's: --wise_ft false"
+        )
 
 
 def cells(args: argparse.Namespace) -> list[Cell]:
