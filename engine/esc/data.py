@@ -29,7 +29,7 @@ from engine.methods.method import SCALE_100
 from engine.model import Embedding, LinearClassifier, LinearHead, class_means, random_weight
 from engine.results.esc import ALL_MODAL, AUDIO_VISUAL, PLUS_TEXT, PROBES, SHOTS, SPLITS, TASKS, UNI_MODAL, EscCell
 from engine.results.runs import TEST, USUAL, WAYS, Cell, input_of
-from engine.sweep.data import DatasetFeatures
+from engine.tasks.images import ImageTasks
 from engine.training.batches import generator
 from engine.training.evaluate import accuracies
 from engine.training.task import Samples, Task, TestSet
@@ -85,7 +85,7 @@ class EscData:
 
     is_custom, unstackable = False, None
 
-    def __init__(self, benchmark: Benchmark, images: DatasetFeatures, folds: dict[int, Fold], device: str):
+    def __init__(self, benchmark: Benchmark, images: ImageTasks, folds: dict[int, Fold], device: str):
         """`images` are those of `image_cells`, on the CPU. Raises UserError when images and sounds do not fit."""
         self.benchmark, self._features = benchmark, []
         self._classes = torch.tensor(sorted(benchmark.all_classes))
@@ -225,11 +225,11 @@ class EscData:
     def _samples(self, part: Part) -> Samples:
         return Samples((self.bank,), part.rows.to(self.bank.device), part.labels.to(self.bank.device))
 
-    def _read_images(self, images: DatasetFeatures, cell: Cell) -> tuple[Part, Part]:
+    def _read_images(self, images: ImageTasks, cell: Cell) -> tuple[Part, Part]:
         task = images.task(cell)
         return self._add_samples(task.own), self._add_samples(task.val)
 
-    def _read_test(self, images: DatasetFeatures) -> Part:
+    def _read_test(self, images: ImageTasks) -> Part:
         (test,) = images.tests(images.cells[0])
         return joined([self._add(features, labels) for (features,), labels in test.batches()])
 

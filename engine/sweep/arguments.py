@@ -13,12 +13,13 @@ from engine.clip import names
 from engine.datasets.checks import counted
 from engine.errors import UserError
 from engine.features.listing import changes, listing_of, require_same
+from engine.features.opened import OpenedFeatures
 from engine.features.prompts import prompts_digest
+from engine.features.shifted import MissingShifted, open_sets
 from engine.features.store import MissingFeatures, Place
 from engine.results.runs import Cell, RecordFiles
 from engine.sweep import sweep
-from engine.sweep.data import DatasetFeatures
-from engine.sweep.shifted import MissingShifted, open_sets
+from engine.tasks.images import ImageTasks, wanted_by
 
 if TYPE_CHECKING:
     from engine.clip.load import Encoder
@@ -47,7 +48,7 @@ def train(args: argparse.Namespace, cells: list[Cell], shifted: dict[str, list[s
         raise UserError(f"{counted(refused, 'cell')} cannot be trained, as said above; all others are complete")
 
 
-def _train_dataset(data: DatasetFeatures, options: sweep.Options) -> int:
+def _train_dataset(data: ImageTasks, options: sweep.Options) -> int:
     """Train what the cells of one dataset lack, and print the result of each; return how many cannot be trained."""
     records = RecordFiles(options.result_dir)
     grids = [sweep.CellSweep(cell, data, records, options) for cell in data.cells]
@@ -73,7 +74,7 @@ def follow(grids: list[sweep.CellSweep], options: sweep.Options, summary: Callab
 
 def load_features(
     args: argparse.Namespace, cells: list[Cell], device: str, shifted: dict[str, list[str]] | None = None
-) -> list[DatasetFeatures]:
+) -> list[ImageTasks]:
     """The cached features of each encoder and dataset, with those of the `shifted` test sets of each dataset.
 
     Raises UserError, when some are missing, that says how to make them all.
@@ -87,12 +88,15 @@ def load_features(
             same = {"clip_encoder": [encoder], **_as_made(Place.of(args.feature_dir, *place), own[0])}
             tests = []
             try:
-                tests = open_sets((shifted or {}).get(dataset, []), args.feature_dir, own[0])
+                asked = (shifted or {}).get(dataset, [])
+                tests = open_sets(asked, args.feature_dir, own[0].encoder, own[0].image_layer)
             except MissingShifted as error:
                 make = config.command("features.py", OF_SHIFTED, args, dataset=error.names, **same)
                 missing.append(f"{error}\nmake them with\n  {make}")
             try:
-                loaded.append(DatasetFeatures(own, args.feature_dir, args.indices_dir, device, layers, tests))
+                features = OpenedFeatures(wanted_by(own), args.feature_dir, args.indices_dir, layers, tests)
+                prepared = layers and (layers.name, layers.preprocessing)
+                loaded.append(ImageTasks(own, features, device, prepared))
                 _check_paths(loaded[-1], own[0], args)
                 _check_images(loaded[-1], Place.of(args.feature_dir, *place))
             except MissingFeatures as error:
@@ -104,20 +108,20 @@ def load_features(
     return loaded
 
 
-def _check_images(data: DatasetFeatures, place: Place) -> None:
+def _check_images(data: ImageTasks, place: Place) -> None:
     """Raise MissingFeatures if the images of a custom dataset are on this machine and changed since the features."""
     images = datasets.given(data.cells[0].dataset)
     if not data.is_custom or not os.path.exists(images):
         return  # features are enough to train
     now = listing_of(datasets.load(data.cells[0].dataset, "", write=False))
     require_same(place, images, now)
-    if changed := changes(data.listing, now):
+    if changed := changes(data.features.listing, now):
         raise MissingFeatures(
             f"{images} changed since its features were made: {', '.join(changed)}; features.py makes these anew"
         )
 
 
-def _check_paths(data: DatasetFeatures, cell: Cell, args: argparse.Namespace) -> None:
+def _check_paths(data: ImageTasks, cell: Cell, args: argparse.Namespace) -> None:
     """Refuse features of other templates than lie at a path, of which a store has the name alone.
 
     Raises MissingFeatures where classifiers are kept, or templates compared, and the store does not know class names.

@@ -10,7 +10,6 @@ from engine.datasets.checks import first
 from engine.errors import UserError
 from engine.features.classes import ShiftedClasses, read_classes
 from engine.features.store import Bank, MissingFeatures, Place
-from engine.results.runs import Cell
 from engine.templates import spelled
 
 
@@ -31,16 +30,16 @@ class MissingShifted(MissingFeatures):
         self.names = list(reasons)
 
 
-def open_sets(names: list[str], feature_dir: str | Path, cell: Cell) -> list[ShiftedSet]:
-    """The shifted sets of these names under the encoder of `cell`, as what goes into the layers that it trains.
+def open_sets(names: list[str], feature_dir: str | Path, encoder: str, image_layer: int) -> list[ShiftedSet]:
+    """Return the shifted sets of these names under an encoder's folder, as inputs of its last `image_layer` layers.
 
     Raises MissingShifted, which tells of all that are not there.
     """
     found, missing = [], {}
     for name in names:
-        place = Place.of(feature_dir, cell.encoder, name)
+        place = Place.of(feature_dir, encoder, name)
         try:
-            bank = Bank(place.bank("test", cell.image_layer, "none"))
+            bank = Bank(place.bank("test", image_layer, "none"))
             bank.require()
             classes = read_classes(place)
             if classes.list_digest != bank.source.list_digest:
