@@ -1,1 +1,1 @@
-"""From features to tasks: those of image datasets, and those of ImageNet-ESC."""
+"""From opened features to tasks."""

@@ -211,7 +211,7 @@ class ImageTasks:
         return test.bank, test.labels
 
     def _stream(self, bank: Bank, classes: Tensor | None = None) -> Iterator[tuple[Inputs, Tensor]]:
-        """Yield a bank of test images from disk, batch by batch; `classes` [k] are those of its labels, where others."""
+        """Yield a bank of test images from disk in batches; `classes` [k] are the classes of its labels, if others."""
         rows = FEATURES if self._parts[0] is None else EMBEDDED
         for features, labels in self.features.stream(bank, rows, None if classes is None else len(classes)):
             own = labels.to(self.device)
@@ -245,8 +245,8 @@ class ImageTasks:
         if made.preprocessing != wanted.description:
             raise UserError(
                 f"{self.features.banks['train', 'none'].folder} was made of images that were prepared otherwise than"
-                f" {encoder} wants them ({made.preprocessing}; {wanted.description}); remove it, and make these features"
-                " anew"
+                f" {encoder} wants them ({made.preprocessing}; {wanted.description}); remove it, and make these"
+                " features anew"
             )
         ways = {"precision": made.precision, "decode": made.decode, "upright": made.upright, "depth": made.depth}
         return Recipe(**vars(wanted), encoder=encoder, **ways, background=BACKGROUND)
