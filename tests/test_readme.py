@@ -172,7 +172,7 @@ def test_a_new_encoder(tmp_path, random_weights):
 
 
 def test_a_method():
-    (block,) = (block for block in blocks("python") if block.startswith("LINEAR = "))
+    (block,) = (block for block in blocks("python") if "LINEAR = " in block)
     found = {"Method": methods.Method, "Grid": Grid}
     exec(block, found)
     assert found["LINEAR"] == methods.METHODS["linear"]
