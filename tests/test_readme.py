@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import open_clip
@@ -19,6 +20,7 @@ from engine.clip.weights import DEMO_MODELS
 from engine.datasets import registry
 from engine.demo import install as installer
 from engine.templates import HAND_CRAFTED, templates
+from engine.training.descent import GradientDescent
 from engine.training.grid import Grid
 from forks import run_fork
 from stores import store_of_random_features
@@ -172,15 +174,17 @@ def test_a_new_encoder(tmp_path, random_weights):
 
 
 def test_a_method():
-    (block,) = (block for block in blocks("python") if "LINEAR = " in block)
-    found = {"Method": methods.Method, "Grid": Grid}
+    (block,) = (block for block in blocks("python") if block.startswith("GRID = "))
+    found = {"Method": methods.Method, "Grid": Grid, "GradientDescent": GradientDescent}
     exec(block, found)
-    assert found["LINEAR"] == methods.METHODS["linear"]
+    method = methods.METHODS["linear"]
+    assert replace(found["METHOD"], grid=method.grid) == method
+    assert list(found["GRID"]) == list(method.grid)
 
 
 def test_every_block_of_python_is_run():
-    """The six above, and the block of docs/predict.md, which tests/test_predict_script.py runs."""
-    assert len(blocks("python")) == 7
+    """The six above, that of docs/predict.md (tests/test_predict_script.py) and a method (tests/methods)."""
+    assert len(blocks("python")) == 8
     assert TEXT["docs/predict.md"].count("```python") == 1
     assert set(re.findall(r"^```(\w+)$", "".join(TEXT.values()), re.MULTILINE)) == {"python", "text", "bibtex"}
 

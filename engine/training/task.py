@@ -88,6 +88,15 @@ class Task:
         """The training samples of the first modality."""
         return next(iter(self.samples.values()))
 
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """Return the features [n, D] and labels [n] of all training samples, modality after modality.
+
+        For tasks without trainable layers, whose features are final and L2-normalised.
+        """
+        of_all = self.samples.values()
+        features = torch.cat([samples.bank[0][samples.rows] for samples in of_all])
+        return features, torch.cat([samples.labels for samples in of_all])
+
     @property
     def shots(self) -> float:
         """How many training images a class has on average, without their views."""
