@@ -10,11 +10,7 @@ imagenet_sketch, imagenet_a and imagenet_r, the demo's demo_v2, demo_sketch, dem
 them. Predictions on sets with a part of the classes are recorded twice, among these and among all.
 """
 
-import sys
-from contextlib import closing
 from pathlib import Path
-
-from tqdm import tqdm
 
 from engine import config, files
 
@@ -22,34 +18,12 @@ from engine import config, files
 def main() -> None:
     args = config.parser(__doc__, *config.DOMAIN_SHIFT).parse_args()
     config.check_encoders(args)
-    cells, shifted = config.cells(args), config.shifted_sets(args)
+    asked = config.cells(args), config.shifted_sets(args)
     files.require_writable(Path(args.result_dir))
     # the slow imports (torch) come after the arguments are known to make sense
-    from engine.sweep import sweep
-    from engine.sweep.arguments import load_features
+    from engine.sweep.arguments import train
 
-    how = args.executor, args.test == "all", config.device(args), args.max_memory, args.save_heads
-    options = sweep.Options(args.result_dir, *how)
-    loaded = load_features(args, cells, options.device, shifted)
-    for reason in sweep.reasons_not_to_stack(loaded, options):
-        print(f"note: runs train one after another, because {reason}")
-    while loaded:
-        sweep_dataset(loaded.pop(0), options)  # and let go of it before the next one
-
-
-def sweep_dataset(data, options) -> None:
-    """Train and test what the cells of one dataset lack."""
-    from engine.sweep import sweep
-
-    grids = [sweep.CellSweep(cell, data, options) for cell in data.cells]
-    title, steps = sweep.outstanding(grids, options)
-    print(f"{title}; shifted test sets: {', '.join(data.shifted_digests)}", flush=True)
-    if warning := sweep.chance_warning(grids):
-        print(warning, file=sys.stderr)
-    bar = tqdm(total=steps, unit="step", unit_scale=True, disable=not steps)
-    with bar, closing(sweep.run(grids, options, bar.update)) as completed:
-        for grid in completed:
-            bar.write(grid.summary())
+    train(args, *asked)
 
 
 if __name__ == "__main__":

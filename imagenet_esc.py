@@ -12,7 +12,6 @@ table_16 (.csv, .md and .tex); those of the demo go to average_results/demo_esc.
 
 import argparse
 import shutil
-from contextlib import closing
 from pathlib import Path
 
 from tqdm import tqdm
@@ -54,16 +53,16 @@ def prepare_demo(args: argparse.Namespace, device: str):
 
 def train(args: argparse.Namespace, data) -> None:
     """Train and test what is missing."""
-    from engine.esc.sweep import EscSweep
+    from engine.esc.sweep import add_zero_shot, grids_of, title
+    from engine.sweep.arguments import follow
+    from engine.sweep.sweep import Options
 
-    folder = esc.place(args.esc_result_dir, data.benchmark.name, args.max_iter)
-    sweep = EscSweep(data, folder, args.max_iter)
-    print(sweep.title, *(f"note: {note}" for note in data.notes), sep="\n", flush=True)
-    sweep.add_zero_shot()
-    bar = tqdm(total=sweep.steps, desc="training", unit="step", unit_scale=True, disable=not sweep.steps)
-    with bar, closing(sweep.run(bar.update, args.executor, args.max_memory)) as completed:
-        for _ in completed:
-            pass
+    records = esc.EscRecords(esc.place(args.esc_result_dir, data.benchmark.name, args.max_iter))
+    options = Options(records.folder, args.executor, False, str(data.bank.device), args.max_memory)
+    grids = grids_of(data, records, args.max_iter, options)
+    print(title(data, grids), *(f"note: {note}" for note in data.notes), sep="\n", flush=True)
+    add_zero_shot(data, records, args.max_iter)
+    follow(grids, options, lambda grid: "")
 
 
 def show(args: argparse.Namespace, made: compare.Comparison) -> None:

@@ -8,11 +8,7 @@ Several datasets, shots, seeds and encoders mean all combinations, trained at on
 leaves a record; complete runs are skipped, so a killed sweep goes on where it stopped. Needs what features.py made.
 """
 
-import sys
-from contextlib import closing
 from pathlib import Path
-
-from tqdm import tqdm
 
 from engine import config, files
 
@@ -23,31 +19,9 @@ def main() -> None:
     cells = config.cells(args)
     files.require_writable(Path(args.result_dir))
     # the slow imports (torch) come after the arguments are known to make sense
-    from engine.sweep import sweep
-    from engine.sweep.arguments import load_features
+    from engine.sweep.arguments import train
 
-    how = args.executor, args.test == "all", config.device(args), args.max_memory, args.save_heads
-    options = sweep.Options(args.result_dir, *how)
-    loaded = load_features(args, cells, options.device)
-    for reason in sweep.reasons_not_to_stack(loaded, options):
-        print(f"note: runs train one after another, because {reason}")
-    while loaded:
-        sweep_dataset(loaded.pop(0), options)  # and let go of it before the next one
-
-
-def sweep_dataset(data, options) -> None:
-    """Train what the cells of one dataset lack."""
-    from engine.sweep import sweep
-
-    grids = [sweep.CellSweep(cell, data, options) for cell in data.cells]
-    title, steps = sweep.outstanding(grids, options)
-    print(title, flush=True)
-    if warning := sweep.chance_warning(grids):
-        print(warning, file=sys.stderr)
-    bar = tqdm(total=steps, unit="step", unit_scale=True, disable=not steps)
-    with bar, closing(sweep.run(grids, options, bar.update)) as completed:
-        for grid in completed:
-            bar.write(grid.summary())
+    train(args, cells)
 
 
 if __name__ == "__main__":

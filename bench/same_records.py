@@ -9,7 +9,14 @@ imagenet_esc.py's folders are compared too). Prints what differs; the exit statu
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from engine.results.old_records import with_names  # noqa: E402
+from engine.results.runs import read_record  # noqa: E402
 
 NOT_COMPARED = {"seconds", "versions"}
 """Fields that differ from run to run."""
@@ -34,11 +41,15 @@ def main() -> None:
 
 def runs_of(folder: Path) -> dict[str, dict]:
     """The runs below a folder by their places: records, and lines of ImageNet-ESC's files."""
-    runs = {str(path.relative_to(folder)): json.loads(path.read_bytes()) for path in folder.rglob("record.json")}
+    runs = {str(path.relative_to(folder)): asdict(read_record(path)) for path in folder.rglob("record.json")}
     for path in folder.rglob("*.jsonl"):
         lines = enumerate(path.read_text(encoding="utf-8").splitlines())
-        runs |= {f"{path.relative_to(folder)}:{number}": json.loads(line) for number, line in lines}
+        runs |= {f"{path.relative_to(folder)}:{number}": _named(json.loads(line)) for number, line in lines}
     return {name: {k: v for k, v in run.items() if k not in NOT_COMPARED} for name, run in runs.items()}
+
+
+def _named(run: dict) -> dict:
+    return run | {"hyperparameters": with_names(run["hyperparameters"])}
 
 
 if __name__ == "__main__":

@@ -30,9 +30,10 @@ def build(kind: Any, content: Any, name: str) -> Any:
         if content is not None:
             raise ValueError(f"{name} is not null")
         return None
-    if origin is dict:
+    if isinstance(origin, type) and issubclass(origin, dict):
+        of_values = (arguments or get_args(origin.__orig_bases__[0]))[1]  # a subclass of dict[str, ...]
         pairs = _expect(dict, content, name).items()
-        return {key: build(arguments[1], value, f"{name}.{key:.50}") for key, value in pairs}
+        return origin({key: build(of_values, value, f"{name}.{key:.50}") for key, value in pairs})
     if hasattr(kind, "_fields"):
         return kind(*_elements(list(_fields(kind)[0].values()), content, name))
     if origin not in (list, tuple):

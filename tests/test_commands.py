@@ -51,10 +51,12 @@ def command(script, number=0):
     return lines[number][2:]
 
 
-def test_they_are_the_agreed_ones_and_in_the_readme():
+def test_they_are_the_agreed_ones_and_in_the_pages():
     """Where the page that fixes them lies beside the project."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-    assert set(COMMANDS) - {"pip install -r requirements.txt"} <= set(readme)
+    pages = [ROOT / "README.md", ROOT / "DATASETS.md", *(ROOT / "docs").glob("*.md")]
+    lines = (line for page in pages for line in page.read_text(encoding="utf-8").splitlines())
+    shown = {re.sub(r"\s+#.*", "", line) for line in lines}  # without comments
+    assert set(COMMANDS) - {"pip install -r requirements.txt"} <= shown
     page = ROOT.parent / "shared" / "COMMANDS.md"
     if not page.is_file():
         pytest.skip(f"the page is not at {page}")

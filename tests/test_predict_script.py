@@ -337,7 +337,7 @@ def test_a_file_says_all_that_it_takes_to_use_it(kept):
 
 
 def test_the_three_lines_of_the_readme(kept, monkeypatch):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "predict.md").read_text(encoding="utf-8"), re.DOTALL)
     (block,) = (block for block in blocks if "engine.classifier" in block)
     assert len(list(filter(None, block.splitlines()))) == 3
     (place,) = re.findall(r'load\("(.*?)"\)', block)

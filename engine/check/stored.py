@@ -29,7 +29,7 @@ from engine.features.store import BY_CONTENT, Bank, Place, Source
 from engine.files import CannotOpen
 from engine.results import heads
 from engine.results.runs import RECORD, Cell, Record, read_record, require_grid, selected
-from engine.training.grid import Hyperparameters
+from engine.training.grid import Hparams
 
 
 @dataclass
@@ -165,7 +165,7 @@ def _digest_prompts(dataset: ImageDataset, augmentation: str) -> str | None:
 class RunReport:
     """The runs on disk: complete records by cell, damaged record files, and faults of saved classifiers."""
 
-    cells: dict[Cell, dict[Hyperparameters, Record]] = field(default_factory=dict)
+    cells: dict[Cell, dict[Hparams, Record]] = field(default_factory=dict)
     damaged: list[Path] = field(default_factory=list)
     faults: list[Finding] = field(default_factory=list)
 

@@ -20,8 +20,8 @@ from engine.clip import names
 from engine.clip.frozen import FrozenImages
 from engine.clip.load import PRECISIONS, Encoder, load_encoder
 from engine.errors import UserError
-from engine.methods.build import build
-from engine.model import Classifier
+from engine.methods.build import restore
+from engine.model import LinearClassifier
 from engine.model import wise_ft as weight_ensemble
 from engine.results import heads
 from engine.results.heads import Kept
@@ -113,12 +113,11 @@ def load(
         ) from error
 
 
-def _classifier(kept: Kept, part: nn.Module | None, wise_ft: bool) -> Classifier:
-    """What was trained; `part` is that of the encoder, which gets the trained weights."""
+def _classifier(kept: Kept, part: nn.Module | None, wise_ft: bool) -> LinearClassifier:
+    """Return the trained classifier; `part` are layers of the encoder, which get the trained weights."""
     tensors = dict(kept.tensors)
-    weight, zeroshot = tensors["head.weight"], tensors.pop("zeroshot")
-    classifier = build(kept.run.cell.head, weight, kept.run.cell.logit, [part], torch.Generator())
-    classifier.load_state_dict(tensors)
-    if wise_ft:
-        classifier.head.weight = nn.Parameter(weight_ensemble(weight, zeroshot, kept.wiseft_ratio))
-    return classifier
+    zeroshot = tensors.pop("zeroshot")
+    classifier = restore(kept.run.cell.head, kept.run.cell.logit, [part], tensors)
+    if not wise_ft:
+        return classifier
+    return classifier.with_weight(weight_ensemble(tensors["head.weight"], zeroshot, kept.wiseft_ratio))

@@ -9,7 +9,7 @@ from typing import Any
 from engine import datasets
 from engine.config import default, types
 from engine.datasets.few_shot import MAX_VAL_SHOT
-from engine.methods import DEFAULT, HEADS, METHODS, Method
+from engine.methods import DEFAULT, HEADS, METHODS, REGISTRY
 from engine.paper.layout import TABLES
 from engine.results.predictions import FORMATS
 from engine.training.schedule import MAX_ITER
@@ -24,12 +24,14 @@ SEVERAL = "+"
 """What ends the name of an argument of which a script takes several values, where others take one."""
 
 
-def method_arguments(method: Method) -> dict[str, Any]:
+def method_arguments(name: str) -> dict[str, Any]:
     """Return what a method sets, by where argparse keeps it."""
-    return {
-        "classifier_head": method.head,
+    method = METHODS[name]
+    init = {"classifier_init": method.inits[0]} if len(method.inits) == 1 else {}
+    return init | {
+        "classifier_head": REGISTRY[name],
         "image_layer_idx": method.image_layer,
-        "hyperparams": method.name,
+        "hyperparams": name,
         "logit": method.logit,
     }
 
@@ -38,7 +40,7 @@ class _SetMethod(argparse.Action):
     """Set all arguments that a method fixes; those that stand behind it on the command line change them again."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, name: Any, *_: Any) -> None:
-        vars(namespace).update(method_arguments(METHODS[name]))
+        vars(namespace).update(method_arguments(name))
 
 
 def _argument(*flags: str, **settings: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -169,13 +171,12 @@ ARGUMENTS = {
         dest=argparse.SUPPRESS,
         action=_SetMethod,
         choices=list(METHODS),
-        help="set --classifier_head, --hyperparams, --logit and --image-layer-idx as a method has them"
-        f" ({DEFAULT.name})",
+        help=f"set --classifier_head, --hyperparams, --logit and --image-layer-idx as a method has them ({HEADS[0]})",
     ),
     "classifier_head": _argument(
         "--classifier_head",
-        choices=list(HEADS),
-        default=DEFAULT.head,
+        choices=HEADS,
+        default=HEADS[0],
         help="a linear layer, or a residual adapter before it (linear)",
     ),
     "classifier_init": _argument(
@@ -192,14 +193,14 @@ ARGUMENTS = {
         help="log of the scale of the logits: 4.60517 is 100 (4.60517)",
     ),
     "hyperparams": _argument(
-        "--hyperparams", choices=list(METHODS), default=DEFAULT.name, help=f"hyper-parameter grid ({DEFAULT.name})"
+        "--hyperparams", choices=list(METHODS), default=HEADS[0], help=f"hyper-parameter grid ({HEADS[0]})"
     ),
     "mode": _argument(
         "--mode",
         "--method",
         choices=list(METHODS),
-        default=DEFAULT.name,
-        help=f"the method to tabulate ({DEFAULT.name})",
+        default=HEADS[0],
+        help=f"the method to tabulate ({HEADS[0]})",
     ),
     "wise_ft": _argument(
         "--wise_ft",

@@ -16,6 +16,7 @@ from engine.methods import METHODS
 from engine.paper import layout
 from engine.paper.layout import TABLES, Scope
 from engine.results.runs import Cell
+from engine.training.schedule import MAX_ITER
 
 
 def image_views(args: argparse.Namespace) -> int:
@@ -88,7 +89,11 @@ def shifted_sets(args: argparse.Namespace) -> dict[str, list[str]]:
 
 def apply_mode(args: argparse.Namespace) -> None:
     """Set what `--mode` fixes, under the names that train.py's arguments have. The text encoder stays whole."""
-    vars(args).update(method_arguments(METHODS[args.mode]), text_layer_idx=0)
+    vars(args).update(method_arguments(args.mode), text_layer_idx=0)
+    if args.wise_ft and not METHODS[args.mode].wise_ft:
+        raise UserError(
+            f"{args.mode} has weights that cannot be averaged with the zero-shot classifier's: --wise_ft false"
+        )
 
 
 def cells(args: argparse.Namespace) -> list[Cell]:
@@ -99,6 +104,7 @@ def cells(args: argparse.Namespace) -> list[Cell]:
     views = image_views(args)
     for dataset in args.dataset:
         trained_on(dataset)
+    check_method(args)
     asked = (args.clip_encoder, args.dataset, args.train_shot, args.seed)
     return [
         Cell(
@@ -121,6 +127,18 @@ def cells(args: argparse.Namespace) -> list[Cell]:
         )
         for encoder, dataset, per_class, seed in itertools.product(*map(dict.fromkeys, asked))
     ]
+
+
+def check_method(args: argparse.Namespace) -> None:
+    """Raise UserError for a grid, a start or a number of steps that the method of `--classifier_head` does not take."""
+    name = args.classifier_head
+    method, grid = METHODS[name], METHODS[args.hyperparams].grid
+    if grid.axes.keys() != method.grid.axes.keys():
+        raise UserError(f"--classifier_head {name} takes no --hyperparams {args.hyperparams}; name both with --method")
+    if args.classifier_init not in method.inits:
+        raise UserError(f"{name} starts from {method.inits[0]} weights: --classifier_init {method.inits[0]}")
+    if args.max_iter != MAX_ITER and not method.fit.takes_max_iter:
+        raise UserError(f"{name} has a number of steps of its own, and takes no --max-iter")
 
 
 def scope(args: argparse.Namespace, table: int) -> Scope:

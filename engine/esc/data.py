@@ -8,10 +8,12 @@ gives one shot, of the split or the fold that the draw names.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -23,35 +25,25 @@ from engine.esc.benchmark import Benchmark
 from engine.features import audio
 from engine.features.audio import Fold
 from engine.features.numbers import check_norms
-from engine.model import Classifier, Embedding, LinearHead, random_weight
-from engine.results.esc import ALL_MODAL, AUDIO_VISUAL, DRAWS, PLUS_TEXT, SHOTS, SPLITS, UNI_MODAL
-from engine.results.runs import USUAL, WAYS, Cell, input_of
-from engine.sweep.data import DatasetFeatures
+from engine.methods.method import SCALE_100
+from engine.model import Embedding, LinearClassifier, LinearHead, class_means, random_weight
+from engine.results.esc import ALL_MODAL, AUDIO_VISUAL, PLUS_TEXT, PROBES, SHOTS, SPLITS, TASKS, UNI_MODAL, EscCell
+from engine.results.runs import TEST, USUAL, WAYS, Cell, input_of
+from engine.tasks.images import ImageTasks
 from engine.training.batches import generator
-from engine.training.problem import Problem, Samples
+from engine.training.evaluate import accuracies
+from engine.training.task import Samples, Task, TestSet
 
-LOGIT = 4.60517
-"""The logarithm of the logits' scale."""
 OTHER = {"image": "audio", "audio": "image"}
 ADDED = {UNI_MODAL: (), AUDIO_VISUAL: ("other",), PLUS_TEXT: ("text",), ALL_MODAL: ("other", "text")}
 """What each probe is trained on beside the task's own modality."""
 
 
-@dataclass(frozen=True)
-class EscCell:
-    """A grid of runs of one probe. `draw` is None where the other modality is not used: one grid for all draws."""
-
-    task: str
-    classes: int
-    split: int
-    draw: int | None
-    shots: int
-    method: str
-
-    @property
-    def draws(self) -> tuple[int, ...]:
-        """The draws that its runs stand for."""
-        return DRAWS if self.draw is None else (self.draw,)
+def kinds_of(task: str, method: str) -> set[str]:
+    """Return what helps a probe (the other modality, text), or what a zero-shot classifier is made from."""
+    if method in PROBES:
+        return {OTHER[task] if kind == "other" else kind for kind in ADDED[method]}
+    return {method.removeprefix("zero_shot_")}
 
 
 @dataclass(frozen=True)
@@ -82,16 +74,18 @@ def joined(parts: list[Part]) -> Part:
 def image_cells(benchmark: Benchmark) -> list[Cell]:
     """Which images are used, as cells of train.py's (whose validation images are min(shots, 4), the same number)."""
     fixed = {"image_layer": 0, "text_layer": 0, "text_augmentation": "classname", "image_augmentation": "none"}
-    fixed |= {"image_views": 0, "modality": "cross_modal", "head": "linear", "init": "zeroshot", "logit": LOGIT}
+    fixed |= {"image_views": 0, "modality": "cross_modal", "head": "linear", "init": "zeroshot", "logit": SCALE_100}
     pairs = [(shots, split) for shots in SHOTS for split in SPLITS]
     named = {"dataset": benchmark.dataset, "encoder": benchmark.encoder, "hyperparams": "audio"}
     return [Cell(shots=shots, seed=seed, **named, **fixed) for shots, seed in pairs]
 
 
 class EscData:
-    """All features of a benchmark in one bank on `device`, and what lies where in it."""
+    """All features of a benchmark in one bank on `device`, and the tasks on them."""
 
-    def __init__(self, benchmark: Benchmark, images: DatasetFeatures, folds: dict[int, Fold], device: str):
+    is_custom, unstackable = False, None
+
+    def __init__(self, benchmark: Benchmark, images: ImageTasks, folds: dict[int, Fold], device: str):
         """`images` are those of `image_cells`, on the CPU. Raises UserError when images and sounds do not fit."""
         self.benchmark, self._features = benchmark, []
         self._classes = torch.tensor(sorted(benchmark.all_classes))
@@ -141,31 +135,42 @@ class EscData:
     def added(self, cell: EscCell) -> Part | None:
         """What a probe is trained on beside its own modality."""
         kinds = {"text": lambda: self._texts, "other": lambda: self.train(OTHER[cell.task], cell.draw, 1)}
-        parts = [kinds[kind]() for kind in ADDED[cell.method]]
+        parts = [kinds[kind]() for kind in ADDED[cell.probe]]
         return joined(parts) if parts else None
 
-    def problem(self, cell: EscCell) -> Problem:
-        """The problem that the runs of a cell solve."""
+    def sizes(self, cell: EscCell) -> list[int]:
+        """Return how many training samples of its own modality, and of others, a cell's task has."""
+        return [len(part.rows) for part in self._parts(cell)]
+
+    def task(self, cell: EscCell) -> Task:
+        """Return the task of a cell. It starts from the class means of what is added, or at random."""
         name = f"{self.benchmark.name}/{cell.task} {cell.classes}/split {cell.split}/draw {cell.draw or 'any'}"
-        name += f"/shot {cell.shots}/{cell.method}"
+        name += f"/shot {cell.shots}/{cell.probe}"
+        own, *added = self._parts(cell)
+        if added:
+            initial = self.class_means(self.added(cell), cell.classes)
+        else:
+            initial = random_weight(cell.classes, self.bank.shape[1], generator(f"{name}/init"))
+        val = self.val(cell.task, cell.split, cell.shots).among(self.benchmark.class_sets[cell.classes])
+        return Task(
+            name=name,
+            samples=dict(zip((cell.task, "added"), map(self._samples, [own, *added]), strict=False)),
+            val=self._samples(val),
+            initial=initial.to(self.bank.device),
+            scale=math.exp(SCALE_100),
+        )
+
+    def _parts(self, cell: EscCell) -> list[Part]:
+        """Return the training samples of a cell: its own modality's, and those that are added if any are."""
         classes, added = self.benchmark.class_sets[cell.classes], self.added(cell)
         parts = [self.train(cell.task, cell.split, cell.shots), *([] if added is None else [added])]
-        if added is None:
-            initial = random_weight(cell.classes, self.bank.shape[1], generator(f"{name}/init"))
-        else:
-            initial = self.class_means(added, cell.classes)
-        head = LinearHead(initial.to(self.bank.device), scale=math.exp(LOGIT))
-        model = Classifier(Embedding([None] * len(parts)), head).eval()
-        samples = [self._samples(part.among(classes)) for part in parts]
-        val = self.val(cell.task, cell.split, cell.shots).among(classes)
-        return Problem(name, tuple(samples), self._samples(val), model)
+        return [part.among(classes) for part in parts]
 
     def class_means(self, part: Part, classes: int) -> Tensor:
-        """The classifier [C, D] whose rows are the means of the normalised features of each class, as they are."""
+        """Return the classifier [C, D] whose rows are the means of the normalised features of each class."""
         own = part.among(self.benchmark.class_sets[classes])
         rows, labels = own.rows.to(self.bank.device), own.labels.to(self.bank.device)
-        sums = self.bank.new_zeros(classes, self.bank.shape[1]).index_add_(0, labels, self.bank[rows])
-        return sums / labels.bincount(minlength=classes).unsqueeze(1)
+        return class_means(self.bank[rows], labels, classes)
 
     def zero_shot(self, kind: str, task: str, split: int, draw: int, shots: int) -> Part:
         """What a zero-shot classifier is the class means of: names, one shot of the draw, or the training samples.
@@ -176,12 +181,32 @@ class EscData:
             return self._texts
         return self.train(kind, split, shots) if kind == task else self.train(kind, draw, 1)
 
-    def test_batch(self, task: str, classes: int, split: int) -> tuple[tuple[Tensor], Tensor]:
-        """Features and labels of the test set of a split."""
-        samples = self._samples(self.test(task, split).among(self.benchmark.class_sets[classes]))
-        return (self.bank[samples.rows],), samples.labels
+    def tests(self, cell: EscCell) -> list[TestSet]:
+        """Return the test set of a cell; cells that have the same one share it."""
+        return [self._test_sets[cell.task, cell.classes, cell.split]]
 
-    def inputs(self, task: str, classes: int, split: int, draw: int | None, shots: int, used: set[str]) -> dict:
+    @cached_property
+    def _test_sets(self) -> dict[tuple[str, int, int], TestSet]:
+        asked = itertools.product(TASKS, self.benchmark.class_sets, SPLITS)
+        return {key: TestSet(partial(self._test_batches, *key), {TEST: None}) for key in asked}
+
+    def _test_batches(self, task: str, classes: int, split: int) -> list[tuple[tuple[Tensor], Tensor]]:
+        samples = self._samples(self.test(task, split).among(self.benchmark.class_sets[classes]))
+        return [((self.bank[samples.rows],), samples.labels)]
+
+    def zero_shot_tests(self, task: str, classes: int, split: int, parts: list[Part]) -> list[float]:
+        """Return the test accuracies of the zero-shot classifiers made from each of `parts`."""
+        embedding = Embedding([None])
+        heads = [LinearHead(self.class_means(part, classes), 1.0) for part in parts]
+        classifiers = [LinearClassifier(embedding, head) for head in heads]
+        return [found for (found,) in accuracies(classifiers, self._test_batches(task, classes, split))]
+
+    def inputs(self, cell: EscCell) -> dict[str, str]:
+        """Return digests of all that a cell's runs are trained and tested on."""
+        used = kinds_of(cell.task, cell.probe)
+        return self.inputs_of(cell.task, cell.classes, cell.split, cell.draw, cell.shots, used)
+
+    def inputs_of(self, task: str, classes: int, split: int, draw: int | None, shots: int, used: set[str]) -> dict:
         """Digests of all that a run is trained and tested on; `used` are the kinds that help it. Shots may be 0."""
         own = self.benchmark.class_sets[classes]
         found = {"classes": hashlib.sha256(json.dumps(sorted(own.items())).encode()).hexdigest()}
@@ -200,12 +225,13 @@ class EscData:
     def _samples(self, part: Part) -> Samples:
         return Samples((self.bank,), part.rows.to(self.bank.device), part.labels.to(self.bank.device))
 
-    def _read_images(self, images: DatasetFeatures, cell: Cell) -> tuple[Part, Part]:
-        problem = images.problem(cell)
-        return self._add_samples(problem.sources[0]), self._add_samples(problem.val)
+    def _read_images(self, images: ImageTasks, cell: Cell) -> tuple[Part, Part]:
+        task = images.task(cell)
+        return self._add_samples(task.own), self._add_samples(task.val)
 
-    def _read_test(self, images: DatasetFeatures) -> Part:
-        return joined([self._add(features, labels) for (features,), labels in images.test_batches()])
+    def _read_test(self, images: ImageTasks) -> Part:
+        (test,) = images.tests(images.cells[0])
+        return joined([self._add(features, labels) for (features,), labels in test.batches()])
 
     def _read_fold(self, number: int, fold: Fold) -> Part:
         """The clips of a fold, which belong to classes by the names of their categories, in metadata order."""

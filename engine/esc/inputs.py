@@ -12,9 +12,10 @@ from engine.datasets.few_shot import MissingSplits
 from engine.errors import UserError
 from engine.esc.benchmark import Benchmark
 from engine.esc.data import EscData, image_cells, read_folds
+from engine.features.opened import OpenedFeatures
 from engine.features.store import MissingFeatures, Place
 from engine.results.esc import SHOTS, SPLITS
-from engine.sweep.data import DatasetFeatures
+from engine.tasks.images import ImageTasks, wanted_by
 
 AUDIO_FEATURES = "cd audioclip && python audio_features.py"
 
@@ -29,7 +30,8 @@ def load(args: argparse.Namespace, benchmark: Benchmark, device: str) -> EscData
     make_images = config.command("features.py", config.FEATURES, args, **asked, **inputs)
     images, folds, missing = None, None, []
     try:
-        images = DatasetFeatures(image_cells(benchmark), args.feature_dir, args.indices_dir, "cpu")
+        cells = image_cells(benchmark)
+        images = ImageTasks(cells, OpenedFeatures(wanted_by(cells), args.feature_dir, args.indices_dir), "cpu")
     except MissingSplits as error:
         missing.append(_missing(error, config.command("few_shot_split.py", config.SPLITS, args, **error.wanted)))
         folder = Place.of(args.feature_dir, benchmark.encoder, benchmark.dataset).folder

@@ -23,7 +23,7 @@ from engine.features.store import Place
 from engine.features.texts import TextPlan, extract_texts
 from engine.features.verify import changed_images, check, stored_files
 from engine.features.zeroshot import measure
-from engine.methods import GRIDS
+from engine.methods import DEFAULT
 
 
 def load(name: str, *settings: Any) -> Encoder:
@@ -117,7 +117,7 @@ def _remarks(texts: TextPlan, encoder: str) -> list[str]:
             f"note: in {pluralize(len(alike), 'pair')} of classes, prompts are the same tokens for {encoder},"
             f" which cannot tell them apart: {shown}"
         )
-    count, least = len(texts.prompts), min(grid.fewest_prompts for grid in GRIDS.values())
+    count, least = len(texts.prompts), min(DEFAULT.grid.axes["batch_size"]) // 2 + 1
     if count < least:
         remarks.append(
             f"note: {pluralize(count, 'prompt')} where cross-modal training takes {least} or more: name others with"

@@ -1,23 +1,40 @@
-"""The methods: a file and a line of `METHODS` each. Choices, grids and defaults of arguments derive from here."""
+"""The methods: a file each, and a line of `REGISTRY`. Choices, grids and defaults of arguments derive from here.
 
-from engine.methods.adapter import ADAPTER
-from engine.methods.linear import LINEAR
+A method's file is imported when the method is first looked up, as some import torch, which takes seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+
 from engine.methods.method import Method
-from engine.methods.partial import PARTIAL
-from engine.training.grid import Grid
 
-METHODS: dict[str, Method] = {method.name: method for method in (LINEAR, ADAPTER, PARTIAL)}
-"""All methods by name; the first is the default."""
+REGISTRY = {
+    "linear": "linear",
+    "adapter": "adapter",
+    "partial": "linear",
+}
+"""The name of each method, which is that of its file in this package, and its `--classifier_head`."""
 
-DEFAULT = next(iter(METHODS.values()))
 
-HEADS: dict[str, Method] = {method.head: method for method in reversed(METHODS.values())}
-"""A method by each `--classifier_head`: all methods of a head build the same classifier."""
+class _Methods(Mapping[str, Method]):
+    """The methods by name, each from the `METHOD` of its file."""
 
-GRIDS: dict[str, Grid] = {name: method.grid for name, method in METHODS.items()}
-"""What `--hyperparams` names."""
+    def __getitem__(self, name: str) -> Method:
+        REGISTRY[name]  # raises KeyError
+        return import_module(f"{__name__}.{name}").METHOD
 
-AUDIO = Grid(lr=(0.1, 0.01, 0.001, 0.0001), weight_decay=(0.0, 0.01, 0.0001), batch_size=(8,))
-"""The grid of ImageNet-ESC (section 9 of the protocol), which `--hyperparams` does not name."""
+    def __iter__(self) -> Iterator[str]:
+        return iter(REGISTRY)
 
-__all__ = ["AUDIO", "DEFAULT", "GRIDS", "HEADS", "METHODS", "Method"]
+    def __len__(self) -> int:
+        return len(REGISTRY)
+
+
+METHODS = _Methods()
+DEFAULT = METHODS[next(iter(REGISTRY))]
+HEADS = list(dict.fromkeys(REGISTRY.values()))
+"""What `--classifier_head` takes. Methods of one head build the same classifier, as the method of that name does."""
+
+__all__ = ["DEFAULT", "HEADS", "METHODS", "REGISTRY", "Method"]

@@ -1,24 +1,29 @@
-"""The one place where a classifier is built: to be trained, and from what was saved of it."""
+"""The one place where a saved classifier is built again, whatever the method."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
-from engine.methods import HEADS
-from engine.model import Classifier, Embedding, LinearHead
+from engine.methods import METHODS
+from engine.model import Embedding, LinearClassifier, LinearHead
+
+PHI = "embedding.phi."
 
 
-def build(
-    head: str, weight: Tensor, logit: float, parts: Sequence[nn.Module | None], generator: torch.Generator
-) -> Classifier:
-    """Return the classifier of a `--classifier_head` in eval mode, with the linear layer `weight` [C, D].
+def restore(
+    head: str, logit: float, parts: Sequence[nn.Module | None], tensors: Mapping[str, Tensor]
+) -> LinearClassifier:
+    """Return the classifier of a `--classifier_head` with the saved `tensors`, in eval mode.
 
-    `parts` are the trained parts of the image encoder and, for cross-modal training, the text encoder; None for none.
-    `generator` initialises what the method puts before the linear layer. Raises UserError for a D that it cannot have.
+    `parts` are the layers of the image encoder that were trained, None for none. Raises RuntimeError, KeyError or
+    ValueError for tensors that do not fit.
     """
-    embedding = Embedding(parts, HEADS[head].embedding(weight.shape[-1], generator))
-    return Classifier(embedding, LinearHead(weight, scale=math.exp(logit))).eval()
+    of_phi = {name.removeprefix(PHI): tensor for name, tensor in tensors.items() if name.startswith(PHI)}
+    phi = METHODS[head].phi(of_phi) if METHODS[head].phi else None
+    linear = LinearHead(tensors["head.weight"], math.exp(logit), tensors.get("head.bias"))
+    classifier = LinearClassifier(Embedding(parts, phi), linear)
+    classifier.load_state_dict(tensors)
+    return classifier.eval()

@@ -1,43 +1,42 @@
-"""The contract of a method: what a file of `engine.methods` has to say, and what everything else derives from it.
-
-Nothing here or in the files of methods imports torch before a classifier is built: command lines are read first.
-"""
+"""The contract of a method: what its file declares, and everything else derives from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engine.training.descent import Fit
 from engine.training.grid import Grid
 
 if TYPE_CHECKING:
-    from torch import Generator, nn
+    from torch import Tensor, nn
+
+    from engine.training.task import Task
 
 SCALE_100 = 4.60517
 """The logarithm of CLIP's scale of logits, 100, as the authors' scripts have it."""
 
 
-def no_embedding(dimension: int, generator: Generator) -> nn.Module | None:
-    """Return None: features go into the linear layer as they are."""
-    return None
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """A way of fitting a classifier.
 
-    `name` is what `--method`, `--mode` and `--hyperparams` take, `title` its name in tables. `head` is what
-    `--classifier_head` takes; methods of one head build the same classifier. `image_layer` (trained layers of the image
-    encoder) and `logit` (logarithm of the logits' scale) are the defaults of the arguments of these names.
-    `embedding(dimension, generator)` returns the layers between a feature of so many numbers and the linear layer,
-    initialised by `generator`, or None for none; it raises UserError for a dimension that it cannot have.
+    `title` is its name in tables. `fit` is `GradientDescent(...)`, `ClosedForm(solve)` or another `Fit`; `grid` has
+    the hyper-parameters that validation selects among. `logit` (logarithm of the logits' scale) and `image_layer`
+    (trainable layers of the image encoder) are the defaults of the arguments of these names.
+    `phi(tensors)` returns the module before the linear layer, to load its saved `tensors` by name into; None is the
+    identity. `wise_ft` is whether the weights [C, D] can be averaged with the zero-shot classifier's. `inits` are the
+    values of `--classifier_init` that it takes. `check(task)` raises UserError, with the remedy, for a task that the
+    method cannot be fitted to; the rest of a sweep goes on.
     """
 
-    name: str
     title: str
-    head: str
     grid: Grid
-    image_layer: int = 0
+    fit: Fit
     logit: float = SCALE_100
-    embedding: Callable[[int, Generator], nn.Module | None] = no_embedding
+    image_layer: int = 0
+    phi: Callable[[Mapping[str, Tensor]], nn.Module] | None = None
+    wise_ft: bool = True
+    inits: tuple[str, ...] = ("zeroshot", "random")
+    check: Callable[[Task], None] | None = None

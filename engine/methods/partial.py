@@ -5,13 +5,13 @@ scripts, exp(4.0) = 54.6; the paper's text has 50.
 """
 
 from engine.methods.method import Method
+from engine.training.descent import GradientDescent
 from engine.training.grid import Grid
 
-PARTIAL = Method(
-    name="partial",
+METHOD = Method(
     title="partial fine-tuning",
-    head="linear",
     grid=Grid(lr=(1e-5, 1e-6, 1e-7), weight_decay=(0.0, 0.001, 0.00001), batch_size=(8,)),
+    fit=GradientDescent(),
     image_layer=1,
     logit=4.0,
 )

@@ -1,10 +1,13 @@
-"""Classifiers: heads, the adapter, zero-shot weights and WiSE-FT (section 4 of the protocol)."""
+"""The linear classifier that every method ends in, and its parts (section 4 of the protocol).
+
+logits = scale * (phi(x) @ W.T + b)
+"""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +24,16 @@ ADAPTER_REDUCTION = 4
 
 
 class LinearHead(nn.Module):
-    """Logits = scale * features @ weight.T, for features [B, D] and `weight` [C, D]; no bias."""
+    """Logits = scale * (features @ weight.T + bias), for features [B, D], `weight` [C, D] and `bias` [C] or None."""
 
-    def __init__(self, weight: Tensor, scale: float):
+    def __init__(self, weight: Tensor, scale: float, bias: Tensor | None = None):
         super().__init__()
         self.weight = nn.Parameter(weight.clone())
+        self.bias = None if bias is None else nn.Parameter(bias.clone())
         self.scale = scale
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.scale * F.linear(features, self.weight)
+        return self.scale * F.linear(features, self.weight, self.bias)
 
 
 class Adapter(nn.Module):
@@ -67,37 +71,62 @@ class TrainableEncoder(nn.Module):
 
 
 class Embedding(nn.Module):
-    """What comes before the linear layer: an encoder per source (images, then texts), and the adapter they share.
+    """The layers before the linear one: an encoder per modality (images, then texts), and the `phi` that they share.
 
-    A source is the tuple of an encoder's inputs. Where nothing of the encoder is trained (None) that is the
-    L2-normalised feature alone. `embedding(images)` embeds images, `embedding(images, texts)` both, concatenated.
+    A modality's samples are the tuple of an encoder's inputs. Where nothing of the encoder is trained (None) they are
+    L2-normalised features. `embedding(images)` embeds images, `embedding(images, texts)` both, concatenated.
     """
 
-    def __init__(self, encoders: Sequence[nn.Module | None], adapter: Adapter | None = None):
+    def __init__(self, encoders: Sequence[nn.Module | None], phi: nn.Module | None = None):
         super().__init__()
         self.encoders = nn.ModuleList(nn.Identity() if part is None else TrainableEncoder(part) for part in encoders)
-        self.adapter = adapter or nn.Identity()
+        self.phi = phi or nn.Identity()
 
-    def forward(self, *sources: tuple[Tensor, ...]) -> Tensor:
-        features = [encoder(*inputs) for encoder, inputs in zip(self.encoders, sources, strict=False)]
-        return self.adapter(torch.cat(features) if len(features) > 1 else features[0])
+    def forward(self, *modalities: tuple[Tensor, ...]) -> Tensor:
+        features = [encoder(*inputs) for encoder, inputs in zip(self.encoders, modalities, strict=False)]
+        return self.phi(torch.cat(features) if len(features) > 1 else features[0])
 
     @property
-    def trainable(self) -> bool:
-        """Whether anything before the linear layer is trained."""
-        return any(True for _ in self.parameters())
+    def is_identity(self) -> bool:
+        """Whether features reach the linear layer as they are."""
+        return not any(True for _ in (*self.parameters(), *self.buffers()))
 
 
-class Classifier(nn.Module):
-    """An embedding and a linear head: what is trained, with all its parameters."""
+class LinearClassifier(nn.Module):
+    """logits = scale * (phi(x) @ W.T + b): what every method fits, with all that a prediction takes."""
 
     def __init__(self, embedding: Embedding, head: LinearHead):
         super().__init__()
         self.embedding, self.head = embedding, head
 
-    def forward(self, *sources: tuple[Tensor, ...]) -> Tensor:
-        """Logits [B, C] of the samples of all sources together."""
-        return self.head(self.embedding(*sources))
+    def forward(self, *modalities: tuple[Tensor, ...]) -> Tensor:
+        """Logits [B, C] of the samples of all modalities together."""
+        return self.head(self.embedding(*modalities))
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight [C, D] of the linear layer."""
+        return self.head.weight.detach()
+
+    def copied(self) -> LinearClassifier:
+        """Return the classifier with copies of all its tensors."""
+        return with_state(self, {name: tensor.clone() for name, tensor in self.state_dict().items()})
+
+    def with_weight(self, weight: Tensor) -> LinearClassifier:
+        """Return a classifier with another `weight` on the very same embedding."""
+        return LinearClassifier(self.embedding, LinearHead(weight, self.head.scale, self.head.bias)).eval()
+
+
+def with_state(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """Return a copy of `module` in eval mode around the tensors of `state`, its parameters and buffers by name.
+
+    Tensors that `state` lacks are shared with `module`. Raises RuntimeError for names or shapes that do not fit.
+    """
+    copied = twin(module)
+    unknown = copied.load_state_dict(state, strict=False, assign=True).unexpected_keys
+    if unknown:
+        raise RuntimeError(f"unexpected tensors: {', '.join(unknown)}")
+    return copied.eval()
 
 
 def twin(module: nn.Module) -> nn.Module:
@@ -115,13 +144,15 @@ def random_weight(classes: int, dimension: int, generator: torch.Generator) -> T
     return nn.init.kaiming_uniform_(torch.empty(classes, dimension), a=math.sqrt(5), generator=generator)
 
 
-def zeroshot_weight(features: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """CLIP's zero-shot classifier [classes, D] from raw text features [n, D] with classes [n].
-
-    A row is the L2-normalised mean of the *raw* features of a class over its templates.
-    """
+def class_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Return the mean [classes, D] of the features [n, D] of each class, given their labels [n]."""
     sums = features.new_zeros(classes, features.shape[1]).index_add_(0, labels, features)
-    return F.normalize(sums / labels.bincount(minlength=classes).unsqueeze(1), dim=1)
+    return sums / labels.bincount(minlength=classes).unsqueeze(1)
+
+
+def zeroshot_weight(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Return CLIP's zero-shot classifier [classes, D]: the L2-normalised means of the *raw* text features [n, D]."""
+    return F.normalize(class_means(features, labels, classes), dim=1)
 
 
 def wise_ft(weight: Tensor, zeroshot: Tensor, ratio: float = WISE_FT_RATIO) -> Tensor:

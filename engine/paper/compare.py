@@ -15,7 +15,7 @@ from engine.paper.layout import METHODS, TABLES, Place, Scope
 from engine.paper.printed import AVERAGE, Line, Number
 from engine.results import esc
 from engine.results.domain_shift import as_tested_on
-from engine.results.runs import Cell, Record, read_cell, selected
+from engine.results.runs import TEST, Cell, Record, read_cell, selected
 from engine.results.tables import check_inputs
 
 
@@ -191,11 +191,7 @@ def _of_dataset(line: Line, place: Place, scope: Scope, runs: Runs) -> Entry:
 
 def _accuracy(run: Record | None, test_set: str, classifier: str) -> float | None:
     """The test accuracy of a run's classifier, 0 to 1; None when it was not tested there."""
-    if run is None:
-        return None
-    if test_set == run.cell.dataset:
-        return getattr(run, classifier).test
-    return getattr(run.shifted[test_set], classifier) if test_set in run.shifted else None
+    return run and run.accuracy(classifier, TEST if test_set == run.cell.dataset else test_set)
 
 
 def _average(entries: list[Entry]) -> Entry:

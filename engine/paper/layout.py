@@ -14,6 +14,7 @@ from engine import datasets
 from engine.clip import names
 from engine.errors import UserError
 from engine.methods import METHODS as OURS
+from engine.methods import REGISTRY
 from engine.paper import printed
 from engine.paper.printed import AVERAGE, Line
 from engine.results import esc
@@ -202,10 +203,10 @@ def cell(line: Line, dataset: str, shots: int, seed: int, scope: Scope) -> Cell:
         image_augmentation=images[0],
         image_views=images[1],
         modality=modality,
-        head=method.head,
+        head=REGISTRY[source.mode],
         init=line.init or ("random" if modality == "uni_modal" else "zeroshot"),
         logit=method.logit,
-        hyperparams=method.name,
+        hyperparams=source.mode,
         max_iter=scope.max_iter,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from engine.results.runs import ALL_CLASSES, Accuracy, Cell, Record
+from engine.results.runs import ALL_CLASSES, TEST, VAL, Cell, Record
 from engine.results.tables import method_label, method_name, selected_runs
 
 
@@ -36,15 +36,14 @@ def by_test_set(runs: dict[Cell, Record], shifted: list[str], class_subset: bool
 
 def as_tested_on(run: Record, name: str, class_subset: bool) -> Record:
     """A run whose test set is the shifted set `name`. Raises KeyError when it was not tested on that."""
-    among_all = run.shifted.get(name + ALL_CLASSES)
-    found = run.shifted[name] if class_subset or among_all is None else among_all
+    among_all = name + ALL_CLASSES
+    found = name if class_subset or among_all not in run.shifted else among_all
     return replace(
         run,
         cell=replace(run.cell, dataset=name),
-        inputs=run.inputs | {"test": found.inputs},
-        trained=Accuracy(run.trained.val, found.trained),
-        wiseft=Accuracy(run.wiseft.val, found.wiseft),
-        zeroshot=Accuracy(run.zeroshot.val, found.zeroshot),
+        inputs=run.inputs | {"test": run.shifted[found]},
+        accuracies={own: {VAL: of[VAL], TEST: of[found]} for own, of in run.accuracies.items()},
+        shifted={},
     )
 
 

@@ -17,14 +17,15 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from engine import schema
 from engine.errors import UserError
 from engine.files import parse_json, write_text
-from engine.methods import AUDIO
-from engine.results.runs import NOT_A_RECORD, require_accuracies, select
-from engine.training.grid import Hyperparameters
+from engine.methods import METHODS, Method
+from engine.results.old_records import with_names
+from engine.results.runs import NOT_A_RECORD, TEST, TRAINED, VAL, Record, require_accuracies, select
+from engine.training.grid import Grid, Hparams
 from engine.training.schedule import MAX_ITER
 
 TASKS = ("image", "audio")
@@ -40,6 +41,36 @@ PLUS_TEXT, ALL_MODAL = "plustext_linear_prob", "allmodal_linear_prob"
 PROBES = (UNI_MODAL, AUDIO_VISUAL, PLUS_TEXT, ALL_MODAL)
 ZERO_SHOT = ("zero_shot_image", "zero_shot_audio", "zero_shot_text")
 """The methods, by their names in the paper's tables."""
+AUDIO = Grid(lr=(0.1, 0.01, 0.001, 0.0001), weight_decay=(0.0, 0.01, 0.0001), batch_size=(8,))
+"""The grid of the probes (section 9 of the protocol)."""
+
+
+@dataclass(frozen=True)
+class EscCell:
+    """A grid of runs of one probe. `draw` is None where the other modality is not used: one grid for all draws."""
+
+    task: str
+    classes: int
+    split: int
+    draw: int | None
+    shots: int
+    probe: str
+    max_iter: int = MAX_ITER
+    grid = AUDIO
+    hyperparams = "audio"
+
+    @property
+    def draws(self) -> tuple[int, ...]:
+        """The draws that its runs stand for."""
+        return DRAWS if self.draw is None else (self.draw,)
+
+    @property
+    def method(self) -> Method:
+        """The method that fits its classifiers."""
+        return METHODS["linear"]
+
+    def __str__(self) -> str:
+        return f"{self.task} {self.classes} classes {self.shots}-shot split {self.split} draw {self.draw or 'any'}"
 
 
 @dataclass(frozen=True)
@@ -58,7 +89,7 @@ class EscRun:
     draw: int
     shots: int
     method: str
-    hyperparameters: Hyperparameters | None
+    hyperparameters: Hparams | None
     inputs: dict[str, str]
     val: float | None
     test: float | None
@@ -75,14 +106,14 @@ class EscRun:
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, not one of {values}")
-        require_accuracies(self.val, self.test)
+        require_accuracies(accuracy for accuracy in (self.val, self.test) if accuracy is not None)
         if self.method in PROBES and None in (self.hyperparameters, self.val):
             raise ValueError(f"a run of {self.method} has neither hyperparameters nor val")
 
     @property
     def key(self) -> tuple:
         """Which run it is among those of its file."""
-        return self.method, self.split, self.draw, self.hyperparameters or ()
+        return self.method, self.split, self.draw, tuple((self.hyperparameters or {}).values())
 
 
 ALIKE = ("encoder", "features", "test", "text", "prompts", "audio encoder", "sounds", "audio")
@@ -115,7 +146,10 @@ def read_runs(task: str, classes: int, shots: int, folder: str | Path) -> dict[t
     found = {}
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         try:
-            run = schema.build(EscRun, parse_json(line), "run")
+            content = parse_json(line)
+            if isinstance(content, dict):
+                content["hyperparameters"] = with_names(content.get("hyperparameters"))
+            run = schema.build(EscRun, content, "run")
             if (run.task, run.classes, run.shots) != (task, classes, shots):
                 raise ValueError(f"it is of {run.task}, {run.classes} classes, {run.shots} shots")
             if run.key in found:
@@ -142,6 +176,90 @@ def add_runs(runs: Iterable[EscRun], folder: str | Path) -> None:
         write_text(file_of(*place, folder), "".join(lines))
 
 
+class EscRecords:
+    """The records of a benchmark's cells, in the files below `folder`, which are read once.
+
+    A run stands there for each of its draws.
+    """
+
+    option = "--esc_result_dir"
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self._files: dict[tuple[str, int, int], dict[tuple, EscRun]] = {}
+        self._unwritten: list[EscRun] = []
+
+    def read(self, cell: EscCell) -> dict[Hparams, Record]:
+        """Return the runs of a cell that are there for all of its draws. Raises UserError for another max_iter."""
+        records = ((point, self.find(cell, point)) for point in AUDIO)
+        return {point: record for point, record in records if record is not None}
+
+    def find(self, cell: EscCell, hparams: Hparams) -> Record | None:
+        """Return the record of a run, which is tested if it is in all of its draws; None without one."""
+        points = tuple(hparams.values())
+        found = [self._runs(cell).get((cell.probe, cell.split, draw, points)) for draw in cell.draws]
+        runs = [run for run in found if run is not None]
+        if len(runs) < len(found):
+            return None
+        if other := [run for run in runs if run.max_iter != cell.max_iter]:
+            raise UserError(
+                f"{self.place(cell)} holds runs of {other[0].max_iter} steps, not of {cell.max_iter}; remove it, or"
+                f" give another {self.option}"
+            )
+        run = runs[0]
+        tests = {} if None in [own.test for own in runs] else {TEST: run.test}
+        accuracies, how = {TRAINED: {VAL: run.val} | tests}, (run.seconds or 0.0, run.versions, run.diverged)
+        return Record(cell, hparams, run.inputs, list(AUDIO), run.step or 0, accuracies, *how)
+
+    def write(self, record: Record) -> None:
+        """Take a record for the next `flush`."""
+        cell = record.cell
+        self._unwritten += [
+            EscRun(
+                *(cell.task, cell.classes, cell.split, draw, cell.shots, cell.probe, record.hyperparameters),
+                inputs=record.inputs,
+                val=record.val,
+                test=record.accuracy(TRAINED),
+                max_iter=cell.max_iter,
+                step=record.step,
+                diverged=record.diverged,
+                seconds=round(record.seconds, 3),
+                versions=record.versions,
+            )
+            for draw in cell.draws
+        ]
+
+    def flush(self) -> None:
+        """Add the records to their files."""
+        add_runs(self._unwritten, self.folder)
+        self._unwritten.clear()
+
+    def remove(self, cell: EscCell, hparams: Hparams) -> None:
+        """Raise NotImplementedError: the benchmark's features do not change."""
+        raise NotImplementedError
+
+    def place(self, cell: EscCell) -> Path:
+        """Return the file with the runs of a cell."""
+        return file_of(cell.task, cell.classes, cell.shots, self.folder)
+
+    def path(self, cell: EscCell, hparams: Hparams) -> Path:
+        """Return the file with a run."""
+        return self.place(cell)
+
+    def zero_shot(self, task: str, classes: int, shots: int) -> dict[tuple, EscRun]:
+        """Return the zero-shot classifiers of a file by their keys."""
+        runs = self._read(task, classes, shots)
+        return {key: run for key, run in runs.items() if run.method in ZERO_SHOT}
+
+    def _runs(self, cell: EscCell) -> dict[tuple, EscRun]:
+        return self._read(cell.task, cell.classes, cell.shots)
+
+    def _read(self, *place: Any) -> dict[tuple, EscRun]:
+        if place not in self._files:
+            self._files[place] = read_runs(*place, self.folder)
+        return self._files[place]
+
+
 def check_inputs(runs: Iterable[EscRun], folder: str | Path) -> None:
     """Raise UserError, naming two files, when runs of a benchmark were trained or tested on different features."""
     first: dict[str, EscRun] = {}
@@ -158,7 +276,7 @@ def check_inputs(runs: Iterable[EscRun], folder: str | Path) -> None:
 
 def score(runs: dict[tuple, EscRun], method: str) -> Score:
     """A method's test accuracies where its grid is complete and the run that validation selects is tested."""
-    points = list(AUDIO) if method in PROBES else [()]
+    points = [tuple(point.values()) for point in AUDIO] if method in PROBES else [()]
     accuracies, chosen = {}, []
     for pair in ((split, draw) for split in SPLITS for draw in DRAWS):
         own = {point: runs.get((method, *pair, point)) for point in points}

@@ -11,7 +11,8 @@ import pandas as pd
 from engine import datasets
 from engine.datasets.few_shot import parse_shots, shots_sort_key
 from engine.errors import UserError
-from engine.results.runs import Cell, Record, read_cell, selected
+from engine.results.runs import TEST, TRAINED, VAL, WISEFT, ZEROSHOT, Cell, Record, read_cell, selected
+from engine.training.grid import SPOKEN, Hparams, shown
 
 
 def explain(cell: Cell, result_dir: str | Path) -> str:
@@ -27,8 +28,12 @@ def explain(cell: Cell, result_dir: str | Path) -> str:
     rows = [_row(point, records.get(point), chosen) for point in grid]
     lines = [f"{cell}, {cell.folder(result_dir)}: accuracies in %, blank where untested"]
     lines += [pd.DataFrame(rows).to_string(index=False), _reason(records, chosen, len(grid))]
-    if chosen is not None and chosen.zeroshot.test is not None:
-        lines.append(f"zero-shot: val {_percent(chosen.zeroshot.val)}, test {_percent(chosen.zeroshot.test)}")
+    if chosen is not None and chosen.accuracy(ZEROSHOT) is not None:
+        val, test = (_percent(chosen.accuracy(ZEROSHOT, of)) for of in (VAL, TEST))
+        lines.append(f"zero-shot: val {val}, test {test}")
+    if chosen is not None and chosen.tuned:
+        tuned = ", ".join(f"{name} {value:g}" for name, value in chosen.tuned.items())
+        lines.append(f"tuned on validation inside the run: {tuned}")
     return "\n".join(lines)
 
 
@@ -43,7 +48,7 @@ def _none_there(cell: Cell, result_dir: str | Path) -> str:
     return "\n".join(lines)
 
 
-def _row(point, record: Record | None, chosen: Record | None) -> dict[str, object]:
+def _row(point: Hparams, record: Record | None, chosen: Record | None) -> dict[str, object]:
     """A point of the grid, with the marks of the run that is selected, diverged or not there."""
     marks = []
     if record is None:
@@ -52,31 +57,27 @@ def _row(point, record: Record | None, chosen: Record | None) -> dict[str, objec
         marks.append("<- selected")
     if record is not None and record.diverged:
         marks.append("diverged")
-    lr, weight_decay, batch_size = point
-    return {
-        "lr": f"{lr:g}",
-        "weight decay": f"{weight_decay:g}",
-        "batch": batch_size,
-        "step": "" if record is None else record.step,
-        "val": _percent(record and record.trained.val),
-        "test": _percent(record and record.trained.test),
-        "WiSE-FT val": _percent(record and record.wiseft.val),
-        "WiSE-FT test": _percent(record and record.wiseft.test),
-        "": ", ".join(marks),
+    titles = {"": TRAINED, "WiSE-FT ": WISEFT}
+    found = {
+        f"{title}{of}": _percent(record and record.accuracy(name, of))
+        for title, name in titles.items()
+        for of in (VAL, TEST)
     }
+    values = {SPOKEN.get(name, name): shown(value) for name, value in point.items()}
+    return values | {"step": "" if record is None else record.step} | found | {"": ", ".join(marks)}
 
 
 def _reason(records: dict, chosen: Record | None, points: int) -> str:
     if chosen is None:
         return f"None is selected yet: {points - len(records)} of {points} runs are not trained."
-    best = chosen.trained.val
-    tied = sum(record.trained.val == best for record in records.values())
+    best = chosen.val
+    tied = sum(record.val == best for record in records.values())
     if tied == 1:
         reason = f"Selected: the one run with the highest val, {_percent(best)}."
     else:
         reason = (
             f"Selected: of the {tied} runs with the highest val, {_percent(best)}, the first in the order of the grid"
-            " (lr, weight decay, batch size, as above)."
+            " (as above)."
         )
     return reason + ("" if chosen.tested else " Its test is missing; train.py makes it.")
 

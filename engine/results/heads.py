@@ -2,9 +2,10 @@
 
     experiments/.../<hyper-parameters>/classifier.safetensors
 
-Tensors have their names in `engine.model.Classifier`: `head.weight` [C, D]; of an adapter `embedding.adapter.down` and
-`.up`; of fine-tuning the trained part of the image encoder, `embedding.encoders.0.part.*`. `zeroshot` [C, D] is what
-WiSE-FT goes back to. The rest is JSON among the metadata, with the run's record and a digest of the whole content.
+Tensors have their names in `engine.model.LinearClassifier`: `head.weight` [C, D] and `head.bias` [C]; of the module
+before the linear layer, such as an adapter, `embedding.phi.*`; of fine-tuning the trained layers of the image encoder,
+`embedding.encoders.0.part.*`. `zeroshot` [C, D] is the classifier that WiSE-FT averages with. The
+rest is JSON among the metadata, with the run's record and a digest of the whole content.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from engine.errors import UserError
 from engine.files import CannotOpen, entries_below, opening, parse_json, write_tensors
 from engine.model import WISE_FT_RATIO
 from engine.preprocessing import Preprocessing
+from engine.results.old_records import converted
 from engine.results.runs import (
     NOT_A_RECORD,
     RECORD,
@@ -32,13 +34,15 @@ from engine.results.runs import (
     Record,
     read_record,
     record_path,
-    runs_digest,
+    same_run,
 )
-from engine.training.grid import Hyperparameters
+from engine.training.grid import Hparams
 
 FILE = "classifier.safetensors"
-FORMAT = 2
+FORMAT = 3
 """Raised when files change so that an earlier version of this project would misread them."""
+ADAPTER_FORMAT, ADAPTER = 2, ("embedding.adapter.", "embedding.phi.")
+"""Up to which format an adapter's tensors had other names, and how these begin now."""
 ABOUT = "classifier"
 """Where the metadata have the JSON."""
 DIGEST = "content"
@@ -88,13 +92,13 @@ class MissingClassifier(UserError):
         self.cells = cells
 
 
-def head_path(cell: Cell, hyperparameters: Hyperparameters, result_dir: str | Path) -> Path:
+def head_path(cell: Cell, hyperparameters: Hparams, result_dir: str | Path) -> Path:
     """Where the classifier of a run lies, if it was kept."""
     return record_path(cell, hyperparameters, result_dir).with_name(FILE)
 
 
 def tensors_of(state: Mapping[str, Tensor], zeroshot: Tensor) -> dict[str, Tensor]:
-    """What is kept of the state of a trained `engine.model.Classifier`: all but the part of the text encoder."""
+    """Return what is kept of the state of a `LinearClassifier`: all but the trained layers of the text encoder."""
     kept = {name: tensor for name, tensor in state.items() if not name.startswith("embedding.encoders.1.")}
     kept["zeroshot"] = zeroshot
     # copies, as those of runs that were trained side by side are views of one tensor
@@ -125,7 +129,7 @@ def is_kept(record: Record, result_dir: str | Path) -> bool:
     """Whether the classifier of this very run is there, whole, and can be read."""
     path = head_path(record.cell, record.hyperparameters, result_dir)
     try:
-        return path.is_file() and _same(read(path).run, record)
+        return path.is_file() and same_run(read(path).run, record)
     except CannotOpen:  # training anew would replace a file that may be sound
         raise
     except UserError:
@@ -172,12 +176,15 @@ def read(path: Path) -> Kept:
             about = parse_json((file.metadata() or {}).get(ABOUT, "null"))
             if not isinstance(about, dict):
                 raise ValueError(f"it has no metadata '{ABOUT}'")
-            if schema.build(int, about.get("format"), "format") > FORMAT:
+            written = schema.build(int, about.get("format"), "format")
+            if written > FORMAT:
                 raise UserError(f"{path} was written by a newer version of this project, which this one cannot read")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         digest = about.pop(DIGEST, None)
         if digest not in (None, _digest(about, tensors)):
             raise ValueError("its content is not what was written")
+        if written <= ADAPTER_FORMAT:
+            tensors = {name.replace(*ADAPTER): tensor for name, tensor in tensors.items()}
         kept = _kept(about, tensors)
     except (SafetensorError, OSError, RuntimeError, *NOT_A_RECORD) as error:  # torch's for types that it hardly knows
         raise UserError(
@@ -185,7 +192,7 @@ def read(path: Path) -> Kept:
             " --save-heads wrote it, remove it, and the same command makes it anew"
         ) from error
     record = path.with_name(RECORD)
-    if record.is_file() and not _same(read_record(record), kept.run):
+    if record.is_file() and not same_run(read_record(record), kept.run):
         raise UserError(
             f"{path} is of another run than {record}, which was trained again since; train.py --save-heads keeps its"
             " classifier"
@@ -203,6 +210,7 @@ def _cell_and_results(path: Path) -> tuple[Cell, Path | None]:
 
 def _kept(about: dict[str, Any], tensors: dict[str, Tensor]) -> Kept:
     """The classifier that the JSON in its file tells of. Raises ValueError where that or the tensors cannot be."""
+    about = about | {"run": converted(about.get("run"))}
     types = {"recipe": Recipe, "classnames": list[str], "run": Record, "wiseft_ratio": float}
     kept = Kept(**{name: schema.build(kind, about.get(name), name) for name, kind in types.items()}, tensors=tensors)
     if not 0 <= kept.wiseft_ratio <= 1:
@@ -227,8 +235,3 @@ def _digest(about: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     """The digest of a classifier's content: `about` is the JSON without it."""
     # as it is read again: JSON makes lists of tuples
     return tensors_digest(tensors, json.dumps(about, sort_keys=True))
-
-
-def _same(one: Record, other: Record) -> bool:
-    """Whether two records are of one run, whatever shifted sets it was tested on."""
-    return runs_digest([one]) == runs_digest([other])

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from engine import schema
 from engine.datasets.few_shot import MAX_VAL_SHOT, Shots
 from engine.errors import UserError
 from engine.files import list_matching, parse_json, read_bytes, write_json
-from engine.methods import GRIDS
-from engine.training.grid import Hyperparameters
+from engine.methods import METHODS, Method
+from engine.results.old_records import converted
+from engine.training.grid import Grid, Hparams
 from engine.training.schedule import MAX_ITER, MAX_LOGIT
 
 
@@ -49,8 +50,18 @@ class Cell:
         if not abs(self.logit) <= MAX_LOGIT:
             raise ValueError(f"logit is {self.logit}, beyond {MAX_LOGIT} on either side of 0")
 
+    @property
+    def method(self) -> Method:
+        """The method that fits its classifiers."""
+        return METHODS[self.head]
+
+    @property
+    def grid(self) -> Grid:
+        """The hyper-parameters of its runs."""
+        return METHODS[self.hyperparams].grid
+
     def folder(self, result_dir: str | Path) -> Path:
-        """Where the runs of this cell lie under `result_dir`."""
+        """Return where the runs of this cell lie under `result_dir`."""
         shots = f"{self.dataset}-shot_{self.shots}-seed_{self.seed}"
         if self.max_val_shot != MAX_VAL_SHOT:
             shots += f"-val_{self.max_val_shot}"
@@ -67,26 +78,17 @@ class Cell:
         return f"{self.dataset} {self.shots}-shot seed {self.seed}"
 
 
-@dataclass(frozen=True)
-class Accuracy:
-    """Accuracies, 0 to 1, of one classifier; `test` is None until it is tested."""
-
-    val: float
-    test: float | None = None
-
-    def __post_init__(self):
-        require_accuracies(self.val, self.test)
-
-
-def require_accuracies(*accuracies: float | None) -> None:
-    """Raise ValueError for accuracies that are not from 0 to 1; None is one that is yet to be measured."""
+def require_accuracies(accuracies: Iterable[float]) -> None:
+    """Raise ValueError for accuracies that are not from 0 to 1."""
     for accuracy in accuracies:
-        if accuracy is not None and not 0 <= accuracy <= 1:
+        if not 0 <= accuracy <= 1:
             raise ValueError(f"an accuracy is {accuracy}, which is not from 0 to 1")
 
 
-CLASSIFIERS = ("trained", "wiseft", "zeroshot")
-"""The classifiers of which a record has accuracies."""
+TRAINED, WISEFT, ZEROSHOT = "trained", "wiseft", "zeroshot"
+"""The classifiers of which a record may have accuracies: the fitted one, its WiSE-FT, and the zero-shot classifier."""
+VAL, TEST = "val", "test"
+"""The sets that are a dataset's own; others are its shifted test sets."""
 
 
 WAYS = ("features", "prompts")
@@ -106,41 +108,28 @@ ALL_CLASSES = "/all_classes"
 
 
 @dataclass(frozen=True)
-class Shifted:
-    """Accuracies, 0 to 1, of a run's three classifiers on a further test set; `inputs` is the digest of its list."""
-
-    inputs: str
-    trained: float
-    wiseft: float
-    zeroshot: float
-
-    def __post_init__(self):
-        require_accuracies(self.trained, self.wiseft, self.zeroshot)
-
-
-@dataclass(frozen=True)
 class Record:
     """A complete run.
 
     `inputs` are the digests of what it was trained on: the encoder's weights, lists of images, prompts, split. `grid`
-    are the valid points of its cell, in order. `trained` is the classifier of the first best `step`; `wiseft` the same
-    after WiSE-FT, `zeroshot` the one it went back to. A run that `diverged` has the best step from before it did.
-    `seconds` is the run's share of its stack's time. `shifted` are the further test sets that the run was tested on, by
-    name: `imagenet_a` where predictions are among its 200 classes, `imagenet_a/all_classes` where among all.
+    are the valid points of its cell, in order. `step` is the 0-based step that the classifier is of, and `tuned` what
+    the method chose on validation inside the run. A run that `diverged` has the best step from before it did.
+    `accuracies` are 0 to 1, by classifier (`trained`, `wiseft`, `zeroshot`) and set: `val`, `test` once it is tested,
+    and further test sets: `imagenet_a` where predictions are among its 200 classes, `imagenet_a/all_classes` where
+    among all. `shifted` are the digests of these further sets. `seconds` is the run's share of its stack's time.
     """
 
     cell: Cell
-    hyperparameters: Hyperparameters
+    hyperparameters: Hparams
     inputs: dict[str, str]
-    grid: list[Hyperparameters]
+    grid: list[Hparams]
     step: int
-    trained: Accuracy
-    wiseft: Accuracy
-    zeroshot: Accuracy
+    accuracies: dict[str, dict[str, float]]
     seconds: float = field(compare=False)
     versions: dict[str, str] = field(compare=False)
     diverged: bool = False
-    shifted: dict[str, Shifted] = field(default_factory=dict)
+    shifted: dict[str, str] = field(default_factory=dict)
+    tuned: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
         """Raises ValueError for a run that cannot be."""
@@ -148,12 +137,36 @@ class Record:
             raise ValueError(f"step is {self.step}")
         if self.hyperparameters not in self.grid:
             raise ValueError("its hyperparameters are not in its grid")
-        if self.tested and None in (self.wiseft.test, self.zeroshot.test):
-            raise ValueError("of its three classifiers not all are tested")
+        if VAL not in self.accuracies.get(TRAINED, {}):
+            raise ValueError("it has no validation accuracy")
+        for name, found in self.accuracies.items():
+            require_accuracies(found.values())
+            if found.keys() != self.accuracies[TRAINED].keys():
+                raise ValueError(f"the classifiers {TRAINED} and {name} were not tested on the same sets")
+
+    @property
+    def val(self) -> float:
+        """The validation accuracy that runs are selected by."""
+        return self.accuracies[TRAINED][VAL]
 
     @property
     def tested(self) -> bool:
-        return self.trained.test is not None
+        """Whether it was tested on its own test set."""
+        return TEST in self.accuracies[TRAINED]
+
+    def accuracy(self, classifier: str, of_set: str = TEST) -> float | None:
+        """Return the accuracy of a classifier on a set; None where there is none."""
+        return self.accuracies.get(classifier, {}).get(of_set)
+
+    def with_tests_of(self, other: Record) -> Record:
+        """Return the run with the test accuracies of `other`, which is the same run, added to its own."""
+        found = {name: of | other.accuracies[name] for name, of in self.accuracies.items()}
+        return replace(other, accuracies=found, shifted=self.shifted | other.shifted)
+
+    def untested(self) -> Record:
+        """Return the run without its test accuracies."""
+        val = {name: {VAL: found[VAL]} for name, found in self.accuracies.items()}
+        return replace(self, accuracies=val, shifted={})
 
 
 def runs_digest(records: Iterable[Any], shifted: bool = False) -> str:
@@ -167,20 +180,28 @@ def runs_digest(records: Iterable[Any], shifted: bool = False) -> str:
     kept = []
     for record in records:
         content = asdict(record)
-        for name in ("seconds", "versions", *([] if shifted else ["shifted"])):
+        for name in ("seconds", "versions"):
             content.pop(name, None)
+        if not shifted and "accuracies" in content:
+            accuracies = record.accuracies.items()
+            own = {name: {of: found[of] for of in (VAL, TEST) if of in found} for name, found in accuracies}
+            content |= {"accuracies": own, "shifted": {}}
         kept.append(json.dumps(content, sort_keys=True))
     return hashlib.sha256("\n".join(sorted(set(kept))).encode()).hexdigest()[:12] if kept else ""
+
+
+def same_run(one: Record, other: Record) -> bool:
+    """Return whether two records are of one run, whatever shifted sets it was tested on."""
+    return runs_digest([one]) == runs_digest([other])
 
 
 RECORD = "record.json"
 """What a record is called, in the folder of its run."""
 
 
-def record_path(cell: Cell, hyperparameters: Hyperparameters, result_dir: str | Path) -> Path:
-    """Where the record of a run lies."""
-    lr, weight_decay, batch_size = hyperparameters
-    return cell.folder(result_dir) / f"lr_{lr:g}-wd_{weight_decay:g}-bs_{batch_size}" / RECORD
+def record_path(cell: Cell, hyperparameters: Hparams, result_dir: str | Path) -> Path:
+    """Return where the record of a run lies."""
+    return cell.folder(result_dir) / hyperparameters.folder / RECORD
 
 
 def write_record(record: Record, result_dir: str | Path) -> None:
@@ -202,16 +223,16 @@ NOT_A_RECORD = (ValueError, RecursionError)
 
 def record_of(content: Any) -> Record:
     """The record whose `asdict` this is, as JSON keeps it. Raises ValueError for anything else."""
-    return schema.build(Record, content, "record")
+    return schema.build(Record, converted(content), "record")
 
 
-def read_cell(cell: Cell, result_dir: str | Path) -> dict[Hyperparameters, Record]:
+def read_cell(cell: Cell, result_dir: str | Path) -> dict[Hparams, Record]:
     """The complete runs of a cell.
 
     Raises UserError for a record that cannot be read or belongs elsewhere, and for one whose grid is not its method's
     or not that of the records beside it: validation would select among other runs than all.
     """
-    records: dict[Hyperparameters, Record] = {}
+    records: dict[Hparams, Record] = {}
     first: tuple[Path, Record] | None = None
     for path in (run / RECORD for run in list_matching(cell.folder(result_dir), "*")):
         if not path.exists():
@@ -235,24 +256,95 @@ def require_grid(record: Record, path: Path) -> None:
 
     Larger batches than the samples of a cell admit leave a grid.
     """
-    largest = max(point.batch_size for point in record.grid)
-    points = GRIDS.get(record.cell.hyperparams, ())
-    if record.grid != [point for point in points if point.batch_size <= largest]:
+    largest = max(point.get("batch_size", 0) for point in record.grid)
+    points = record.cell.grid if record.cell.hyperparams in METHODS else ()
+    if record.grid != [point for point in points if point.get("batch_size", 0) <= largest]:
         raise UserError(
             f"{path}: its grid is not the grid '{record.cell.hyperparams}' of its method; remove it and train again"
         )
 
 
-def select(grid: list[Hyperparameters], val_accuracy: dict[Hyperparameters, float]) -> Hyperparameters:
-    """The point with the highest validation accuracy, the first in the grid's order (lr, weight decay, batch size)."""
+class Records(Protocol):
+    """Where the records of a sweep lie."""
+
+    option: str
+    """The argument that names another place."""
+
+    def read(self, cell: Any) -> dict[Hparams, Record]:
+        """Return the complete runs of a cell."""
+        ...
+
+    def find(self, cell: Any, hparams: Hparams) -> Record | None:
+        """Return the record of a run as it is now, which another process may have written; None without one."""
+        ...
+
+    def write(self, record: Record) -> None:
+        """Write a record, by the next `flush` at the latest."""
+        ...
+
+    def flush(self) -> None:
+        """Write what is not written yet."""
+        ...
+
+    def remove(self, cell: Any, hparams: Hparams) -> None:
+        """Remove the record of a run."""
+        ...
+
+    def place(self, cell: Any) -> Path:
+        """Return where the records of a cell lie."""
+        ...
+
+    def path(self, cell: Any, hparams: Hparams) -> Path:
+        """Return where the record of a run lies."""
+        ...
+
+
+@dataclass(frozen=True)
+class RecordFiles:
+    """Records of runs on datasets: a file in the folder of each run, below `result_dir`."""
+
+    result_dir: str | Path
+    option = "--result_dir"
+
+    def read(self, cell: Cell) -> dict[Hparams, Record]:
+        """Return the complete runs of a cell; see `read_cell`."""
+        return read_cell(cell, self.result_dir)
+
+    def find(self, cell: Cell, hparams: Hparams) -> Record | None:
+        """Return the record of a run as it is now; None without one."""
+        path = self.path(cell, hparams)
+        return read_record(path) if path.exists() else None
+
+    def write(self, record: Record) -> None:
+        """Write a record at once, atomically."""
+        write_record(record, self.result_dir)
+
+    def flush(self) -> None:
+        """Do nothing: all is written."""
+
+    def remove(self, cell: Cell, hparams: Hparams) -> None:
+        """Remove the record of a run."""
+        self.path(cell, hparams).unlink(missing_ok=True)
+
+    def place(self, cell: Cell) -> Path:
+        """Return the folder of a cell."""
+        return cell.folder(self.result_dir)
+
+    def path(self, cell: Cell, hparams: Hparams) -> Path:
+        """Return where the record of a run lies."""
+        return record_path(cell, hparams, self.result_dir)
+
+
+def select(grid: Iterable[Hparams], val_accuracy: Mapping[Hparams, float]) -> Hparams:
+    """Return the point with the highest validation accuracy, the first in the order of the grid."""
     return max(grid, key=lambda point: val_accuracy[point])
 
 
-def selected(records: dict[Hyperparameters, Record]) -> Record | None:
-    """The run that validation selects among those of a cell; None while the grid is incomplete."""
+def selected(records: Mapping[Hparams, Record]) -> Record | None:
+    """Return the run that validation selects among those of a cell; None while the grid is incomplete."""
     if not records:
         return None
     grid = next(iter(records.values())).grid
     if set(grid) - records.keys():
         return None
-    return records[select(grid, {point: record.trained.val for point, record in records.items()})]
+    return records[select(grid, {point: record.val for point, record in records.items()})]

@@ -15,7 +15,18 @@ from engine.datasets.checks import list_preview
 from engine.datasets.few_shot import MAX_VAL_SHOT, Shots, parse_shots
 from engine.errors import UserError
 from engine.files import write_text
-from engine.results.runs import WAYS, Cell, Record, input_of, read_cell, runs_digest, selected
+from engine.results.runs import (
+    TRAINED,
+    WAYS,
+    WISEFT,
+    ZEROSHOT,
+    Cell,
+    Record,
+    input_of,
+    read_cell,
+    runs_digest,
+    selected,
+)
 from engine.training.schedule import MAX_ITER
 
 COLUMNS = ["dataset", "shots", "seeds", "mean", "std", "zeroshot", "method", "runs"]
@@ -81,8 +92,8 @@ def method_table(runs: dict[Cell, Record], label: str, wise_ft: bool) -> pd.Data
             "dataset": cell.dataset,
             "shots": cell.shots,
             "seed": cell.seed,
-            "accuracy": 100 * (run.wiseft if wise_ft else run.trained).test,
-            "zeroshot": 100 * run.zeroshot.test,
+            "accuracy": 100 * run.accuracy(WISEFT if wise_ft else TRAINED),
+            "zeroshot": 100 * run.accuracy(ZEROSHOT),
         }
         for cell, run in runs.items()
     )

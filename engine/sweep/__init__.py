@@ -1,1 +1,1 @@
-"""Where files meet training: `data` reads few-shot problems from splits and the feature store, `sweep` trains grids."""
+"""One sweep for all tasks: `sweep` trains and tests grids, `arguments` starts it for scripts."""

@@ -1,20 +1,25 @@
-"""From arguments to the features that a sweep trains and is tested on: what train.py and domain_shift.py share."""
+"""From arguments to trained runs: what train.py and domain_shift.py share."""
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
+from contextlib import closing
 from typing import TYPE_CHECKING
 
-from engine import config, datasets, templates
+from engine import config, datasets, templates, terminal
 from engine.clip import names
+from engine.datasets.checks import pluralize
 from engine.errors import UserError
 from engine.features.listing import changes, listing_of, require_same
+from engine.features.opened import OpenedFeatures
 from engine.features.prompts import prompts_digest
+from engine.features.shifted import MissingShifted, open_sets
 from engine.features.store import MissingFeatures, Place
-from engine.results.runs import Cell
-from engine.sweep.data import DatasetFeatures
-from engine.sweep.shifted import MissingShifted, open_sets
+from engine.results.runs import Cell, RecordFiles
+from engine.sweep import sweep
+from engine.tasks.images import ImageTasks, wanted_by
 
 if TYPE_CHECKING:
     from engine.clip.load import Encoder
@@ -26,9 +31,50 @@ OF_SHIFTED = (
 """Arguments of features.py that matter for test-only datasets, whose prompts nobody needs."""
 
 
+def train(args: argparse.Namespace, cells: list[Cell], shifted: dict[str, list[str]] | None = None) -> None:
+    """Train what `cells` lack, dataset after dataset, and test on the `shifted` sets of each dataset too.
+
+    Raises UserError, before anything is trained, when features are missing, with the commands that make them.
+    """
+    how = args.executor, args.test == "all", config.device(args), args.max_memory, args.save_heads
+    options = sweep.Options(args.result_dir, *how)
+    loaded = load_features(args, cells, options.device, shifted)
+    for reason in sweep.reasons_not_to_stack(loaded, options):
+        terminal.say(f"note: runs train one after another, because {reason}")
+    refused = 0
+    while loaded:
+        refused += _train_dataset(loaded.pop(0), options)  # and let go of it before the next one
+    if refused:
+        raise UserError(f"{pluralize(refused, 'cell')} cannot be trained, as said above; all others are complete")
+
+
+def _train_dataset(data: ImageTasks, options: sweep.Options) -> int:
+    """Train what the cells of one dataset lack, and print the result of each; return how many cannot be trained."""
+    records = RecordFiles(options.result_dir)
+    grids = [sweep.CellSweep(cell, data, records, options) for cell in data.cells]
+    terminal.say(sweep.outstanding(grids, options))
+    if warning := sweep.chance_warning(grids):
+        terminal.warn(warning)
+    refusals = [grid.refusal for grid in grids if len(grid.records) < len(grid.points) and grid.refusal]
+    for refusal in refusals:
+        terminal.warn(f"skipped: {refusal}")
+    follow(grids, options, lambda grid: grid.summary())
+    return len(refusals)
+
+
+def follow(grids: list[sweep.CellSweep], options: sweep.Options, summary: Callable[[sweep.CellSweep], str]) -> None:
+    """Train what `grids` lack with a progress bar; print the `summary` of each complete one, unless it is empty."""
+    steps = sum(grid.steps for grid in grids)
+    bar = terminal.bar(total=steps, unit="step", unit_scale=True, disable=not steps)
+    with bar, closing(sweep.run(grids, options, bar.update)) as completed:
+        for grid in completed:
+            if line := summary(grid):
+                bar.write(line)
+
+
 def load_features(
     args: argparse.Namespace, cells: list[Cell], device: str, shifted: dict[str, list[str]] | None = None
-) -> list[DatasetFeatures]:
+) -> list[ImageTasks]:
     """The cached features of each encoder and dataset, with those of the `shifted` test sets of each dataset.
 
     Raises UserError, when some are missing, that says how to make them all.
@@ -42,12 +88,15 @@ def load_features(
             same = {"clip_encoder": [encoder], **_as_made(Place.of(args.feature_dir, *place), own[0])}
             tests = []
             try:
-                tests = open_sets((shifted or {}).get(dataset, []), args.feature_dir, own[0])
+                asked = (shifted or {}).get(dataset, [])
+                tests = open_sets(asked, args.feature_dir, own[0].encoder, own[0].image_layer)
             except MissingShifted as error:
                 make = config.command("features.py", OF_SHIFTED, args, dataset=error.names, **same)
                 missing.append(f"{error}\nmake them with\n  {make}")
             try:
-                loaded.append(DatasetFeatures(own, args.feature_dir, args.indices_dir, device, layers, tests))
+                features = OpenedFeatures(wanted_by(own), args.feature_dir, args.indices_dir, layers, tests)
+                prepared = layers and (layers.name, layers.preprocessing)
+                loaded.append(ImageTasks(own, features, device, prepared))
                 _check_paths(loaded[-1], own[0], args)
                 _check_images(loaded[-1], Place.of(args.feature_dir, *place))
             except MissingFeatures as error:
@@ -59,20 +108,20 @@ def load_features(
     return loaded
 
 
-def _check_images(data: DatasetFeatures, place: Place) -> None:
+def _check_images(data: ImageTasks, place: Place) -> None:
     """Raise MissingFeatures if the images of a custom dataset are on this machine and changed since the features."""
     images = datasets.cli_name(data.cells[0].dataset)
     if not data.is_custom or not os.path.exists(images):
         return  # features are enough to train
     now = listing_of(datasets.load(data.cells[0].dataset, "", write=False))
     require_same(place, images, now)
-    if changed := changes(data.listing, now):
+    if changed := changes(data.features.listing, now):
         raise MissingFeatures(
             f"{images} changed since its features were made: {', '.join(changed)}; features.py makes these anew"
         )
 
 
-def _check_paths(data: DatasetFeatures, cell: Cell, args: argparse.Namespace) -> None:
+def _check_paths(data: ImageTasks, cell: Cell, args: argparse.Namespace) -> None:
     """Refuse features of other templates than lie at a path, of which a store has the name alone.
 
     Raises MissingFeatures where classifiers are kept, or templates compared, and the store does not know class names.

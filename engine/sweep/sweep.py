@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from engine import memory
 from engine.datasets.checks import pluralize
 from engine.errors import UserError
-from engine.methods import GRIDS
-from engine.model import wise_ft
+from engine.model import Embedding, LinearClassifier, LinearHead, wise_ft
 from engine.model.zeroshot import ZeroShot
 from engine.results import heads
-from engine.results.runs import (
-    CLASSIFIERS,
-    Accuracy,
-    Cell,
-    Record,
-    Shifted,
-    input_of,
-    read_cell,
-    read_record,
-    record_path,
-    select,
-    write_record,
-)
-from engine.sweep.data import DatasetFeatures
-from engine.training.evaluate import Heads, accuracies, accuracies_among, embedder
-from engine.training.executors import EXECUTORS
-from engine.training.grid import Hyperparameters
-from engine.training.problem import Inputs, Job, Outcome, Problem, admits
+from engine.results.runs import TRAINED, VAL, WISEFT, ZEROSHOT, Record, Records, input_of, same_run, select
+from engine.training.evaluate import accuracies, val_accuracy
+from engine.training.grid import Hparams
+from engine.training.task import Fitted, Run, Task, TestSet
 
 AGAIN = 2
 """How often a sweep trains a run again that has a record: once for what the record lacks, and once more where it has
@@ -64,57 +48,78 @@ class Options:
     save_heads: bool = False
 
 
+class Tasks(Protocol):
+    """The tasks of cells on one bank of features: a dataset's, or those of ImageNet-ESC."""
+
+    is_custom: bool
+    unstackable: str | None
+
+    def sizes(self, cell: Any) -> list[int]:
+        """Return how many training samples of each modality a cell's task has."""
+        ...
+
+    def task(self, cell: Any) -> Task:
+        """Return the task of a cell."""
+        ...
+
+    def tests(self, cell: Any) -> list[TestSet]:
+        """Return the test sets of a cell's runs."""
+        ...
+
+    def inputs(self, cell: Any) -> dict[str, str]:
+        """Return the digests of all that a cell's runs are trained on."""
+        ...
+
+    def zeroshot_accuracies(self, cell: Any) -> dict[str, float]:
+        """Return the zero-shot classifier's accuracies on the test sets; only for tasks with texts."""
+        ...
+
+
 class Trained(NamedTuple):
-    """A run that is trained and waits for its test."""
+    """A run that is trained and waits for its test: its classifiers and their validation accuracies, by name."""
 
-    outcome: Outcome
-    wiseft: torch.Tensor
-    wiseft_val: float
+    fitted: Fitted
+    classifiers: dict[str, LinearClassifier]
+    val: dict[str, float]
 
-
-class Pair(NamedTuple):
-    """Accuracies of the trained classifier of a run and of WiSE-FT."""
-
-    trained: float
-    wiseft: float
-
-
-class Tested(NamedTuple):
-    """What a run gave on the test set, and on the shifted ones by the names of their choices."""
-
-    own: Pair
-    shifted: dict[str, Pair]
+    def copied(self) -> Trained:
+        """Return the run with copies of its tensors."""
+        classifier = self.fitted.classifier.copied()
+        others = {name: classifier.with_weight(own.weight) for name, own in self.classifiers.items()}
+        return self._replace(
+            fitted=replace(self.fitted, classifier=classifier), classifiers=others | {TRAINED: classifier}
+        )
 
 
 class CellSweep:
-    """A cell with its problem, its valid hyper-parameters, and those runs of it that are complete."""
+    """A cell with its task, its valid hyper-parameters, and those runs of it that are complete."""
 
-    def __init__(self, cell: Cell, data: DatasetFeatures, options: Options):
+    def __init__(self, cell: Any, data: Tasks, records: Records, options: Options):
         """Raises UserError when no batch size is valid, and for records of the same cell on other inputs.
 
         So it does where a classifier is to be kept and prompts do not tell what its classes are called.
         """
-        self.cell, self.data, self.options = cell, data, options
+        self.cell, self.data, self.store, self.options = cell, data, records, options
         sizes = data.sizes(cell)
-        self.points = [point for point in GRIDS[cell.hyperparams] if admits(sizes, point.batch_size)]
+        self.points = [point for point in cell.grid if batch_size_fits(sizes, point)]
         if not self.points:
             held = " and ".join(map(str, sizes))
             raise UserError(
                 f"{cell}: {held} training samples are too few for any batch size of grid '{cell.hyperparams}'"
-                + _more_prompts(cell, sizes, data.classes)
+                + _more_prompts(cell, sizes)
             )
-        self.inputs = data.inputs(cell)
+        self.inputs, self.tests = data.inputs(cell), data.tests(cell)
         self.classnames = data.classnames if options.save_heads else []
-        self.records = read_cell(cell, options.result_dir)
-        self.waiting: dict[Hyperparameters, Trained] = {}
-        self.again: Counter[Hyperparameters] = Counter()
-        self.kept: set[Hyperparameters] = set()
+        self.records = records.read(cell)
+        self.waiting: dict[Hparams, Trained] = {}
+        self.again: Counter[Hparams] = Counter()
+        self.kept: set[Hparams] = set()
         self.outdated = self._drop_outdated() if data.is_custom else 0
         for record in self.records.values():
             if record.inputs != self.inputs or record.grid != self.points:
                 raise UserError(
-                    f"{cell.folder(options.result_dir)} holds runs on other features, another split or another grid"
-                    f" ({_differences(record.inputs, self.inputs)}); remove it, or give another --result_dir"
+                    f"{records.place(cell)} holds runs on other features, another split or another grid"
+                    f" ({_differences(record.inputs, self.inputs)}); remove it, or give another {records.option}"
                 )
 
     def _drop_outdated(self) -> int:
@@ -129,22 +134,38 @@ class CellSweep:
                 continue  # other weights or settings are no change of the dataset
             dropped += 1
             if changed == {"test"} and record.grid == self.points:
-                untested = {name: replace(getattr(record, name), test=None) for name in CLASSIFIERS}
-                self.records[point] = replace(record, inputs=self.inputs, shifted={}, **untested)
-                write_record(self.records[point], self.options.result_dir)
+                self.records[point] = replace(record.untested(), inputs=self.inputs)
+                self.store.write(self.records[point])
             else:
-                record_path(self.cell, point, self.options.result_dir).unlink(missing_ok=True)
+                self.store.remove(self.cell, point)
                 heads.head_path(self.cell, point, self.options.result_dir).unlink(missing_ok=True)
                 del self.records[point]
         return dropped
 
     @cached_property
-    def problem(self) -> Problem:
+    def task(self) -> Task:
         """What the runs solve; features are read for it, which a complete cell can do without."""
-        return self.data.problem(self.cell)
+        return self.data.task(self.cell)
 
-    def to_train(self) -> list[Hyperparameters]:
-        """Runs that have no record; once all have one, those whose test accuracies or classifier is wanted but missing.
+    @cached_property
+    def refusal(self) -> str | None:
+        """Why the method cannot be fitted to the task, with the remedy; None if it can."""
+        if self.cell.method.check is None:
+            return None
+        try:
+            self.cell.method.check(self.task)
+        except UserError as error:
+            return f"{self.cell}: {self.cell.method.title} {error}"
+        return None
+
+    @property
+    def steps(self) -> int:
+        """How many steps of progress its missing runs are."""
+        fit, max_iter = self.cell.method.fit, self.cell.max_iter
+        return sum(fit.steps(self.task, point, max_iter) for point in self.to_train())
+
+    def to_train(self) -> list[Hparams]:
+        """Return runs without a record; once all have one, those that lack a test or a classifier that is wanted.
 
         A selected run is without a test when a sweep was killed before it knew which run that would be, and without
         that of a shifted set, or its classifier, when nobody asked for it. It is trained again, which gives the same
@@ -153,24 +174,27 @@ class CellSweep:
         """
         absent = [point for point in self.points if point not in self.records]
         if absent:
-            return absent
+            return [] if self.refusal else absent
         wanted = self.points if self.options.test_all else [self._selected()]
         lacking = [point for point in wanted if not self._is_complete(self.records[point])]
         for point in lacking:
             if self.again[point] >= AGAIN:
-                path = record_path(self.cell, point, self.options.result_dir)
                 raise UserError(
-                    f"{path} and its classifier do not stay as they were written: the run was trained again"
-                    f" {AGAIN} times, and they still lack something. Does another process or machine write there?"
-                    " Let one do it at a time, or give another --result_dir"
+                    f"{self.store.path(self.cell, point)} and its classifier do not stay as they were written: the run"
+                    f" was trained again {AGAIN} times, and they still lack something. Does another process or machine"
+                    f" write there? Let one do it at a time, or give another {self.store.option}"
                 )
         return lacking
 
     def _is_complete(self, record: Record) -> bool:
         """Whether a run that is to be tested is, on all test sets as they are now, and kept if it is to be."""
-        found = {name: shifted.inputs for name, shifted in record.shifted.items()}
-        tested = record.tested and self.data.shifted_digests.items() <= found.items()
+        tested = record.tested and self.shifted_digests.items() <= record.shifted.items()
         return tested and (not self._keeps(record.hyperparameters) or self._is_kept(record))
+
+    @property
+    def shifted_digests(self) -> dict[str, str]:
+        """Digests of the further test sets, by the names of their subsets."""
+        return {name: test.digest for test in self.tests if test.digest for name in test.subsets}
 
     def _is_kept(self, record: Record) -> bool:
         """Whether the classifier of a run is there; it is read until it is found once."""
@@ -178,148 +202,147 @@ class CellSweep:
             self.kept.add(record.hyperparameters)
         return record.hyperparameters in self.kept
 
-    def _keeps(self, point: Hyperparameters) -> bool:
+    def _keeps(self, point: Hparams) -> bool:
         """Whether the classifier of a run is to be kept, as far as is known yet."""
         return self.options.save_heads and point == self._selected()
 
-    def add(self, outcomes: dict[Hyperparameters, Outcome]) -> dict[Hyperparameters, Trained]:
-        """Take newly trained runs; gives those that are to be tested now, which `finish` then takes.
+    def add(self, fitted: dict[Hparams, Fitted]) -> dict[Hparams, Trained]:
+        """Take newly trained runs; return those that are to be tested now, which `finish` then takes.
 
         Runs that validation cannot select any more are recorded at once. The best so far waits for the others, with a
         copy of its weights: those of the rest of its stack can go.
         """
-        for point, outcome in outcomes.items():
-            wiseft = wise_ft(outcome.weight, self.data.zeroshot(self.cell))
-            embed = embedder(self.problem.model.embedding, outcome.state)
-            ((wiseft_val,),) = accuracies([Heads(embed, [wiseft])], self._val_batches())
-            self.waiting[point] = Trained(outcome, wiseft, wiseft_val)
+        self.waiting |= {point: self._with_wise_ft(one) for point, one in fitted.items()}
         if self.options.test_all:
             return dict(self.waiting)
         best = self._selected()
         # whatever a run that is trained again comes to on this machine: without a test it would be asked for for ever
         again = self.waiting.keys() & self.records.keys()
-        self.again.update(again & outcomes.keys())
+        self.again.update(again & fitted.keys())
         for point in self.waiting.keys() - {best} - again:
-            self._record(point, self.waiting.pop(point), test=None)
+            self._record(point, self.waiting.pop(point), {})
         if self._known().keys() >= set(self.points):
             return dict(self.waiting)
-        if best in outcomes:
-            outcome = outcomes[best]
-            copied = replace(outcome, state={name: tensor.clone() for name, tensor in outcome.state.items()})
-            self.waiting[best] = self.waiting[best]._replace(outcome=copied)
+        if best in fitted:
+            self.waiting[best] = self.waiting[best].copied()
         return {}
+
+    def _with_wise_ft(self, fitted: Fitted) -> Trained:
+        """Return a run with its WiSE-FT, where its weights are comparable with zero-shot ones."""
+        classifiers, val = {TRAINED: fitted.classifier}, {TRAINED: fitted.val_accuracy}
+        if self.cell.method.wise_ft and self.task.zeroshot is not None:
+            classifiers[WISEFT] = fitted.classifier.with_weight(wise_ft(fitted.classifier.weight, self.task.zeroshot))
+            val[WISEFT] = val_accuracy(self.task, classifiers[WISEFT])
+        return Trained(fitted, classifiers, val)
 
     @property
     def zeroshot(self) -> ZeroShot:
         """How the zero-shot classifier does on the validation images."""
-        images = len(self.problem.val)
-        return ZeroShot(round(self._zeroshot_val * images), images, self.data.classes)
+        images = len(self.task.val)
+        return ZeroShot(round(self._zeroshot_val * images), images, len(self.task.initial))
 
-    def finish(self, point: Hyperparameters, test: Tested) -> None:
-        """Record a run that was tested."""
-        self._record(point, self.waiting[point], test)  # while it is known, to tell whether it is the selected one
+    def finish(self, point: Hparams, tests: dict[str, dict[str, float]]) -> None:
+        """Record a run that was tested: `tests` are accuracies by classifier and set."""
+        self._record(point, self.waiting[point], tests)  # while it is known, to tell whether it is the selected one
         del self.waiting[point]
 
     def summary(self) -> str:
-        """A line about a complete cell: what validation selected, and how it did; a line more for each shifted set.
+        """Return a line about a complete cell: the selected run and its accuracies; one more for each shifted set.
 
         The last line is where its classifier lies, if that is kept.
         """
         best = self.records[self._selected()]
-        lr, weight_decay, batch_size = best.hyperparameters
         diverged = sum(record.diverged for record in self.records.values())
+        found = {**best.hyperparameters, **best.tuned, "step": best.step}
         lines = [
-            f"{self.cell}: val {best.trained.val:6.1%}  test {best.trained.test:6.1%}"
-            f"  WiSE-FT {best.wiseft.test:6.1%}  zero-shot {best.zeroshot.test:6.1%}"
-            f"   (lr {lr:g}, weight decay {weight_decay:g}, batch {batch_size}, step {best.step})"
+            f"{self.cell}: val {best.val:6.1%}  {_accuracies(best)}   ({Hparams(found)})"
             + (f"; {diverged} of {len(self.points)} runs diverged" if diverged else "")
         ]
-        width = max(map(len, self.data.shifted_digests), default=0)
-        for name in self.data.shifted_digests:
-            on = best.shifted[name]
-            lines.append(
-                f"  {name:{width}}  test {on.trained:6.1%}  WiSE-FT {on.wiseft:6.1%}  zero-shot {on.zeroshot:6.1%}"
-            )
+        width = max(map(len, self.shifted_digests), default=0)
+        lines += [f"  {name:{width}}  {_accuracies(best, name)}" for name in self.shifted_digests]
         if self.options.save_heads:
             lines.append(f"  {heads.head_path(self.cell, best.hyperparameters, self.options.result_dir)}")
         return "\n".join(lines)
 
-    def _record(self, point: Hyperparameters, trained: Trained, test: Tested | None) -> None:
+    def _record(self, point: Hparams, trained: Trained, tests: dict[str, dict[str, float]]) -> None:
         """Write the record of a run, unless another process has: that one stays and counts, but for missing tests.
 
         A run that is trained again replaces its record, whatever that says. It is the same run, bit for bit on one
         machine, and keeps what it was tested on before; on another it may differ, and the record then says what was
         tested.
         """
-        outcome, (trained_test, wiseft_test) = trained.outcome, test.own if test else (None, None)
+        fitted = trained.fitted
+        accuracies = {name: {VAL: val} | tests.get(name, {}) for name, val in trained.val.items()}
+        if self.task.zeroshot is not None:
+            tested = self.data.zeroshot_accuracies(self.cell) if tests else {}
+            accuracies[ZEROSHOT] = {VAL: self._zeroshot_val} | tested
         record = Record(
             cell=self.cell,
             hyperparameters=point,
             inputs=self.inputs,
             grid=self.points,
-            step=outcome.step,
-            trained=Accuracy(outcome.val_accuracy, trained_test),
-            wiseft=Accuracy(trained.wiseft_val, wiseft_test),
-            zeroshot=Accuracy(self._zeroshot_val, None if test is None else self.data.zeroshot_test(self.cell)),
-            seconds=outcome.seconds,
+            step=fitted.step,
+            accuracies=accuracies,
+            seconds=fitted.seconds,
             versions={"python": platform.python_version(), "torch": torch.__version__},
-            diverged=outcome.diverged,
-            shifted=self._shifted(test) if test else {},
+            diverged=fitted.diverged,
+            shifted=self.shifted_digests if tests else {},
+            tuned=dict(fitted.tuned),
         )
-        path = record_path(self.cell, point, self.options.result_dir)
-        there = read_record(path) if path.exists() else None
-        if there is None or point in self.records or (test is not None and not self._is_complete(there)):
+        there = self.store.find(self.cell, point)
+        if there is None or point in self.records or (tests and not self._is_complete(there)):
             self.kept.discard(point)
-            if there is not None and there == replace(record, shifted=there.shifted):
-                record = replace(record, shifted=there.shifted | record.shifted)
-            if test is not None and self._keeps(point):
-                tensors = heads.tensors_of(outcome.state, self.data.zeroshot(self.cell))
+            if there is not None and same_run(there, record):
+                record = there.with_tests_of(record)
+            if tests and self._keeps(point):
+                tensors = heads.tensors_of(fitted.classifier.state_dict(), self.task.zeroshot)
                 heads.keep(heads.Kept(self.data.recipe, self.classnames, record, tensors), self.options.result_dir)
-            write_record(record, self.options.result_dir)
+            self.store.write(record)
             there = record
         self.records[point] = there
 
-    def _shifted(self, test: Tested) -> dict[str, Shifted]:
-        """What a run gave on shifted sets, as it is recorded."""
-        digests, zeroshot = self.data.shifted_digests, self.data.zeroshot_shifted(self.cell)
-        return {name: Shifted(digests[name], *pair, zeroshot[name]) for name, pair in test.shifted.items()}
-
     @cached_property
     def _zeroshot_val(self) -> float:
-        return accuracies([self.data.untrained(self.cell)], self._val_batches())[0][0]
+        classifier = LinearClassifier(Embedding(self.task.parts[:1]).eval(), LinearHead(self.task.zeroshot, 1.0))
+        return val_accuracy(self.task, classifier)
 
-    def _val_batches(self) -> Iterator:
-        return self.problem.val.batches(self.data.rows_at_a_time)
-
-    def _known(self) -> dict[Hyperparameters, float]:
+    def _known(self) -> dict[Hparams, float]:
         """Validation accuracies of all runs that are trained."""
-        recorded = {point: record.trained.val for point, record in self.records.items()}
-        return recorded | {point: trained.outcome.val_accuracy for point, trained in self.waiting.items()}
+        recorded = {point: record.val for point, record in self.records.items()}
+        return recorded | {point: trained.fitted.val_accuracy for point, trained in self.waiting.items()}
 
-    def _selected(self) -> Hyperparameters:
+    def _selected(self) -> Hparams:
         """What validation selects among the runs that are trained."""
         known = self._known()
         return select([point for point in self.points if point in known], known)
 
 
-def reasons_not_to_stack(loaded: list[DatasetFeatures], options: Options) -> list[str]:
-    """Why runs on some of `loaded` train one after another although they were to train at once."""
+def batch_size_fits(sizes: list[int], hparams: Hparams) -> bool:
+    """Return whether modalities of these `sizes` all hold more samples than their share of a batch (section 5)."""
+    share = int(hparams.get("batch_size", len(sizes))) // len(sizes)
+    return all(0 < share < size for size in sizes) or "batch_size" not in hparams
+
+
+def reasons_not_to_stack(loaded: list[Tasks], options: Options) -> list[str]:
+    """Return why runs on some of `loaded` train one after another although they were to train at once."""
     return list({data.unstackable: None for data in loaded if data.unstackable and options.executor == "stacked"})
 
 
-def outstanding(grids: list[CellSweep], options: Options) -> tuple[str, int]:
-    """What `grids` of one dataset still lack, as a line and as a number of steps."""
-    cell = grids[0].cell
+def outstanding(grids: list[CellSweep], options: Options) -> str:
+    """Return a line about what `grids` of one dataset still lack."""
+    cell, shifted = grids[0].cell, grids[0].shifted_digests
     runs, missing = sum(len(grid.points) for grid in grids), sum(len(grid.to_train()) for grid in grids)
     size = f"{pluralize(len(grids), 'cell')}, {pluralize(runs, 'run')}"
     title = f"{cell.encoder} {cell.dataset}: {size}, {missing:,} to train on {options.device}"
+    if shifted:
+        title += f"; shifted test sets: {', '.join(shifted)}"
     if outdated := sum(grid.outdated for grid in grids):
         title += f"\nnote: {pluralize(outdated, 'run')} used images, splits or class names that have changed"
-    return title, missing * cell.max_iter
+    return title
 
 
 def chance_warning(grids: list[CellSweep]) -> str | None:
-    """A warning where runs that are yet to be trained use text that knows nothing of the images; None where it does.
+    """Return a warning where runs that are yet to be trained use text that knows nothing of the images, else None.
 
     It is about the zero-shot classifier of the cell with most validation images. Uni-modal runs that start at random
     use no text.
@@ -328,77 +351,77 @@ def chance_warning(grids: list[CellSweep]) -> str | None:
     pending = [grid for grid in using_text if grid.to_train()]
     if not pending:
         return None
-    most = max(pending, key=lambda grid: len(grid.problem.val))
+    most = max(pending, key=lambda grid: len(grid.task.val))
     return most.zeroshot.warning(f"{most.cell.encoder} {most.cell.dataset} {most.cell.text_augmentation}")
 
 
 def run(grids: list[CellSweep], options: Options, progress: Callable[[int], object]) -> Iterator[CellSweep]:
-    """Train what `grids` of one dataset lack and yield each as it becomes complete.
+    """Train what `grids` lack, which are of one method and number of steps, and yield each as it becomes complete.
 
-    `progress` hears of run-steps done. What the stacked executor cannot train the sequential one does.
+    `progress` is called with run-steps done. What the stacked executor cannot train the sequential one does.
     """
     pending = [grid for grid in grids if grid.to_train()]
     while pending:
-        jobs = {Job(grid.problem, point): (grid, point) for grid in pending for point in grid.to_train()}
-        train = EXECUTORS["sequential" if pending[0].data.unstackable else options.executor]
-        budget = options.max_memory or int(MEMORY_SHARE * memory.free(options.device))
-        max_iter = pending[0].cell.max_iter
+        runs = {Run(grid.task, point): (grid, point) for grid in pending for point in grid.to_train()}
+        cell = pending[0].cell
+        how = {
+            "executor": "sequential" if pending[0].data.unstackable else options.executor,
+            "budget": options.max_memory or int(MEMORY_SHARE * memory.free(options.device)),
+            "max_iter": cell.max_iter,
+        }
         # closed at once when something goes wrong here or in the caller, else its threads would train on
-        with closing(train(list(jobs), max_iter=max_iter, progress=progress, budget=budget)) as trained:
-            for outcomes in trained:
-                yield from _take(outcomes, jobs)
-                outcomes.clear()  # their weights, before the next ones are made
+        with closing(cell.method.fit(list(runs), progress=progress, **how)) as results:
+            for fitted in results:
+                yield from _take(fitted, runs)
+                fitted.clear()  # their weights, before the next ones are made
         pending = [grid for grid in pending if grid.to_train()]
 
 
-def _take(outcomes: dict[Job, Outcome], jobs: dict[Job, tuple[CellSweep, Hyperparameters]]) -> list[CellSweep]:
-    """Hand newly trained runs to their grids, test those that are ready for it; gives the grids that are complete."""
-    own: dict[CellSweep, dict[Hyperparameters, Outcome]] = {}
-    for job, outcome in outcomes.items():
-        grid, point = jobs[job]
-        own.setdefault(grid, {})[point] = outcome
+def _take(fitted: dict[Run, Fitted], runs: dict[Run, tuple[CellSweep, Hparams]]) -> list[CellSweep]:
+    """Hand newly trained runs to their grids, test those that are ready for it; return the grids that are complete."""
+    own: dict[CellSweep, dict[Hparams, Fitted]] = {}
+    for run, result in fitted.items():
+        grid, point = runs[run]
+        own.setdefault(grid, {})[point] = result
     _test({grid: grid.add(of_grid) for grid, of_grid in own.items()})
+    for store in {grid.store: None for grid in own}:
+        store.flush()
     return [grid for grid in own if not grid.to_train()]
 
 
-def _test(ready: dict[CellSweep, dict[Hyperparameters, Trained]]) -> None:
+def _test(ready: dict[CellSweep, dict[Hparams, Trained]]) -> None:
     """Test the runs that are ready for it, in one pass over each test set, and record them."""
     runs = [(grid, point, trained) for grid, of_grid in ready.items() for point, trained in of_grid.items()]
-    if not runs:
-        return
-    weights = [(trained.outcome.weight, trained.wiseft) for _, _, trained in runs]
-    if any(grid.problem.model.embedding.trainable for grid in ready):
-        embeds = [embedder(grid.problem.model.embedding, trained.outcome.state) for grid, _, trained in runs]
-        classifiers = [Heads(*run) for run in zip(embeds, weights, strict=True)]
-    else:  # features are what they are: one large matrix product for all heads
-        classifiers = [Heads(lambda images: images[0], [weight for pair in weights for weight in pair])]
-    data = runs[0][0].data
-    (own,) = _pairs([None], classifiers, data.test_batches())
-    shifted = {}
-    for test in data.shifted:
-        counted = _pairs(list(test.choices.values()), classifiers, data.test_batches(test))
-        shifted |= dict(zip(test.choices, counted, strict=True))
-    for number, (grid, point, _) in enumerate(runs):
-        grid.finish(point, Tested(own[number], {name: pairs[number] for name, pairs in shifted.items()}))
+    found: list[dict[str, dict[str, float]]] = [{name: {} for name in trained.classifiers} for _, _, trained in runs]
+    of_tests: dict[TestSet, list[int]] = {}
+    for number, (grid, _, _) in enumerate(runs):
+        for test in grid.tests:
+            of_tests.setdefault(test, []).append(number)
+    for test, numbers in of_tests.items():
+        named = [(number, name) for number in numbers for name in runs[number][2].classifiers]
+        classifiers = [runs[number][2].classifiers[name] for number, name in named]
+        counted = accuracies(classifiers, test.batches(), list(test.subsets.values()))
+        for (number, name), of_subsets in zip(named, counted, strict=True):
+            found[number][name].update(zip(test.subsets, of_subsets, strict=True))
+    for (grid, point, _), tests in zip(runs, found, strict=True):
+        grid.finish(point, tests)
 
 
-def _pairs(
-    choices: list[torch.Tensor | None], classifiers: list[Heads], batches: Iterable[tuple[Inputs, torch.Tensor]]
-) -> list[list[Pair]]:
-    """For each of `choices` the accuracies of each run; `classifiers` have the heads of run after run, two of each."""
-    of_choices = zip(*accuracies_among(choices, classifiers, batches), strict=True)
-    flat = [list(itertools.chain.from_iterable(of_choice)) for of_choice in of_choices]
-    return [list(map(Pair, counted[::2], counted[1::2])) for counted in flat]
+def _accuracies(record: Record, of_set: str = "test") -> str:
+    """Return the test accuracies of a run's classifiers as text."""
+    titles = {TRAINED: "test", WISEFT: "WiSE-FT", ZEROSHOT: "zero-shot"}
+    found = {title: record.accuracy(name, of_set) for name, title in titles.items()}
+    return "  ".join(f"{title} {accuracy:6.1%}" for title, accuracy in found.items() if accuracy is not None)
 
 
-def _more_prompts(cell: Cell, sizes: list[int], classes: int) -> str:
-    """How many templates give a cross-modal cell prompts enough for the smallest batch; nothing if it has them."""
-    least = GRIDS[cell.hyperparams].fewest_prompts
-    if cell.modality != "cross_modal" or sizes[1] >= least:
+def _more_prompts(cell: Any, sizes: list[int]) -> str:
+    """Return how many prompts a cross-modal cell needs for the smallest batch; nothing if it has them."""
+    least = int(min(cell.grid.axes["batch_size"])) // 2 + 1
+    if len(sizes) < 2 or sizes[1] >= least:
         return ""
     return (
-        f": of {classes} classes, prompts in {-(-least // classes)} templates or more are needed. Give features.py and"
-        " train.py a file of them, --templates FILE, or --text-augmentation template_mining"
+        f": {least} prompts or more are needed. Give features.py and train.py a file of more templates,"
+        " --templates FILE, or --text-augmentation template_mining"
     )
 
 

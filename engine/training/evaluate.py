@@ -1,17 +1,15 @@
-"""Counting correct predictions of many classifiers at once."""
+"""Counting the correct predictions of many classifiers at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn import functional as F
 
-from engine.model import Embedding, twin
-from engine.training.problem import Inputs
+from engine.model import LinearClassifier
+from engine.training.task import Inputs, Task
 
 LOGITS = 1 << 25
 """How many logits are held at a time (128 MiB)."""
@@ -19,54 +17,66 @@ FEATURES, EMBEDDED = 4096, 64
 """How many images go through a classifier at a time: as final features, or as inputs of a part of an encoder."""
 
 
-class Heads(NamedTuple):
-    """Linear layers, [C, D] each, on one embedding of the images: `embed(images)` is [n, D]."""
+class _Group:
+    """Classifiers on one embedding, whose weights [C, D] are stacked for one matrix product."""
 
-    embed: Callable[[Inputs], Tensor]
-    weights: Sequence[Tensor]
+    def __init__(self, places: list[int], classifiers: list[LinearClassifier]):
+        self.places, self.embedding = places, classifiers[0].embedding
+        heads = [classifier.head for classifier in classifiers]
+        self.weight = torch.cat([head.weight for head in heads])
+        biases = [head.weight.new_zeros(len(head.weight)) if head.bias is None else head.bias for head in heads]
+        self.bias = None if all(head.bias is None for head in heads) else torch.cat(biases)
 
+    def correct(self, inputs: Inputs, labels: Tensor, subsets: Sequence[Tensor | None]) -> Tensor:
+        """Return how many of the `inputs` each classifier gets right, int64 [subsets, classifiers].
 
-def embedder(embedding: Embedding, state: dict[str, Tensor]) -> Callable[[Inputs], Tensor]:
-    """The embedding of images with the parameters that the `state` of a whole classifier gives it."""
-    prefix = "embedding."
-    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    module = twin(embedding)
-    return lambda images: functional_call(module, own, (images,))
-
-
-def accuracies(classifiers: Sequence[Heads], batches: Iterable[tuple[Inputs, Tensor]]) -> list[list[float]]:
-    """The accuracy, 0 to 1, of every head of each of `classifiers` on all `batches` of images and labels together.
-
-    The images are gone through once for all classifiers. A prediction is the argmax of the float32 features @ weight.T.
-    """
-    return [among_all for (among_all,) in accuracies_among([None], classifiers, batches)]
+        The scale of logits changes no prediction and is left out.
+        """
+        features = self.embedding(inputs)
+        correct = torch.zeros(len(subsets), len(self.places), dtype=torch.int64, device=features.device)
+        rows = max(1, LOGITS // len(self.weight))
+        for some, truth in zip(features.split(rows), labels.split(rows), strict=True):
+            logits = F.linear(some, self.weight, self.bias).view(len(some), len(self.places), -1)
+            for right, classes in zip(correct, subsets, strict=True):
+                predicted = logits.argmax(2) if classes is None else classes[logits[..., classes].argmax(2)]
+                right += (predicted == truth.unsqueeze(1)).sum(0)
+        return correct
 
 
 @torch.inference_mode()
-def accuracies_among(
-    choices: Sequence[Tensor | None], classifiers: Sequence[Heads], batches: Iterable[tuple[Inputs, Tensor]]
-) -> list[list[list[float]]]:
-    """`accuracies` where predictions are among some classes: for each of `classifiers` one list for each of `choices`.
+def accuracies(
+    classifiers: Sequence[LinearClassifier],
+    batches: Iterable[tuple[Inputs, Tensor]],
+    subsets: Sequence[Tensor | None] = (None,),
+) -> list[list[float]]:
+    """Return the accuracy, 0 to 1, of each classifier on all `batches` of inputs and labels, for each of `subsets`.
 
-    A choice is the classes [k] int64 that the argmax is over, None all of them.
+    A subset is the classes [k] int64 that predictions are among, None all of them. The batches are gone through once.
+    A prediction is the argmax of the float32 phi(x) @ W.T + b.
     """
-    correct: list[Tensor | int] = [0] * len(classifiers)
-    stacks = [torch.cat(list(weights)) for _, weights in classifiers]
+    places: dict[int, list[int]] = {}
+    for place, classifier in enumerate(classifiers):
+        key = 0 if classifier.embedding.is_identity else id(classifier.embedding)
+        places.setdefault(key, []).append(place)
+    groups = [_Group(own, [classifiers[place] for place in own]) for own in places.values()]
+    counts: list[Tensor | int] = [0] * len(groups)
     total = 0
     for inputs, labels in batches:
         total += len(labels)
-        for number, ((embed, weights), stack) in enumerate(zip(classifiers, stacks, strict=True)):
-            correct[number] = correct[number] + _correct(embed(inputs), labels, stack, len(weights), choices)
-    return [[[count / total for count in counts] for counts in of_choices.tolist()] for of_choices in correct]
+        counts = [count + group.correct(inputs, labels, subsets) for count, group in zip(counts, groups, strict=True)]
+    found: list[list[float]] = [[] for _ in classifiers]
+    for count, group in zip(counts, groups, strict=True):
+        for place, of_subsets in zip(group.places, count.T.tolist(), strict=True):
+            found[place] = [number / total for number in of_subsets]
+    return found
 
 
-def _correct(features: Tensor, labels: Tensor, stack: Tensor, heads: int, choices: Sequence[Tensor | None]) -> Tensor:
-    """How many of `features` [n, D] the heads in `stack` [heads * C, D] get right, int64 [choices, heads]."""
-    correct = torch.zeros(len(choices), heads, dtype=torch.int64, device=features.device)
-    rows = max(1, LOGITS // len(stack))
-    for some, truth in zip(features.split(rows), labels.split(rows), strict=True):
-        logits = F.linear(some, stack).view(len(some), heads, -1)
-        for right, classes in zip(correct, choices, strict=True):
-            predicted = logits.argmax(2) if classes is None else classes[logits[..., classes].argmax(2)]
-            right += (predicted == truth.unsqueeze(1)).sum(0)
-    return correct
+def val_accuracies(task: Task, classifiers: Sequence[LinearClassifier]) -> list[float]:
+    """Return the accuracy of each classifier, 0 to 1, on the validation samples of a task."""
+    rows = FEATURES if task.val.bank[0].dim() == 2 else EMBEDDED
+    return [accuracy for (accuracy,) in accuracies(classifiers, task.val.batches(rows))]
+
+
+def val_accuracy(task: Task, classifier: LinearClassifier) -> float:
+    """Return the accuracy of a classifier, 0 to 1, on the validation samples of a task."""
+    return val_accuracies(task, [classifier])[0]

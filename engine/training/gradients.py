@@ -19,7 +19,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from engine import memory
 from engine.model import twin
 from engine.training.plan import Stack, validation_rows
-from engine.training.problem import Inputs, Problem
+from engine.training.problem import Problem, hparam_buffers
+from engine.training.task import Inputs
 
 VECTOR = 16
 """How many float32 numbers the widest vector registers hold."""
@@ -31,12 +32,10 @@ class _StackedModel:
     """What both have in common: the stacked parameters."""
 
     def __init__(self, stack: Stack, problems: Sequence[Problem]):
-        self.settings, self.problems, self.batch_size = len(stack.settings), len(problems), stack.batch_size
-        self.scale = problems[0].model.head.scale
+        self.settings, self.problems, self.batch_size = len(stack.settings), len(problems), sum(stack.shares)
         self.names = [name for name, _ in problems[0].model.named_parameters()]
         runs = self.settings * self.problems
         self.parameters = [memory.zeros_like(p.expand(runs, *p.shape)) for p in problems[0].model.parameters()]
-        self.head = dict(zip(self.names, self.parameters, strict=True))["head.weight"]
         self.validation_rows = validation_rows(problems[0])
         self.reset(problems)
 
@@ -57,6 +56,7 @@ class LinearModel(_StackedModel):
 
     def __init__(self, stack: Stack, problems: Sequence[Problem]):
         super().__init__(stack, problems)
+        self.scale, (self.head,) = problems[0].task.scale, self.parameters
         # views of what stays in its place, made once: making them anew takes as long as a small product
         products = self.settings if self.head.device.type == "cpu" else 1
         self._repeats = self.settings // products
@@ -98,15 +98,16 @@ class LinearModel(_StackedModel):
 
 
 class FunctionalModel(_StackedModel):
-    """Any classifier whose samples do not depend on each other: an adapter, trainable parts of the encoders."""
+    """Any module whose samples do not depend on each other: an adapter, trainable layers of the encoders."""
 
     def __init__(self, stack: Stack, problems: Sequence[Problem]):
         super().__init__(stack, problems)
-        self._model = twin(problems[0].model).train()
+        self._model, self._penalty = twin(problems[0].model).train(), problems[0].descent.penalty
+        self._shared = dict(self._model.named_buffers())
         self._buffers = {
             name: self._of_runs(torch.stack([problem.model.get_buffer(name) for problem in problems]))
             for name in own_buffers(problems)
-        }
+        } | self._hparams(stack, problems)
         for parameter in self.parameters:
             parameter.requires_grad_()
 
@@ -127,10 +128,19 @@ class FunctionalModel(_StackedModel):
         return logits.view(self.settings, self.problems, *logits.shape[1:])
 
     def _loss(self, parameters: dict[str, Tensor], sources: list[Inputs], labels: Tensor) -> Tensor:
-        return F.cross_entropy(self._call(parameters, *sources), labels)
+        loss = F.cross_entropy(self._call(parameters, *sources), labels)
+        return loss if self._penalty is None else loss + self._penalty(self._shared | parameters)
 
     def _call(self, parameters: dict[str, Tensor], *sources: Inputs) -> Tensor:
         return functional_call(self._model, parameters, sources)
+
+    def _hparams(self, stack: Stack, problems: Sequence[Problem]) -> dict[str, Tensor]:
+        """Return the buffers [S] that have names of hyper-parameters."""
+        of_settings = [hparam_buffers(problems[0].model, setting) for setting in stack.settings]
+        return {
+            name: torch.stack([buffers[name] for buffers in of_settings]).repeat_interleave(len(problems))
+            for name in of_settings[0]
+        }
 
     def _named(self) -> dict[str, Tensor]:
         return dict(zip(self.names, self.parameters, strict=True)) | self._buffers

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
 from engine.errors import UserError
-from engine.training.grid import Hyperparameters
-from engine.training.problem import Job, Outcome, Problem
-from engine.training.schedule import EVAL_FREQ
+from engine.training.grid import Hparams
+from engine.training.problem import Job, Problem
+from engine.training.schedule import EVAL_FREQ, Steps
 
 CPU_CACHE = 12 << 20
 """Bytes of weights, gradients and moments that a stack on a CPU is cut to: a stack that no longer fits the caches is
@@ -28,9 +28,14 @@ VALIDATION_BYTES = 1 << 20
 VALIDATED = 4
 """Validation images of a class in the protocol, which a block of validation inputs has room for at least."""
 
-Setting = tuple[float, float]
-"""Learning rate and weight decay."""
 T = TypeVar("T")
+
+
+class _Family(NamedTuple):
+    """All of `problems` with all of `settings`, which share shapes, batches and length."""
+
+    problems: list[Problem]
+    settings: list[Hparams]
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,19 @@ class Stack:
     """
 
     problems: tuple[Problem, ...]
-    settings: tuple[Setting, ...]
-    batch_size: int
+    settings: tuple[Hparams, ...]
     copies: int
     bytes: int
+
+    @property
+    def shares(self) -> tuple[int, ...]:
+        """How many samples of each modality are in a batch."""
+        return self.problems[0].shares(self.settings[0])
+
+    @property
+    def length(self) -> Steps:
+        """How many steps its runs take."""
+        return self.problems[0].length(self.settings[0])
 
     @property
     def runs(self) -> int:
@@ -56,25 +70,17 @@ class Stack:
     @property
     def jobs(self) -> list[Job]:
         """Its runs, setting after setting."""
-        return [
-            Job(problem, Hyperparameters(lr, weight_decay, self.batch_size))
-            for lr, weight_decay in self.settings
-            for problem in self.problems
-        ]
+        return [Job(problem, setting) for setting in self.settings for problem in self.problems]
 
-    def in_order_of_jobs(self, outcomes: list[Outcome]) -> list[Outcome]:
-        """The outcomes of `jobs`, out of those of all runs with their copies."""
-        problems = len(self.problems)
+    @property
+    def places(self) -> list[int]:
+        """Where the runs of `jobs` are among all runs with their copies."""
+        problems = range(len(self.problems))
         return [
-            outcomes[setting * problems * self.copies + problem]
+            setting * len(self.problems) * self.copies + problem
             for setting in range(len(self.settings))
-            for problem in range(problems)
+            for problem in problems
         ]
-
-
-def is_linear(problem: Problem) -> bool:
-    """Whether the linear layer is all that is trained."""
-    return not problem.model.embedding.trainable
 
 
 def plan(jobs: Sequence[Job], workers: int, budget: int | None = None) -> tuple[list[Stack], int]:
@@ -87,10 +93,11 @@ def plan(jobs: Sequence[Job], workers: int, budget: int | None = None) -> tuple[
     families = _families(jobs)
     if budget is not None:
         # a single run is trained twice, see `Stack`
-        problem, largest = max(((f[0][0], 2 * run_bytes(f[0][0], f[2])) for f in families), key=lambda pair: pair[1])
+        smallest = ((f.problems[0], 2 * run_bytes(f.problems[0], f.settings[0])) for f in families)
+        problem, largest = max(smallest, key=lambda pair: pair[1])
         if largest > budget:
             raise UserError(
-                f"two runs of {problem.name} side by side take {largest / 2**30:.2f} GiB, and there are"
+                f"two runs of {problem.task.name} side by side take {largest / 2**30:.2f} GiB, and there are"
                 f" {budget / 2**30:.2f} GiB; give more (--max-memory), or train with --executor sequential"
             )
         workers = min(workers, budget // largest)
@@ -100,24 +107,22 @@ def plan(jobs: Sequence[Job], workers: int, budget: int | None = None) -> tuple[
     return sorted(stacks, key=lambda stack: order[stack.problems[0]]), workers
 
 
-def _families(jobs: Sequence[Job]) -> list[tuple[list[Problem], list[Setting], int]]:
-    """Products of problems and settings that share shapes and batch size."""
-    settings: dict[tuple[Problem, int], list[Setting]] = defaultdict(list)
-    for problem, (lr, weight_decay, batch_size) in jobs:
-        settings[problem, batch_size].append((lr, weight_decay))
+def _families(jobs: Sequence[Job]) -> list[_Family]:
+    """Return products of problems and settings that share shapes, batches and length."""
+    settings: dict[tuple[Problem, tuple[int, ...]], list[Hparams]] = defaultdict(list)
+    for problem, hparams in jobs:
+        settings[problem, problem.shares(hparams)].append(hparams)
     families: dict[tuple, list[Problem]] = defaultdict(list)
-    for (problem, batch_size), wanted in settings.items():
+    for (problem, shares), wanted in settings.items():
         shapes = tuple(tensor.shape for tensor in (*problem.model.parameters(), *problem.model.buffers()))
-        alike = (batch_size, tuple(wanted), shapes, problem.model.head.scale, len(problem.sources))
-        families[alike].append(problem)
-    return [(problems, list(alike[1]), alike[0]) for alike, problems in families.items()]
+        how = (problem.descent, problem.length(wanted[0]), problem.task.scale)
+        families[shares, tuple(wanted), shapes, how].append(problem)
+    return [_Family(problems, list(alike[1])) for alike, problems in families.items()]
 
 
-def _cut(
-    problems: list[Problem], settings: list[Setting], batch_size: int, at_least: int, budget: int | None
-) -> list[Stack]:
+def _cut(problems: list[Problem], settings: list[Hparams], at_least: int, budget: int | None) -> list[Stack]:
     """Cut a product of problems and settings in `at_least` that many stacks of at most `budget` bytes."""
-    of_run = run_bytes(problems[0], batch_size)
+    of_run = run_bytes(problems[0], settings[0])
     most = len(problems) * len(settings) if budget is None else budget // of_run
     if problems[0].device.type == "cpu":
         most = min(most, max(3, CPU_CACHE // (4 * _parameter_bytes(problems[0]))))
@@ -127,7 +132,7 @@ def _cut(
     while len(groups) * len(pieces) < at_least and len(pieces) < len(settings):
         pieces = _even(settings, max(map(len, pieces)) - 1)
     return [
-        Stack(tuple(group), tuple(piece), batch_size, copies, copies * len(group) * len(piece) * of_run)
+        Stack(tuple(group), tuple(piece), copies, copies * len(group) * len(piece) * of_run)
         for group in groups
         for piece in pieces
         for copies in [2 if len(group) == 1 else 1]
@@ -145,11 +150,11 @@ def validation_rows(problem: Problem) -> int:
 
     No more than the protocol's validation sets have (four a class): smaller ones are padded to this number.
     """
-    protocol = VALIDATED * problem.model.head.weight.shape[0]
+    protocol = VALIDATED * problem.classes
     return min(256, max(8, protocol), max(8, VALIDATION_BYTES // _row_bytes(problem)))
 
 
-def run_bytes(problem: Problem, batch_size: int) -> int:
+def run_bytes(problem: Problem, hparams: Hparams) -> int:
     """Memory that one run of a problem takes in a stack.
 
     That is five times its parameters (weights, gradients, two moments, the best weights so far; autograd makes the
@@ -157,15 +162,16 @@ def run_bytes(problem: Problem, batch_size: int) -> int:
     what autograd saves) and what a block of validation images does. On a CPU these two take turns; a captured step
     keeps its own.
     """
-    share, classes = problem.share(batch_size), problem.model.head.weight.shape[0]
-    order = 2 * 8 * EVAL_FREQ * share * len(problem.sources)
+    shares, classes = problem.shares(hparams), problem.classes
+    batch_size = sum(shares)
+    order = 2 * 8 * EVAL_FREQ * batch_size
     rows = validation_rows(problem)
     validation = rows * (_row_bytes(problem) + 4 * classes)
     step, copies = batch_size * (_row_bytes(problem) + 4 * classes), 5
-    if not is_linear(problem):
+    if not problem.is_linear:
         copies = 6
-        step = _saved_bytes(problem, share)
-        validation += step * rows // (share * len(problem.sources))
+        step = _saved_bytes(problem, shares)
+        validation += step * rows // batch_size
     together = max if problem.device.type == "cpu" else sum
     return copies * _parameter_bytes(problem) + _buffer_bytes(problem) + order + together([step, validation])
 
@@ -182,7 +188,7 @@ def _parameter_bytes(problem: Problem) -> int:
     return sum(parameter.nbytes for parameter in problem.model.parameters())
 
 
-def _saved_bytes(problem: Problem, share: int) -> int:
+def _saved_bytes(problem: Problem, shares: Sequence[int]) -> int:
     """What the forward pass of one batch saves for the backward pass, its parameters apart, counted by taking one."""
     parameters = {parameter.data_ptr() for parameter in problem.model.parameters()}
     saved: dict[int, int] = {}
@@ -193,7 +199,8 @@ def _saved_bytes(problem: Problem, share: int) -> int:
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    picked = [source.pick(torch.arange(share, device=source.rows.device)) for source in problem.sources]
+    pairs = zip(problem.modalities, shares, strict=True)
+    picked = [samples.pick(torch.arange(share, device=samples.rows.device)) for samples, share in pairs]
     inputs, labels = zip(*picked, strict=True)
     with torch.enable_grad(), saved_tensors_hooks(note, lambda tensor: tensor):
         leaves = {name: p.detach().requires_grad_() for name, p in problem.model.named_parameters()}

@@ -1,96 +1,77 @@
-"""What a run trains on, as a value: samples and the first model. Nothing here knows where they come from."""
+"""What the executors train: a task with the module that training starts from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from engine.model import Classifier
-from engine.training.grid import Hyperparameters
-
-Inputs = tuple[Tensor, ...]
-"""Samples as an encoder's trainable part takes them, [n, ...] each: images, or texts with their end-of-text positions.
-Where no part is trained it is one tensor, the L2-normalised features [n, D]."""
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Labelled samples: `rows` [n] int64 of a `bank` that samples of other problems share, and `labels` [n] int64."""
-
-    bank: Inputs
-    rows: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def pick(self, indices: Tensor) -> tuple[Inputs, Tensor]:
-        """Inputs and labels of some of the samples (copies)."""
-        rows = self.rows[indices]
-        return tuple(tensor[rows] for tensor in self.bank), self.labels[indices]
-
-    def batches(self, size: int) -> Iterator[tuple[Inputs, Tensor]]:
-        """All samples in order, at most `size` at a time."""
-        for indices in torch.arange(len(self), device=self.rows.device).split(size):
-            yield self.pick(indices)
+from engine.model import LinearClassifier
+from engine.training.descent import GradientDescent
+from engine.training.grid import Hparams
+from engine.training.schedule import Steps
+from engine.training.task import Samples, Task
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A few-shot classification problem.
+    """A task, how it is trained, and the `model` that training starts from, in eval mode; training works on copies."""
 
-    Each of `sources` gives the same share of every batch: uni-modal training has one (images), cross-modal training
-    two (images, texts). `model` is what training starts from, in eval mode; training works on copies of it. All random
-    streams follow from `name` (and the batch size), so that problems of one name draw the same batches.
-    """
+    task: Task
+    descent: GradientDescent
+    model: nn.Module
+    max_iter: int
 
-    name: str
-    sources: tuple[Samples, ...]
-    val: Samples
-    model: Classifier
+    @property
+    def modalities(self) -> list[Samples]:
+        """The training samples of each modality."""
+        return list(self.task.samples.values())
 
-    def share(self, batch_size: int) -> int:
-        """How much of a batch each source gives."""
-        return batch_size // len(self.sources)
+    @property
+    def val(self) -> Samples:
+        """The validation samples."""
+        return self.task.val
 
     @property
     def device(self) -> torch.device:
-        """Where the problem is, and its runs are trained."""
-        return self.model.head.weight.device
+        """Where runs are trained."""
+        return self.task.device
 
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+        return len(self.task.initial)
 
-def admits(sizes: Sequence[int], batch_size: int) -> bool:
-    """Whether sources of these `sizes` all hold more samples than their share of a batch (protocol, section 5)."""
-    return all(0 < batch_size // len(sizes) < size for size in sizes)
+    def shares(self, hparams: Hparams) -> tuple[int, ...]:
+        """Return how many samples of each modality a batch has."""
+        return self.descent.shares(self.task, hparams)
+
+    def length(self, hparams: Hparams) -> Steps:
+        """Return the number of steps of a run."""
+        return self.descent.length(self.task, hparams, self.max_iter)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether a weight on features as they are is all that is trained, on cross-entropy alone."""
+        model = self.model
+        linear = isinstance(model, LinearClassifier) and model.embedding.is_identity and model.head.bias is None
+        return linear and self.descent.penalty is None
+
+    def finish(self, model: nn.Module) -> tuple[LinearClassifier, dict[str, float]]:
+        """Return the linear classifier of a trained module, and values tuned on validation."""
+        return self.descent.finish(self.task, model)
 
 
 class Job(NamedTuple):
     """One run to train."""
 
     problem: Problem
-    hyperparameters: Hyperparameters
+    hparams: Hparams
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The first best step of a run by validation: its accuracy, 0 to 1, and the state of the model, on its device.
-
-    A run `diverged` when its weights were no longer finite after a step that was validated, or after the last; what is
-    kept is the best from before, or without any the state it started in, at an accuracy of 0. `seconds` is the run's
-    share of the time that it took to train all those beside it.
-    """
-
-    step: int
-    val_accuracy: float
-    state: dict[str, Tensor]
-    diverged: bool
-    seconds: float
-
-    @property
-    def weight(self) -> Tensor:
-        """The weight of the linear layer, [C, D]."""
-        return self.state["head.weight"]
+def hparam_buffers(model: nn.Module, hparams: Hparams) -> dict[str, Tensor]:
+    """Return the values of a run for the buffers of `model` that have names of hyper-parameters."""
+    buffers = dict(model.named_buffers())
+    return {name: torch.full_like(buffers[name], value) for name, value in hparams.items() if name in buffers}

@@ -13,46 +13,53 @@ as far as cuBLAS picks the same kernels.)
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import Event, Lock
 
 import torch
 from torch import Tensor
 
 from engine import memory
+from engine.model import with_state
 from engine.training.batches import streams
+from engine.training.descent import Optimizer
+from engine.training.evaluate import val_accuracy
 from engine.training.gradients import FunctionalModel, LinearModel, plain_attention
 from engine.training.graphs import captured
-from engine.training.plan import Stack, is_linear, plan
-from engine.training.problem import Inputs, Job, Outcome, Problem, Samples
-from engine.training.schedule import BETAS, EPS, EVAL_FREQ, learning_rate
+from engine.training.grid import Hparams
+from engine.training.plan import Stack, plan
+from engine.training.problem import Job, Problem, hparam_buffers
+from engine.training.schedule import EVAL_FREQ
+from engine.training.task import Fitted, Inputs, Samples
 
 
 def train(
-    jobs: Sequence[Job], *, max_iter: int, progress: Callable[[int], object], budget: int | None = None
-) -> Iterator[dict[Job, Outcome]]:
-    """Train `jobs` for `max_iter` steps each and yield what came of them, stack by stack.
+    jobs: Sequence[Job], *, progress: Callable[[int], object], budget: int | None = None
+) -> Iterator[dict[Job, Fitted]]:
+    """Train `jobs` and yield the results, stack by stack.
 
-    `progress` hears the number of steps, over all runs, since it was last told. `budget` is how many bytes the stacks
-    that train at a time may take on the problems' device; None is without a limit.
+    `progress` is called with the number of steps, over all runs, since its last call. `budget` is how many bytes the
+    stacks that train at a time may take on the problems' device; None is without a limit.
     Raises UserError when that is too little for the smallest stack.
     """
     with _one_thread_per_kernel() as cores, plain_attention():
         if jobs[0].problem.device.type == "cpu":
             stacks, workers = plan(jobs, cores, budget)
-            yield from _train_in_threads(stacks, workers, cores, max_iter, progress)
+            yield from _train_in_threads(stacks, workers, cores, progress)
         else:
             stacks, _ = plan(jobs, 1, budget)
             for stack in stacks:
-                yield _StackTrainer(stack, max_iter).train(progress, Event())
+                yield _StackTrainer(stack).train(progress, Event())
 
 
 def _train_in_threads(
-    stacks: list[Stack], workers: int, cores: int, max_iter: int, progress: Callable[[int], object]
-) -> Iterator[dict[Job, Outcome]]:
+    stacks: list[Stack], workers: int, cores: int, progress: Callable[[int], object]
+) -> Iterator[dict[Job, Fitted]]:
     """Train stacks side by side, each on one core; what is not done ends when one fails or the caller stops asking."""
     stop, lock = Event(), Lock()
 
@@ -64,7 +71,7 @@ def _train_in_threads(
     with ThreadPoolExecutor(workers) as pool:
         try:  # around the start of the threads too: one that is interrupted there, the pool does not know, and not end
             for stack in stacks:
-                pending.add(pool.submit(lambda stack: _StackTrainer(stack, max_iter).train(tell, stop), stack))
+                pending.add(pool.submit(lambda stack: _StackTrainer(stack).train(tell, stop), stack))
             while pending:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 if not pending:
@@ -99,18 +106,19 @@ def _one_thread_per_kernel() -> Iterator[int]:
 class _StackTrainer:
     """Trains the runs of a stack: G problems x R settings, run number r * G + g."""
 
-    def __init__(self, stack: Stack, max_iter: int):
+    def __init__(self, stack: Stack):
         problems = stack.problems if stack.copies == 1 else stack.problems * stack.copies
-        self.stack, self.max_iter, self.problems = stack, max_iter, problems
+        self.stack, self.problems, self.descent = stack, problems, problems[0].descent
         self.device = problems[0].device
-        self.model = (LinearModel if is_linear(problems[0]) else FunctionalModel)(stack, problems)
-        self.optimizer = _AdamW(self.model.parameters, stack.settings)
-        self.batches = _Batches(problems, stack, max_iter)
-        self.validation = _Validation(problems, len(stack.settings), self.model)
+        self.model = (LinearModel if problems[0].is_linear else FunctionalModel)(stack, problems)
+        self.optimizer = _Optimizer(self.descent.optimizer, self.model.parameters, stack.settings)
+        self.batches = _Batches(problems, stack)
+        kept = _Validation if self.descent.keep == "best" else _LastStep
+        self.kept = kept(problems, len(stack.settings), self.model)
 
     @torch.no_grad()
-    def train(self, progress: Callable[[int], object], stop: Event) -> dict[Job, Outcome]:
-        """Train all runs; `progress` hears of run-steps done. Raises _Stopped soon after `stop` is set."""
+    def train(self, progress: Callable[[int], object], stop: Event) -> dict[Job, Fitted]:
+        """Train all runs; `progress` is called with run-steps done. Raises _Stopped soon after `stop` is set."""
         # Softmax at a scale of 100 leaves probabilities below 1e-38, which CPUs multiply ten times slower than others,
         # or than the zeros that they may as well be. This holds for the thread it is called on.
         torch.set_flush_denormal(True)
@@ -118,20 +126,32 @@ class _StackTrainer:
         self.batches.load(0)
         step = captured(self._step, self._reset, self.device)
         pace = _Pace(self.device)
-        for start in range(0, self.max_iter, EVAL_FREQ):
-            steps = min(EVAL_FREQ, self.max_iter - start)
+        total = self.stack.length.total
+        for start in range(0, total, EVAL_FREQ):
+            steps = min(EVAL_FREQ, total - start)
             self.batches.load(start)
             for offset in range(steps):
                 if stop.is_set():
                     raise _Stopped
                 step()
                 if offset == 0:
-                    self.validation.measure(start)
+                    self.kept.measure(start)
             pace.wait()
             progress(steps * self.stack.runs)
-        self.validation.measure_divergence()
-        outcomes = self.validation.outcomes(lambda: (time.perf_counter() - began) / self.stack.runs)
-        return dict(zip(self.stack.jobs, self.stack.in_order_of_jobs(outcomes), strict=True))
+        results = self.kept.results(total)
+        jobs = self.stack.jobs
+        fitted = {job: self._fitted(job, *results[place]) for job, place in zip(jobs, self.stack.places, strict=True)}
+        seconds = (time.perf_counter() - began) / self.stack.runs
+        return {job: replace(one, seconds=seconds) for job, one in fitted.items()}
+
+    def _fitted(self, job: Job, step: int, accuracy: float | None, diverged: bool, state: list[Tensor]) -> Fitted:
+        """Return the classifier of a run from the state of its parameters; an `accuracy` of None is measured."""
+        tensors = dict(zip(self.model.names, state, strict=True))
+        module = with_state(job.problem.model, tensors | hparam_buffers(job.problem.model, job.hparams))
+        classifier, tuned = job.problem.finish(module)
+        if accuracy is None:
+            accuracy = val_accuracy(job.problem.task, classifier)
+        return Fitted(classifier, accuracy, step, tuned, diverged)
 
     def _step(self) -> None:
         """One update of all runs, from the next batch that is loaded."""
@@ -161,46 +181,41 @@ class _Pace:
             self.events.pop(0).synchronize()
 
 
-class _AdamW:
-    """AdamW with one learning rate and weight decay per setting, on parameters [R * G, ...].
+class _Optimizer:
+    """A description's optimizer with one learning rate and weight decay per setting, on parameters [R * G, ...].
 
-    The kernel of torch.optim.AdamW(fused=True), called without the 20 to 40 us of Python around it, which are more than
+    The kernels of torch.optim's (fused=True), called without the 20 to 40 us of Python around them, which are more than
     a small stack's whole update takes.
     """
 
-    def __init__(self, parameters: list[Tensor], settings: Sequence[tuple[float, float]]):
-        self.settings = settings
-        self.means, self.squares = ([memory.zeros_like(parameter) for parameter in parameters] for _ in range(2))
+    def __init__(self, how: Optimizer, parameters: list[Tensor], settings: Sequence[Hparams]):
+        self.how, self.settings = how, settings
+        moments = 1 if how.kind == "sgd" else 2
+        self.moments = [[memory.zeros_like(parameter) for parameter in parameters] for _ in range(moments)]
         self.taken = torch.zeros((), device=parameters[0].device)  # steps
         self.slices = [
             [list(parts) for parts in zip(*(_per_setting(t.detach(), settings) for t in tensors), strict=True)]
-            for tensors in (parameters, self.means, self.squares)
+            for tensors in (parameters, *self.moments)
         ]
 
     def step(self, gradients: list[Tensor], rates: Tensor) -> None:
         """Update the parameters by their `gradients`; `rates` [R] are the learning rates."""
         self.taken += 1
         of_settings = zip(*(_per_setting(gradient, self.settings) for gradient in gradients), strict=True)
-        for number, (own, weights, means, squares) in enumerate(zip(of_settings, *self.slices, strict=True)):
-            torch._fused_adamw_(
-                weights,
-                list(own),
-                means,
-                squares,
-                [],
-                [self.taken] * len(weights),
-                lr=rates[number],
-                beta1=BETAS[0],
-                beta2=BETAS[1],
-                weight_decay=self.settings[number][1],
-                eps=EPS,
-                amsgrad=False,
-                maximize=False,
-            )
+        for number, (own, weights, *moments) in enumerate(zip(of_settings, *self.slices, strict=True)):
+            how = {"lr": rates[number], "weight_decay": self.how.weight_decay_of(self.settings[number])}
+            if self.how.kind == "sgd":
+                momentum = {"momentum": self.how.momentum, "dampening": 0.0, "nesterov": False, "is_first_step": False}
+                torch._fused_sgd_(weights, list(own), *moments, **how, **momentum, maximize=False)
+                continue
+            update = torch._fused_adamw_ if self.how.kind == "adamw" else torch._fused_adam_
+            beta1, beta2 = self.how.betas
+            how |= {"beta1": beta1, "beta2": beta2, "eps": self.how.eps, "amsgrad": False, "maximize": False}
+            update(weights, list(own), *moments, [], [self.taken] * len(weights), **how)
 
     def reset(self) -> None:
         """Forget all steps."""
-        for tensor in (*self.means, *self.squares, self.taken):
+        for tensor in (*itertools.chain(*self.moments), self.taken):
             tensor.zero_()
 
 
@@ -216,43 +231,41 @@ class _Batches:
     that a step can be captured once and replayed.
     """
 
-    def __init__(self, problems: Sequence[Problem], stack: Stack, max_iter: int):
-        self.streams = [streams(problem, stack.batch_size) for problem in problems]
-        self.sources = list(zip(*(problem.sources for problem in problems), strict=True))  # a tuple of G per source
-        self.banks = [_JoinedBank(samples) for samples in self.sources]
-        self.share, self.loaded = problems[0].share(stack.batch_size), 0
-        device = problems[0].device
-        shape = (len(self.sources), EVAL_FREQ, len(problems), self.share)
-        self.rows = torch.zeros(shape, dtype=torch.int64, device=device)
-        self.labels = torch.zeros(
-            EVAL_FREQ, len(problems), len(self.sources) * self.share, dtype=torch.int64, device=device
-        )
+    def __init__(self, problems: Sequence[Problem], stack: Stack):
+        self.streams = [streams(problem, stack.settings[0]) for problem in problems]
+        self.modalities = list(zip(*(problem.modalities for problem in problems), strict=True))  # G samples of each
+        self.banks = [_JoinedBank(samples) for samples in self.modalities]
+        self.descent, self.length, self.loaded = problems[0].descent, stack.length, 0
+        self.shares, device = stack.shares, problems[0].device
+        shape = (EVAL_FREQ, len(problems), sum(self.shares))
+        self.rows, self.labels = (torch.zeros(shape, dtype=torch.int64, device=device) for _ in range(2))
         self.rates = torch.zeros(EVAL_FREQ, len(stack.settings), device=device)
         self.step = torch.zeros(1, dtype=torch.int64, device=device)  # within the block
-        self.settings, self.max_iter = stack.settings, max_iter
+        self.settings = stack.settings
 
     def load(self, start: int) -> None:
         """Make ready for the block of steps from `start` on; blocks come in order, and one may be asked for again."""
         self.step.zero_()
         if self.loaded == start:
-            steps = min(EVAL_FREQ, self.max_iter - start)
+            steps = min(EVAL_FREQ, self.length.total - start)
             block = range(start, start + steps)
-            rates = [[learning_rate(step, lr, self.max_iter) for lr, _ in self.settings] for step in block]
+            lrs = list(map(self.descent.optimizer.lr_of, self.settings))
+            rates = [[self.descent.schedule(step, lr, self.length) for lr in lrs] for step in block]
             self.rates[:steps] = torch.tensor(rates)
-            for number, (samples, bank) in enumerate(zip(self.sources, self.banks, strict=True)):
-                of_source = self.labels[:steps, :, number * self.share : (number + 1) * self.share]
+            rows, labels = (tensor[:steps].split(self.shares, dim=2) for tensor in (self.rows, self.labels))
+            for number, (samples, bank) in enumerate(zip(self.modalities, self.banks, strict=True)):
                 for problem, (own, offset) in enumerate(zip(samples, bank.offsets, strict=True)):
                     taken = self.streams[problem][number].take(steps).to(own.rows.device, non_blocking=True)
-                    self.rows[number, :steps, problem] = own.rows[taken] + offset
-                    of_source[:, problem] = own.labels[taken]
+                    rows[number][:, problem] = own.rows[taken] + offset
+                    labels[number][:, problem] = own.labels[taken]
             self.loaded += EVAL_FREQ
 
     def next(self) -> tuple[list[tuple[_JoinedBank, Tensor]], Tensor, Tensor]:
-        """The next batch: a bank and rows [G, B / sources] of it per source; labels [G, B]; learning rates [R]."""
-        rows = self.rows.index_select(1, self.step).squeeze(1)
-        labels, rates = (tensor.index_select(0, self.step).squeeze(0) for tensor in (self.labels, self.rates))
+        """The next batch: a bank and rows [G, share] of it per modality; labels [G, B]; learning rates [R]."""
+        picked = (tensor.index_select(0, self.step).squeeze(0) for tensor in (self.rows, self.labels, self.rates))
+        rows, labels, rates = picked
         self.step += 1
-        return list(zip(self.banks, rows, strict=True)), labels, rates
+        return list(zip(self.banks, rows.split(self.shares, dim=1), strict=True)), labels, rates
 
 
 class _JoinedBank:
@@ -311,11 +324,39 @@ class _Validation:
 
     def measure_divergence(self) -> None:
         """Note which runs have weights that are not finite; these never become so again."""
-        self.diverged |= ~self.model.head.detach().flatten(1).sum(1).isfinite()
+        self.diverged |= ~_are_finite(self.model)
 
-    def outcomes(self, seconds: Callable[[], float]) -> list[Outcome]:
-        """What came of each run; `seconds` is asked when the device is done."""
+    def results(self, total: int) -> list[_Result]:
+        """Return the first best step of each run."""
+        self.measure_divergence()
         correct, steps, diverged = (tensor.tolist() for tensor in (self.correct, self.step, self.diverged))
         accuracies = [max(count, 0) / size for count, size in zip(correct, self.sizes, strict=True)]
-        states = [dict(zip(self.model.names, run, strict=True)) for run in zip(*self.best, strict=True)]
-        return [Outcome(*run, seconds()) for run in zip(steps, accuracies, states, diverged, strict=True)]
+        states = map(list, zip(*self.best, strict=True))
+        return list(zip(steps, accuracies, diverged, states, strict=True))
+
+
+class _LastStep:
+    """The weights of each run after its last step; those it started from where they are no longer finite."""
+
+    def __init__(self, problems: Sequence[Problem], settings: int, model: LinearModel | FunctionalModel):
+        self.model, self.problems = model, list(problems) * settings
+
+    def measure(self, step: int) -> None:
+        """Do nothing: only the last step counts."""
+
+    def results(self, total: int) -> list[_Result]:
+        """Return the last step of each run."""
+        finite = _are_finite(self.model).tolist()
+        last = [list(run) for run in zip(*(p.detach() for p in self.model.parameters), strict=True)]
+        first = [list(problem.model.parameters()) for problem in self.problems]
+        of_runs = zip(finite, last, first, strict=True)
+        return [(total - 1, None, False, own) if right else (0, None, True, start) for right, own, start in of_runs]
+
+
+_Result = tuple[int, float | None, bool, list[Tensor]]
+"""The step that counts, the validation accuracy if it was measured, whether the run diverged, and its parameters."""
+
+
+def _are_finite(model: LinearModel | FunctionalModel) -> Tensor:
+    """Return whether all parameters of each run are finite numbers, bool [runs]."""
+    return torch.stack([p.detach().flatten(1).sum(1) for p in model.parameters]).sum(0).isfinite()

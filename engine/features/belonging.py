@@ -1,4 +1,4 @@
-"""Whether what a sweep reads belongs together: banks, prompts, splits, and the layers that are trained."""
+"""Whether features belong together: banks, prompts, splits, and the layers that are trained."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.datasets.few_shot import ALL, FewShotSplit
 from engine.errors import UserError
 from engine.features.store import Bank, Source
 
-if TYPE_CHECKING:  # as in `engine.sweep.data`
+if TYPE_CHECKING:  # open_clip takes seconds to import
     from engine.clip.load import Encoder
 
 

@@ -5,15 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from engine import datasets
 from engine.datasets.checks import list_preview
 from engine.errors import UserError
 from engine.features.classes import ShiftedClasses, read_classes
 from engine.features.store import Bank, MissingFeatures, Place
-from engine.results.runs import ALL_CLASSES, Cell
 from engine.templates import spell
 
 
@@ -26,20 +22,6 @@ class ShiftedSet:
     classes: ShiftedClasses
 
 
-@dataclass(frozen=True, eq=False)
-class ShiftedTest:
-    """A shifted set as classifiers are tested on it: `classes` [k] int64 are theirs by the set's labels.
-
-    `choices` are what predictions are among, by the name that the accuracies have in a run's record. `digest` is of the
-    set's images and classes.
-    """
-
-    bank: Bank
-    classes: Tensor
-    choices: dict[str, Tensor | None]
-    digest: str
-
-
 class MissingShifted(MissingFeatures):
     """Features of shifted test sets, by name, that are not in the store or damaged."""
 
@@ -48,16 +30,16 @@ class MissingShifted(MissingFeatures):
         self.names = list(reasons)
 
 
-def open_sets(names: list[str], feature_dir: str | Path, cell: Cell) -> list[ShiftedSet]:
-    """The shifted sets of these names under the encoder of `cell`, as what goes into the layers that it trains.
+def open_sets(names: list[str], feature_dir: str | Path, encoder: str, image_layer: int) -> list[ShiftedSet]:
+    """Return the shifted sets of these names under an encoder's folder, as inputs of its last `image_layer` layers.
 
     Raises MissingShifted, which tells of all that are not there.
     """
     found, missing = [], {}
     for name in names:
-        place = Place.of(feature_dir, cell.encoder, name)
+        place = Place.of(feature_dir, encoder, name)
         try:
-            bank = Bank(place.bank("test", cell.image_layer, "none"))
+            bank = Bank(place.bank("test", image_layer, "none"))
             bank.require()
             classes = read_classes(place)
             if classes.list_digest != bank.source.list_digest:
@@ -70,10 +52,8 @@ def open_sets(names: list[str], feature_dir: str | Path, cell: Cell) -> list[Shi
     return found
 
 
-def shifted_test(
-    shifted: ShiftedSet, parent: str, count: int, parent_names: list[str] | None, device: str
-) -> ShiftedTest:
-    """How classifiers of the dataset `parent` with `count` classes are tested on a shifted set.
+def classes_of(shifted: ShiftedSet, parent: str, count: int, parent_names: list[str] | None) -> list[int]:
+    """Return the labels, in the dataset `parent` with `count` classes, of a shifted set's classes.
 
     `parent_names` are the names of the parent's classes, where they are known. Raises UserError when the set's classes
     are not the parent's.
@@ -89,6 +69,4 @@ def shifted_test(
                 f"{folder}: classes have other names in {parent}: {list_preview(other)}; make the features of one"
                 " of them anew, with lists of the same classes"
             )
-    classes = torch.tensor(labels, device=device)
-    choices = {shifted.name: None} if is_whole else {shifted.name: classes, shifted.name + ALL_CLASSES: None}
-    return ShiftedTest(shifted.bank, classes, choices, shifted.classes.digest)
+    return labels

@@ -1,0 +1,1 @@
+"""From opened features to tasks."""
