@@ -216,7 +216,7 @@ def report_runs(
         )
         findings.append(Finding(OK, text + f", {incomplete:,} of them incomplete" * bool(incomplete)))
     for cells, state in (
-        (gone, "whose features no longer exist: they are in tables, but cannot be trained further"),
+        (gone, "whose features no longer exist: tables include them, but they cannot be trained further"),
         (changed, "on other features or few-shot splits than the current ones: train.py refuses to resume them"),
         (again, "on images, few-shot splits or class names that have changed: train.py trains them again"),
     ):
