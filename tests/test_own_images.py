@@ -169,7 +169,7 @@ def test_replaced_images_are_noticed_and_made_anew(extracted):
     checked = " ".join(extracted.run("check.py", "--dataset", "my photos", check=1).stdout.split())
     assert f"WRONG features/demo-RN/my-photos: {named} since its features were made; features.py" in checked
     made = extracted.run(*command_in(refused), *FEATURES, check=0)
-    assert f"note: my photos/split.json is older than the images: {named}. The file is updated.." in made.stdout
+    assert f"note: my photos/split.json is older than the images: {named}. The file is updated." in made.stdout
     assert "50 images, counting views, 3 of them to encode" in made.stdout
     again = extracted.run(*command_in(refused), *FEATURES, check=0)
     assert "0 of them to encode" in again.stdout
@@ -419,7 +419,8 @@ def test_a_list_of_another_program(photos):
     done = photos.run(*split, check=0)
     assert done.stdout.splitlines()[:2] == [
         "note: my photos/birds.csv: ignored columns: fold. If a column has train, val or test, name it split",
-        "note: my photos/birds.csv: classes are called 0.0, 1.0, 2.0, 3.0, 4.0, but prompts need names; add a classnames.txt",
+        "note: my photos/birds.csv: classes are called 0.0, 1.0, 2.0, 3.0, 4.0, but prompts need names;"
+        " add a classnames.txt",
     ]
     os.mkfifo(photos.folder / "pipe.jpg")
     (photos.folder / "birds.split.json").unlink()
@@ -544,7 +545,7 @@ def test_photographs_are_what_a_person_sees(photos):
         (["--dataset", "my photos", "other/my-photos"], "my photos and other/my-photos have the same name, my-photos"),
         (
             ["--dataset", "my photos", "--templates", "x/vanilla.txt"],
-            "x/vanilla.txt: the name vanilla belongs to templ",
+            "x/vanilla.txt: the name vanilla belongs to t",
         ),
         (["--dataset", "my photos", "--templates", "a.txt", "b/a.txt"], "a.txt and b/a.txt have the same name, a, for"),
         (["--dataset", "my photos", "--templates", "mined"], "'mined' is none of hand_crafted, classname, vanilla, "),
