@@ -161,7 +161,9 @@ class GradientDescent:
         train = {"sequential": sequential.train, "stacked": stacked.train}[executor]
         with closing(train(list(jobs), progress=progress, budget=budget)) as trained:
             for outcomes in trained:
-                yield {jobs[job]: fitted for job, fitted in outcomes.items()}
+                fitted = {jobs[job]: one for job, one in outcomes.items()}
+                outcomes.clear()  # the caller alone holds the weights of a stack while the next one trains
+                yield fitted
 
 
 @dataclass(frozen=True)
