@@ -1,19 +1,19 @@
-"""Look at the installation: libraries, GPUs, weights, datasets, features and runs; or fetch datasets.
+"""Check the installation: libraries, GPUs, weights, datasets, features and runs; or download datasets.
 
     python check.py
     python check.py --dataset dtd eurosat --clip-encoder RN50
     python check.py --download dtd eurosat
 
-Each finding is `ok`, a `note` (such as what is missing and was not asked for) or `WRONG`; the exit status is 1 if
-anything is wrong. What --dataset and --clip-encoder name must be there. Nothing is changed, and nothing is downloaded
-but with --download: it puts datasets where DATASETS.md has them, goes on where it was interrupted, and says what is
-left for a person to do.
+Each finding is `ok`, a `note` (for example on a dataset that is missing but not requested) or `WRONG`; the exit status
+is 1 if anything is wrong. Datasets and encoders named by --dataset and --clip-encoder must exist. A check changes
+nothing. --download puts datasets where DATASETS.md has them, resumes interrupted downloads and prints manual steps.
 """
 
 import argparse
 import os
 import shutil
 import sys
+from collections.abc import Iterable
 from contextlib import closing
 
 from engine import check, config, terminal
@@ -23,32 +23,32 @@ from engine.errors import UserError
 def main() -> int:
     args = config.parser(__doc__, *config.CHECK).parse_args()
     if args.clip_weights and not args.clip_encoder:
-        raise UserError("--clip-weights goes with --clip-encoder, which says whose weights they are")
+        raise UserError("--clip-weights needs --clip-encoder, the architecture of the weights")
     if args.clip_encoder:
         config.check_encoders(args)
     if args.download:
         return download(args)
-    return say(check.installation(asked(args)))
+    return print_sections(check.installation(build_options(args)))
 
 
-def asked(args: argparse.Namespace) -> check.Asked:
+def build_options(args: argparse.Namespace) -> check.CheckOptions:
     places = args.data_dir, args.indices_dir, args.feature_dir, args.result_dir
-    return check.Asked(args.download or args.dataset, args.clip_encoder, args.clip_weights, *places)
+    return check.CheckOptions(args.download or args.dataset, args.clip_encoder, args.clip_weights, *places)
 
 
-def say(sections) -> int:
-    """Print sections, each as soon as it is known; the exit status."""
+def print_sections(sections: Iterable[check.Section]) -> int:
+    """Print each section as soon as it is complete; return the exit status."""
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     width = min(120, max(40, shutil.get_terminal_size((100, 24)).columns))
     wrong = 0
     for title, findings in sections:
-        print(check.shown(title, findings, width, colour), flush=True)
+        print(check.format_section(title, findings, width, colour), flush=True)
         wrong += sum(finding.state == check.WRONG for finding in findings)
     return 1 if wrong else 0
 
 
 def download(args: argparse.Namespace) -> int:
-    """Fetch datasets, each whatever becomes of the others, then look at them; the exit status."""
+    """Download each dataset, even if others fail, then check them; return the exit status."""
     from engine.download import download
 
     steps: dict[str, list[str]] = {}
@@ -58,10 +58,11 @@ def download(args: argparse.Namespace) -> int:
                 steps[name] = download(name, args.data_dir, bar.show)
             except (UserError, OSError) as error:
                 steps[name] = [str(error)]
-    for name, own in steps.items():
-        for step in own:
+    for name, remaining in steps.items():
+        for step in remaining:
             print(step if step.startswith(f"{name}:") else f"{name}: {step}", end="\n\n", file=sys.stderr)
-    return say([check.of_datasets(asked(args), check.judge(asked(args)))])
+    options = build_options(args)
+    return print_sections([check.dataset_section(options, check.inspect_datasets(options))])
 
 
 if __name__ == "__main__":

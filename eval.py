@@ -14,7 +14,7 @@ from pathlib import Path
 
 from engine import config
 from engine.config import commands
-from engine.datasets.checks import first
+from engine.datasets.checks import list_preview
 from engine.errors import UserError
 from engine.results import tables
 from engine.results.explain import explain
@@ -40,7 +40,7 @@ def main() -> None:
         table = tables.method_table(runs, label, args.wise_ft)
         path = Path(args.eval_dir) / f"{tables.method_name(cells[0], args.mode, args.wise_ft)}.csv"
         if lost := tables.not_covered(path, table):
-            print(f"{path}: replaces a table that also had {first(lost, len(lost))}")
+            print(f"{path}: replaces a table that also had {list_preview(lost)}")
         tables.write_csv(table, path)
         shown = table.assign(accuracy=[f"{m:.2f} ± {s:.2f}" for m, s in zip(table["mean"], table["std"], strict=True)])
         print(f"{label}, {encoder}: test accuracy (%), mean ± standard deviation over seeds")

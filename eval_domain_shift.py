@@ -14,7 +14,7 @@ from pathlib import Path
 
 from engine import config
 from engine.config import commands
-from engine.datasets.checks import first
+from engine.datasets.checks import list_preview
 from engine.errors import UserError
 from engine.results import domain_shift, tables
 from engine.results.runs import Cell
@@ -47,7 +47,7 @@ def tabulate(args: argparse.Namespace, cells: list[Cell], shifted: list[str], wh
     table = tables.method_table(runs, label, args.wise_ft)
     path = Path(args.eval_dir) / f"{domain_shift.shift_name(*method)}.csv"
     if lost := tables.not_covered(path, table):
-        print(f"{path}: replaces a table that also had {first(lost, len(lost))}")
+        print(f"{path}: replaces a table that also had {list_preview(lost)}")
     tables.write_csv(table, path)
     print(
         f"{label}, {cells[0].encoder}, trained on {cells[0].dataset}: test accuracy (%) by training images per class,"

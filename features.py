@@ -20,7 +20,7 @@ from functools import partial
 from engine import config, datasets
 from engine.clip import names
 from engine.datasets import few_shot
-from engine.datasets.custom.splits import tell_and_update
+from engine.datasets.custom.splits import print_notes_and_update_splits
 from engine.errors import UserError
 from engine.features.views import training_views
 
@@ -48,12 +48,12 @@ def main() -> int | None:
     steps.extract_all(args.clip_encoder, wanted, request, places, load, **how)
 
 
-def splits_of(args: argparse.Namespace, benchmark: datasets.Benchmark) -> list[few_shot.FewShotSplit]:
+def splits_of(args: argparse.Namespace, benchmark: datasets.ImageDataset) -> list[few_shot.FewShotSplit]:
     """Return the asked-for splits of a dataset; those of custom datasets are drawn if they are missing."""
     asked = args.indices_dir, args.train_shot, args.seed, args.max_val_shot
-    if datasets.is_own(benchmark.name):
-        tell_and_update(benchmark, *asked)
-    return few_shot.checked_splits(benchmark, *asked)
+    if datasets.is_custom(benchmark.name):
+        print_notes_and_update_splits(benchmark, *asked)
+    return few_shot.load_checked_splits(benchmark, *asked)
 
 
 def place_of(args: argparse.Namespace, encoder: str, dataset: str):

@@ -1,12 +1,12 @@
-"""Draw few-shot splits (CoOp's protocol) and keep them as positions in the dataset's lists.
+"""Draw few-shot splits (CoOp's protocol) and write them as positions in the dataset's lists.
 
     python few_shot_split.py --dataset imagenet --train-shot 1 --seed 6
     python few_shot_split.py --dataset dtd eurosat --train-shot 1 2 4 8 16 --seed 1 2 3
 
 Writes indices/<dataset>/shot_<s>-seed_<k>.json for every combination. The published splits (eleven datasets, shots
 1 2 4 8 16, seeds 1 2 3, ImageNet 1 to 5) come with the project. These eleven datasets need not be installed; any other
-is read from --data_dir, or from the path of images of your own. A file that is there is never replaced, but in the
-splits of your own images those that are gone are drawn again.
+is read from --data_dir, and a custom dataset from its path. An existing file is never replaced, except that in few-shot
+splits of a custom dataset, images that no longer exist are replaced by others.
 """
 
 import argparse
@@ -15,30 +15,30 @@ from itertools import product
 
 from engine import config, datasets
 from engine.datasets import few_shot
-from engine.datasets.custom.splits import tell_notes, update_splits
+from engine.datasets.custom.splits import print_notes, update_splits
 
 
 def main() -> None:
-    """Make every split asked for, and say what happened to each file."""
+    """Draw every requested few-shot split, and print the state of each file."""
     args = config.parser(__doc__, *config.SPLITS).parse_args()
     for dataset in args.dataset:
-        for split, done in make_splits(dataset, args):
-            path = few_shot.split_path(args.indices_dir, dataset, split.shots, split.seed, args.max_val_shot)
-            print(f"{path}: {done}, {len(split.train)} train, {len(split.val)} val")
+        for drawn, state in make_splits(dataset, args):
+            path = few_shot.split_path(args.indices_dir, dataset, drawn.shots, drawn.seed, args.max_val_shot)
+            print(f"{path}: {state}, {len(drawn.train)} train, {len(drawn.val)} val")
 
 
 def make_splits(dataset: str, args: argparse.Namespace) -> Iterator[tuple[few_shot.FewShotSplit, str]]:
-    """Make the splits of a dataset, and tell for each what was done."""
-    if datasets.is_own(dataset):
-        benchmark = datasets.load(dataset, args.data_dir)
-        tell_notes(benchmark, args.train_shot, args.max_val_shot)
-        yield from update_splits(benchmark, args.indices_dir, args.train_shot, args.seed, args.max_val_shot)
+    """Draw the few-shot splits of a dataset; yield each with its state ("written", "exists", ...)."""
+    if datasets.is_custom(dataset):
+        loaded = datasets.load(dataset, args.data_dir)
+        print_notes(loaded, args.train_shot, args.max_val_shot)
+        yield from update_splits(loaded, args.indices_dir, args.train_shot, args.seed, args.max_val_shot)
         return
-    train, val = few_shot.classes(dataset, args.data_dir, args.indices_dir)
+    train, val = few_shot.positions_by_class(dataset, args.data_dir, args.indices_dir)
     for shots, seed in product(args.train_shot, args.seed):
         positions = few_shot.draw(train, val, shots, seed, args.max_val_shot)
-        split = few_shot.FewShotSplit(dataset, shots, seed, *positions, max_val_shot=args.max_val_shot)
-        yield split, "written" if few_shot.save(split, args.indices_dir) else "exists"
+        drawn = few_shot.FewShotSplit(dataset, shots, seed, *positions, max_val_shot=args.max_val_shot)
+        yield drawn, "written" if few_shot.save(drawn, args.indices_dir) else "exists"
 
 
 if __name__ == "__main__":

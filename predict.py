@@ -24,7 +24,7 @@ from engine.results.predictions import CSV_HEADER, lines
 
 def main() -> int | None:
     args = config.parser(__doc__, *config.PREDICT).parse_args()
-    files, notes = find_images(args.images, terminal.lines_of(args.list) if args.list else [])
+    files, notes = find_images(args.images, terminal.read_file_list(args.list) if args.list else [])
     print(*(f"note: {note}\n" for note in notes), sep="", end="", file=sys.stderr)
     if not files and not args.export:
         raise UserError("no images: name files or folders, or give a list of them with --list (- is stdin)")
@@ -56,7 +56,7 @@ def predict(args: argparse.Namespace, classifier, files: list[str]) -> int:
     """Print what is on each of `files`; the exit status."""
     from engine.classifier.images import classify
 
-    terminal.output_data()
+    terminal.prepare_data_output()
     how = {"top_k": args.top_k, "batch_size": args.test_batch_size}
     how["workers"] = config.workers(args, classifier.device.type)
     unreadable = 0

@@ -1,1 +1,1 @@
-"""AudioCLIP's audio tower, written from its specification: `frontend`, `tower`, `checkpoint`; the script runs it."""
+"""AudioCLIP's audio tower, written from its specification: `frontend`, `tower`, `checkpoint`, and the script."""

@@ -1,11 +1,11 @@
-"""Encode the sounds of ESC-50 with AudioCLIP, once: features of five folds, for imagenet_esc.py.
+"""Encode the sounds of ESC-50 with AudioCLIP: features of five folds, for imagenet_esc.py.
 
     cd audioclip && python audio_features.py
 
-Edit PATH and CHECKPOINT at the top of this file, or give --esc-dir and --checkpoint. A fold that is in the feature
-store already is not made again, so a killed run goes on where it stopped. What was made with other weights, another
-list of clips, --audio-scale, --mode or --batch-size is refused. Features are those of the paper: samples in [-1, 1],
-train() mode, batches of 10 in metadata order.
+Edit PATH and CHECKPOINT at the top of this file, or pass --esc-dir and --checkpoint. Folds that are already in the
+feature store are skipped, so a killed run resumes with the same command. Features made with other weights, another list
+of clips, --audio-scale, --mode or --batch-size are refused. The defaults are the paper's: samples in [-1, 1], train()
+mode, batches of 10 in metadata order.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # this script lies a folder below the packages that it needs
+sys.path.insert(0, str(ROOT))  # this script is one folder below the packages it imports
 
 from tqdm import tqdm  # noqa: E402
 
@@ -23,7 +23,7 @@ from engine.config import default  # noqa: E402
 from engine.datasets import esc50  # noqa: E402
 from engine.errors import UserError  # noqa: E402
 
-# Relative paths here, and FEATURE_DIR, start at the project's folder, wherever the command is typed.
+# Relative paths here, and FEATURE_DIR, are relative to the project's folder, not to the current one.
 PATH = f"{default.DATA_DIR}/ESC-50-master"
 CHECKPOINT = "audioclip/AudioCLIP-Partial-Training.pt"
 
@@ -35,7 +35,7 @@ def main() -> None:
     dataset = load_inputs(Path(args.esc_dir), Path(args.checkpoint))
     sizes = {fold: len(positions) for fold, positions in dataset.folds.items()}
     device = config.device(args)
-    # the slow imports (torch) come after the inputs are known to be there
+    # slow imports (torch) only after the inputs are found
     from audioclip import checkpoint, frontend
     from engine.features import audio
 
@@ -51,7 +51,7 @@ def main() -> None:
         files.require_writable(folder)
         if args.audio_mode == "eval" and args.audio_scale == 1:
             print(
-                "note: eval() mode expects the 16-bit range, and features are poor without --audio-scale 32768",
+                "note: eval() mode expects the 16-bit range; without --audio-scale 32768 features are poor",
                 flush=True,
             )
         positions = [position for fold in missing for position in dataset.folds[fold]]
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def load_inputs(esc_dir: Path, weights: Path) -> esc50.Sounds:
-    """The list of sounds. One error says what is wrong with it, and that the weights are not there."""
+    """Return the list of sounds. Raises one UserError for both a bad list and missing weights."""
     faults = []
     for load in (partial(released.require_audioclip, weights), partial(esc50.load, esc_dir)):
         try:
@@ -74,7 +74,7 @@ def load_inputs(esc_dir: Path, weights: Path) -> esc50.Sounds:
 
 
 def extract(args: argparse.Namespace, dataset, encoder, source, missing: list[int]) -> None:
-    """Make the folds that are missing. Those with files that cannot be used are left out, and named at the end."""
+    """Make the missing folds. Skip folds with unusable files, and raise CorruptSounds for these at the end."""
     from audioclip import frontend
     from engine import sounds
     from engine.features import audio

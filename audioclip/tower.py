@@ -1,7 +1,7 @@
 """AudioCLIP's audio tower: ESResNeXt-fbsp, a ResNeXt-50 over a learned spectrogram, with attention after each stage.
 
-    tower = AudioTower()              # random weights; `checkpoint.load_tower` gives trained ones
-    features = tower(samples)         # [B, 1024] of samples [B, channels, L]
+    tower = AudioTower()              # random weights; `checkpoint.load_encoder` loads trained ones
+    features = tower(samples)         # [B, 1024] from samples [B, channels, L]
 
 Guzhov et al., *AudioCLIP* (ICASSP 2022) and *ESResNe(X)t-fbsp* (IJCNN 2021).
 """
@@ -23,22 +23,22 @@ ATTENTION = {
     "att4": (1024, 2048, (1, 5)),
     "att5": (2048, 2048, (3, 5)),
 }
-"""Channels that go in and come out, and the kernel of the depthwise convolution (height: frequency, width: time)."""
+"""Input and output channels, and the kernel of the depthwise convolution (height: frequency, width: time)."""
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """torch's, but in train() mode of two passes, in float32's full precision, over memory where channels come last.
+    """torch's BatchNorm2d, but in train() mode with two passes over channels-last memory, accurate to float32.
 
-    In that memory order convolutions take half the time on a CPU, but torch's own statistics are off by 1e-4 in it.
+    With channels last, convolutions take half the time on a CPU, but torch's own statistics are wrong by 1e-4.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, h, w] normalised by its own mean and variance in train(), and by the running ones in eval()."""
+        """Normalise x [B, C, h, w] by its mean and variance in train() mode, by running statistics in eval() mode."""
         if not self.training:
             return super().forward(x)
         rows = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
         if len(rows) < 2:
-            raise ValueError("a single sound has no variance: train() mode takes batches of two or more")
+            raise ValueError("a single sound has no variance: train() mode needs batches of two or more")
         mean = rows.mean(0)
         variance = (rows - mean).square_().mean(0)
         with torch.no_grad():
@@ -57,11 +57,11 @@ class FrequencyBSplines(nn.Module):
         self.m = nn.Parameter(torch.zeros(frontend.BINS))
         self.fb = nn.Parameter(torch.ones(frontend.BINS))
         self.fc = nn.Parameter(torch.arange(frontend.BINS, dtype=torch.float32))
-        self.bias = nn.Parameter(torch.empty(0))  # an entry of the released state dict, and nothing more
+        self.bias = nn.Parameter(torch.empty(0))  # unused; an entry of the released state dict
 
 
 class Attention(nn.Module):
-    """How much of each place and channel of a stage's output to keep, from 0 to 1, seen from the stage's input."""
+    """Weights from 0 to 1 for each position and channel of a stage's output, computed from the stage's input."""
 
     def __init__(self, channels: int, out: int, kernel: tuple[int, int]):
         super().__init__()
@@ -71,15 +71,15 @@ class Attention(nn.Module):
         self.bn = BatchNorm2d(out)
 
     def forward(self, x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
-        """x [B, channels, h, w] to [B, out, *size]."""
+        """Map x [B, channels, h, w] to [B, out, *size]."""
         pooled = F.adaptive_max_pool2d(x, tuple(size))
         return torch.sigmoid(self.bn(self.conv_point(self.conv_depth(pooled))))
 
 
 class AudioTower(ResNet):
-    """The tower, whose state dict has the released checkpoint's names (without their `audio.`).
+    """The tower. Its state dict has the released checkpoint's names, without their `audio.`.
 
-    train() and eval() differ in the BatchNorms alone, and in train() features depend on who shares the batch.
+    train() and eval() differ only in the BatchNorms; in train() mode features depend on the rest of the batch.
     """
 
     def __init__(self):
@@ -93,7 +93,7 @@ class AudioTower(ResNet):
         self._kernels: tuple[tuple[int, ...], tuple[Tensor, Tensor]] | None = None
 
     def forward(self, samples: Tensor) -> Tensor:
-        """L2-normalised features [B, DIMENSION] of samples [B, channels, L], which are on the CPU.
+        """Return L2-normalised features [B, DIMENSION] of samples [B, channels, L] on the CPU.
 
         Raises ValueError for a single sound in train() mode.
         """
@@ -101,11 +101,11 @@ class AudioTower(ResNet):
 
     @torch.no_grad()
     def front_end(self, samples: Tensor) -> Tensor:
-        """Power in dB [B, channels, 3, 341, N] of samples [B, channels, L], made on the CPU always."""
+        """Return the power in dB [B, channels, 3, 341, N] of samples [B, channels, L], always computed on the CPU."""
         return frontend.spectrogram(samples.cpu(), self.window.cpu(), *self.kernels())
 
     def kernels(self) -> tuple[Tensor, Tensor]:
-        """The kernels that the parameters make, which are made again only once the parameters have changed."""
+        """Return the kernels of the current parameters, cached until these change."""
         parameters = (self.fbsp.m, self.fbsp.fb, self.fbsp.fc)
         state = tuple(parameter._version for parameter in parameters)
         if self._kernels is None or self._kernels[0] != state:
@@ -113,7 +113,7 @@ class AudioTower(ResNet):
         return self._kernels[1]
 
     def trunk(self, levels: Tensor) -> Tensor:
-        """Outputs [B, DIMENSION], not normalised, of spectrograms [B, channels, 3, 341, N]."""
+        """Return outputs [B, DIMENSION], not normalised, for spectrograms [B, channels, 3, 341, N]."""
         x = levels.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for stage in "1234":

@@ -1,4 +1,4 @@
-"""SHA-256 of tensors: what tells two sets of weights apart, and finds a byte that is not what was written."""
+"""SHA-256 of tensors, which distinguishes two sets of weights and detects corrupt bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def tensors_digest(tensors: Mapping[str, Tensor], about: str = "") -> str:
-    """SHA-256 over `about`, then names, types, shapes and bytes of tensors, in the order of their names."""
+    """Return the SHA-256 over `about`, then names, types, shapes and bytes of tensors, in the order of their names."""
     digest = hashlib.sha256(about.encode())
     for name, tensor in sorted(tensors.items(), key=lambda pair: pair[0]):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())

@@ -1,5 +1,5 @@
-"""The one exception that is meant for the person at the terminal."""
+"""The exception whose message is for the user."""
 
 
 class UserError(Exception):
-    """A mistake the user can mend. The message names the file and the remedy; scripts print it without a traceback."""
+    """A mistake that the user can fix. The message names file and remedy; scripts print it without a traceback."""

@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a run after a kill, never sees half of one; opening them."""
+"""Read files, and write them so that no reader, and no run after a kill, sees an incomplete one."""
 
 from __future__ import annotations
 
@@ -23,17 +23,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 UMASK = os.umask(0o022)
-"""The process's file mode mask, which mkstemp ignores. The system tells it only while another one is set."""
+"""The process's file mode mask, which mkstemp ignores. Setting another one is the only way to read it."""
 os.umask(UMASK)
 TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)\.\w+\.tmp", re.DOTALL)
-"""The names that `temporary_name` begins; in groups, the machine and the process that made the file."""
+"""Names of temporary files, from `temporary_name`; the groups are the machine and the process that made the file."""
 ABANDONED = 24 * 3600
-"""Seconds without a change after which a temporary file of another machine has no owner any more."""
+"""Seconds without a change after which a temporary file of another machine is abandoned."""
 
 
 class CannotOpen(UserError):
-    """A file or folder that the system does not let this process read now. It may be sound: no message says to remove
-    it."""
+    """The system does not let this process read a file or folder. It may be sound, so no message suggests removal."""
 
     def __init__(self, path: Path, error: OSError):
         super().__init__(f"{path} cannot be opened ({error.strerror or error})")
@@ -41,10 +40,10 @@ class CannotOpen(UserError):
 
 @contextmanager
 def opening(path: Path) -> Iterator[None]:
-    """Raise CannotOpen where the system fails to open or read `path` in this block; errors of its content pass.
+    """Raise CannotOpen if the system fails to open or read `path` in this block; errors about its content pass.
 
-    Decoders raise OSErrors too, without a number. So does safetensors for all that the system refuses, and a file that
-    may not be opened it calls missing: such a file is opened once more for the reason.
+    Decoders raise OSErrors too, without a number. safetensors does so for any refusal by the system, and reports a
+    forbidden file as missing; such a file is opened once more to find the reason.
     """
     try:
         yield
@@ -57,10 +56,10 @@ def opening(path: Path) -> Iterator[None]:
         raise
 
 
-def matching(folder: Path, pattern: str) -> list[Path]:
-    """Return what in `folder` has a name of this pattern, sorted; nothing where there is no such folder.
+def list_matching(folder: Path, pattern: str) -> list[Path]:
+    """Return the entries of `folder` whose names match the pattern, sorted; none if it does not exist.
 
-    Raises CannotOpen for a folder that may not be listed, which `Path.glob` takes for an empty one.
+    Raises CannotOpen for a folder that may not be listed; `Path.glob` treats it as empty.
     """
     try:
         return sorted(folder / name for name in fnmatch.filter(os.listdir(folder), pattern))
@@ -73,7 +72,7 @@ def matching(folder: Path, pattern: str) -> list[Path]:
 def _failure_to_open(path: Path) -> OSError | None:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            return None  # a pipe would be waited for
+            return None  # opening a pipe would block
         with path.open("rb") as file:
             file.read(1)
     except OSError as error:
@@ -85,14 +84,14 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it to `path`.
 
     The temporary name starts with a dot and is unique to this call, so several processes may write the same `path`:
-    each leaves a whole file and the last rename wins. Folders are made as needed. A failed write leaves nothing, and
-    what killed processes left in the folder is removed (`remove_abandoned`). Raises UserError when the disk is full,
-    or where nothing may be written.
+    each leaves a whole file and the last rename wins. Folders are created as needed. A failed write leaves nothing, and
+    leftovers of killed processes in the folder are removed (`remove_abandoned`). Raises UserError if the disk is full
+    or not writable.
     """
     try:
         _write_and_rename(path, write)
-    except OSError as error:  # which names the temporary file, or none
-        raise _not_written(path, error) from error
+    except OSError as error:  # its own message names the temporary file, or none
+        raise _write_error(path, error) from error
 
 
 def _write_and_rename(path: Path, write: Callable[[Path], None]) -> None:
@@ -105,7 +104,7 @@ def _write_and_rename(path: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         temporary.chmod(0o666 & ~UMASK)
         with temporary.open("rb") as file:
-            os.fsync(file.fileno())  # else a power cut could leave the name without the content
+            os.fsync(file.fileno())  # otherwise a power cut could leave the name without content
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -113,18 +112,18 @@ def _write_and_rename(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def temporary_name(name: str) -> str:
-    """Return what a temporary file or folder for `name` is called, up to random letters and `.tmp`.
+    """Return the name of a temporary file or folder for `name`, without random letters and `.tmp`.
 
-    It states who owns it: this machine and process. Long names are cut, as a file system takes 255 bytes.
+    It includes the owner: this machine and process. Long names are cut, as file systems allow 255 bytes.
     """
     return f".{name[:40]}.{_machine()}-{os.getpid()}."
 
 
 @functools.cache
 def _machine() -> str:
-    """Return 8 hex digits that the processes share whose numbers mean the same: of one boot and one container.
+    """Return 8 hex digits that identify the boot and the container, within which process numbers are unique.
 
-    A system that does not tell is a machine of its own in each process.
+    If the system does not provide them, every process counts as its own machine.
     """
     try:
         identity = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
@@ -135,11 +134,11 @@ def _machine() -> str:
 
 @functools.cache
 def remove_abandoned(folder: Path) -> None:
-    """Remove the temporary files in `folder` that no live process can own; once in a process, and without errors.
+    """Remove the temporary files in `folder` that no live process owns; once per process, ignoring errors.
 
-    A file of this machine is abandoned when its process is gone. A process of another machine, which may share the
-    disk, cannot be looked up: its file is abandoned after a day without a change. Names that `temporary_name` did not
-    make are left alone.
+    A file of this machine is abandoned when its process has ended. A process of another machine, which may share the
+    disk, cannot be looked up: its file is abandoned after a day without a change. Other names than those of
+    `temporary_name` are left alone.
     """
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
@@ -155,36 +154,36 @@ def _is_abandoned(entry: os.DirEntry[str], machine: str, process: str) -> bool:
         os.kill(int(process), 0)
     except (ProcessLookupError, OverflowError):
         return True
-    except PermissionError:  # another user's
+    except PermissionError:  # the process of another user
         return False
     return False
 
 
 def require_writable(folder: Path) -> None:
-    """Make `folder`, and raise UserError unless files can be written in it: before hours of work, not after."""
+    """Create `folder`, and raise UserError unless it is writable: before hours of work, not after."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise _not_written(folder, error) from error
+        raise _write_error(folder, error) from error
 
 
-def _not_written(path: Path, error: OSError) -> UserError:
+def _write_error(path: Path, error: OSError) -> UserError:
     return UserError(
-        f"{path} cannot be written ({error.strerror or error}). What is complete is kept; once that is mended, the same"
-        " command goes on from there"
+        f"{path} cannot be written ({error.strerror or error}). Complete files are kept. Fix this, then run the same"
+        " command again to resume"
     )
 
 
 def free_space(folder: Path) -> int:
-    """Bytes that can still be written in `folder`, which need not be there yet."""
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-    return shutil.disk_usage(there).free
+    """Return the bytes that can still be written in `folder`, which need not exist yet."""
+    existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    return shutil.disk_usage(existing).free
 
 
-def shown(size: int) -> str:
-    """A number of bytes for a person to read: `512 B`, `3.2 GiB`."""
+def format_bytes(size: int) -> str:
+    """Return a number of bytes as text: `512 B`, `3.2 GiB`."""
     if size < 1024:
         return f"{size} B"
     power = min(4, (size.bit_length() - 1) // 10)
@@ -192,7 +191,7 @@ def shown(size: int) -> str:
 
 
 def entries(folder: Path | str) -> list[os.DirEntry[str]]:
-    """Return the entries of a folder, sorted by name. Raises UserError for a folder that cannot be listed."""
+    """Return the entries of a folder, sorted by name. Raises UserError if the folder cannot be listed."""
     try:
         with os.scandir(folder) as found:
             return sorted(found, key=lambda entry: entry.name)
@@ -203,15 +202,15 @@ def entries(folder: Path | str) -> list[os.DirEntry[str]]:
 def entries_below(
     folder: Path | str, list_folder: Callable[[str], list[os.DirEntry[str]]] = entries
 ) -> Iterator[os.DirEntry[str]]:
-    """Yield all entries in and below a folder, folders included, in no certain order.
+    """Yield all entries in and below a folder, folders included, in no particular order.
 
     Links to folders are followed, after all other folders, and no folder is entered twice: links may lead anywhere.
-    `list_folder` returns the entries of a folder that are wanted, and raises what is raised here.
+    `list_folder` returns the wanted entries of a folder; its exceptions pass.
     """
     folders, links, seen = [os.fspath(folder)], [], set()
     while folders or links:
         path = (folders or links).pop()
-        with suppress(OSError):  # listing it says why
+        with suppress(OSError):  # listing it raises the reason
             status = os.stat(path)
             identity = status.st_dev, status.st_ino
             if identity in seen:
@@ -224,7 +223,7 @@ def entries_below(
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry is a folder or a link to one, which a link in a circle is not."""
+    """Return whether an entry is a folder or a link to one; a circular link is not."""
     try:
         return entry.is_dir()
     except OSError:
@@ -232,9 +231,9 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file in UTF-8, without spaces around them, nor the empty ones at its end.
+    """Return the lines of a UTF-8 text file, stripped, without empty ones at the end.
 
-    Raises UserError for a file that is none.
+    Raises UserError if the file is not UTF-8 text.
     """
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
@@ -243,16 +242,16 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the content of a file. Raises CannotOpen, which names the file, when it cannot be read."""
+    """Return the content of a file. Raises CannotOpen, which names the file, if it cannot be read."""
     with opening(path):
         return path.read_bytes()
 
 
 def parse_json(text: str | bytes, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """Return the value that JSON stands for; `object_pairs_hook` as `json.loads` has it.
+    """Return the value of JSON text; `object_pairs_hook` as in `json.loads`.
 
-    Raises ValueError for all that is not JSON: other text, bytes that are not UTF-8, too deep a nesting. Readers
-    that name their file and its remedy themselves catch it.
+    Raises ValueError for anything but JSON: other text, bytes that are not UTF-8, too deep nesting. Callers catch it to
+    name the file and the remedy.
     """
     try:
         return json.loads(text, object_pairs_hook=object_pairs_hook)
@@ -263,7 +262,7 @@ def parse_json(text: str | bytes, object_pairs_hook: Callable[[list[tuple[str, A
 def read_json(path: Path, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """Return the value in a JSON file, as `parse_json` does.
 
-    Raises UserError, which names the file, when it cannot be read or is not JSON.
+    Raises UserError, which names the file, if it cannot be read or is not JSON.
     """
     content = read_bytes(path)
     try:
@@ -273,19 +272,19 @@ def read_json(path: Path, object_pairs_hook: Callable[[list[tuple[str, Any]]], A
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8, atomically. Names of files in it may be other bytes, which stay as they are."""
+    """Write `text` to `path` as UTF-8, atomically. Other bytes, of file names in it, stay unchanged."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="surrogateescape"))
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write `tensors` to `path` as safetensors, atomically."""
-    from safetensors import SafetensorError  # which import torch, and not all who write files need that
+    from safetensors import SafetensorError  # imports torch, which not every caller needs
     from safetensors.torch import save_file
 
     def write(temporary: Path) -> None:
         try:
             save_file(tensors, temporary, metadata=metadata)
-        except SafetensorError as error:  # that is how safetensors says that the disk is full
+        except SafetensorError as error:  # safetensors reports a full disk like this
             raise OSError(error) from error
         _sort_metadata(temporary)
 
@@ -293,9 +292,9 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 
 
 def _sort_metadata(path: Path) -> None:
-    """Sort the metadata keys in the header of a safetensors file, which are written in another order each time.
+    """Sort the metadata keys in the header of a safetensors file, which are written in random order.
 
-    Equal content must give equal bytes, in whichever process.
+    Equal content must yield equal bytes, in any process.
     """
     with path.open("r+b") as file:
         size = int.from_bytes(file.read(8), "little")

@@ -1,4 +1,4 @@
-"""How much memory is free, memory that goes back at once, and memory that a file stands in for."""
+"""Measure free memory, and allocate memory that is released at once or backed by a file."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def free(device: str | torch.device) -> int:
-    """Bytes that can still be allocated on `device`: of a GPU's memory, or of this machine's (or container's)."""
+    """Return the bytes that can still be allocated on `device`: of a GPU, or of this machine (or container)."""
     if torch.device(device).type == "cuda":
-        torch.cuda.empty_cache()  # what torch keeps for later is free too
+        torch.cuda.empty_cache()  # torch's cached blocks are free too
         return torch.cuda.mem_get_info(device)[0]
     found = [_available(Path("/proc/meminfo")), _left_in_container()]
     return min(number for number in (*found, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if number)
 
 
 def zeros_like(tensor: Tensor) -> Tensor:
-    """float32 zeros of a tensor's shape, on its device, in memory that the system gets back when they are let go of.
+    """Return float32 zeros of a tensor's shape, on its device, in memory that is returned to the system when freed.
 
-    What comes and goes by the tens of megabytes in several threads malloc would hold on to in each of them.
+    malloc would keep freed blocks of tens of megabytes in each of several threads.
     """
     if tensor.device.type != "cpu":
         return torch.zeros(tensor.shape, device=tensor.device)
@@ -38,16 +38,16 @@ def zeros_like(tensor: Tensor) -> Tensor:
 
 
 def scratch(shape: Sequence[int], folder: Path) -> Tensor:
-    """An uninitialised float32 tensor in a file without a name, in `folder` or where temporary files go.
+    """Return an uninitialised float32 tensor in an unnamed file, in `folder` or in the folder of temporary files.
 
-    The file goes with the tensor; what it takes of memory the system can have back. Raises UserError without room.
+    The file disappears with the tensor, and the system can reclaim its memory. Raises UserError if the disk is full.
     """
     size = torch.Size(shape).numel()
-    taken = size * torch.float32.itemsize
+    needed = size * torch.float32.itemsize
     place = folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir())
-    if files.free_space(place) < taken:
+    if files.free_space(place) < needed:
         raise UserError(
-            f"{files.shown(taken)} of features are more than memory holds, and {place} has no room for them."
+            f"{files.format_bytes(needed)} of features do not fit in memory, and {place} has no room for them."
             " Make room there, or train fewer shots and seeds at a time"
         )
     files.remove_abandoned(place)
@@ -56,7 +56,7 @@ def scratch(shape: Sequence[int], folder: Path) -> Tensor:
 
 
 def _available(meminfo: Path) -> int | None:
-    """MemAvailable, which counts what the system would give up for it; None where there is no such file."""
+    """Return MemAvailable in bytes, which includes reclaimable memory; None without such a file."""
     try:
         fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         return int(fields["MemAvailable"].split()[0]) * 1024
@@ -65,7 +65,7 @@ def _available(meminfo: Path) -> int | None:
 
 
 def _left_in_container() -> int | None:
-    """What the limit of this process's control group leaves beside what cannot be given up; None without a limit."""
+    """Return the bytes below the limit of this process's control group, except unreclaimable ones; None without one."""
     try:
         usage = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
         return int((CGROUP / "memory.max").read_text()) - int(usage["anon"]) - int(usage["shmem"])

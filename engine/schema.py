@@ -1,4 +1,4 @@
-"""Values of dataclasses from JSON, checked by the types that their fields declare."""
+"""Build dataclasses from JSON, checked against the declared types of their fields."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from functools import cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 PLAIN = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
-"""Types of JSON's own, in words."""
+"""JSON's plain types, in words."""
 
 
 def build(kind: Any, content: Any, name: str) -> Any:
     """Return JSON's `content` as a value of `kind`, a type or an annotation such as `list[str]` or `int | None`.
 
-    Dataclasses are objects in JSON, named tuples and tuples are arrays. Numbers stay as they are: a whole number may
-    stand for a float. Raises ValueError, with `name` for the content, where types, fields or lengths differ.
+    Dataclasses are objects in JSON, named tuples and tuples are arrays. Numbers are not converted: a whole number may
+    stand for a float. Raises ValueError, in which `name` stands for the content, if types, fields or lengths differ.
     """
     if kind in PLAIN:
         return _plain(kind, content, name)
@@ -44,9 +44,9 @@ def build(kind: Any, content: Any, name: str) -> Any:
 
 @cache
 def _fields(kind: type) -> tuple[dict[str, Any], list[str]]:
-    """The types of the fields of a dataclass or named tuple, and the names of a dataclass's that have no default."""
-    own = fields(kind) if is_dataclass(kind) else ()
-    required = [field.name for field in own if field.default is MISSING and field.default_factory is MISSING]
+    """Return the types of the fields of a dataclass or named tuple, and the dataclass fields without a default."""
+    declared = fields(kind) if is_dataclass(kind) else ()
+    required = [field.name for field in declared if field.default is MISSING and field.default_factory is MISSING]
     return get_type_hints(kind), required
 
 
@@ -56,7 +56,7 @@ def _plain(kind: type, content: Any, name: str) -> Any:
         raise ValueError(f"{name} is not {PLAIN[kind]}")
     try:
         finite = kind is not float or math.isfinite(content)
-    except OverflowError:  # a whole number beyond all floats
+    except OverflowError:  # a whole number too large for a float
         finite = False
     if not finite:
         raise ValueError(f"{name} is not {PLAIN[kind]}")

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 
 class UnreadableSound(Exception):
-    """Why a file is of no use; who knows the others says so of all of them."""
+    """The reason why a file is unusable. The caller collects the reasons for all files."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Format:
 
 
 def read_format(path: Path) -> Format:
-    """What the header of a file says. Raises UnreadableSound."""
+    """Return the format in the header of a file. Raises UnreadableSound."""
     try:
         info = soundfile.info(path)
     except (soundfile.SoundFileError, OSError) as error:
@@ -35,37 +35,37 @@ def read_format(path: Path) -> Format:
 
 
 def read(path: Path, rate: int, length: int, resample: bool = False) -> Tensor:
-    """The samples [1, length] of a file, float32 in [-1, 1], cut or zero-padded at the end.
+    """Return the samples [1, length] of a file, float32 in [-1, 1], cut or zero-padded at the end.
 
-    With `resample` channels are averaged and another rate is brought to `rate` (polyphase filtering). Raises
-    UnreadableSound for a file that cannot be read, holds nothing, or numbers that are not finite, and without
-    `resample` for one that is not mono or of another rate.
+    With `resample`, average the channels and convert to `rate` in Hz (polyphase filtering). Raises UnreadableSound if
+    the file cannot be read, is empty or has non-finite samples, and without `resample` if it is not mono or has another
+    rate.
     """
     try:
         samples, found = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
         raise UnreadableSound(_reason(error)) from error
     if not len(samples):
-        raise UnreadableSound("it holds no samples")
+        raise UnreadableSound("it has no samples")
     samples = torch.from_numpy(samples)
     if not samples.isfinite().all():
-        raise UnreadableSound("it holds samples that are not finite numbers")
+        raise UnreadableSound("it has samples that are not finite numbers")
     if not resample and (found != rate or samples.shape[1] > 1):
-        raise UnreadableSound(f"it has {samples.shape[1]} channels of {found} Hz, and must have 1 of {rate} Hz")
+        raise UnreadableSound(f"it has {samples.shape[1]} channels of {found} Hz, but must have 1 of {rate} Hz")
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(1)
-    return fitted(resampled(mono, found, rate), length)[None]
+    return fit_length(change_rate(mono, found, rate), length)[None]
 
 
-def fitted(samples: Tensor, length: int) -> Tensor:
-    """Samples [n] cut or zero-padded at the end to [length]."""
+def fit_length(samples: Tensor, length: int) -> Tensor:
+    """Return samples [n] cut or zero-padded at the end to [length]."""
     return F.pad(samples[:length], (0, max(0, length - len(samples))))
 
 
-def resampled(samples: Tensor, rate: int, wanted: int) -> Tensor:
-    """Samples [n] of `rate` as ceil(n * wanted / rate) samples of the rate that is `wanted`."""
+def change_rate(samples: Tensor, rate: int, wanted: int) -> Tensor:
+    """Convert samples [n] of `rate` to ceil(n * wanted / rate) samples of the rate `wanted`, both in Hz."""
     if rate == wanted:
         return samples
-    from scipy.signal import resample_poly  # slow to import, and hardly ever needed
+    from scipy.signal import resample_poly  # slow to import, rarely needed
 
     divisor = math.gcd(rate, wanted)
     return torch.from_numpy(resample_poly(samples.numpy(), wanted // divisor, rate // divisor)).float()

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 from engine import datasets
 from engine.datasets import few_shot
-from engine.datasets.registry import FORMATS
+from engine.datasets.registry import DATASETS
 from engine.demo import world
 from engine.files import write_json
 
@@ -47,14 +47,14 @@ def install(root):
     `root`/indices. Gives the folders as words of a command line: `.data`, `.indices`, `.features`, `.runs`, ..."""
     data, indices = root / "data", root / "indices"
     for dataset in datasets.TARGETS:
-        (_install_aircraft if dataset == "fgvc_aircraft" else _install_split)(dataset, data / FORMATS[dataset].folder)
+        (_install_aircraft if dataset == "fgvc_aircraft" else _install_split)(dataset, data / DATASETS[dataset].folder)
     for variant in datasets.variants("imagenet"):
-        _install_variant(variant, data / FORMATS[variant].folder)
+        _install_variant(variant, data / DATASETS[variant].folder)
     benchmarks = {dataset: datasets.load(dataset, data) for dataset in datasets.TARGETS}
     write_json(indices / "class_counts.json", {name: _counts(benchmark) for name, benchmark in benchmarks.items()})
     for dataset in datasets.TARGETS:
         for shots in (1, 2, 16):
-            drawn = few_shot.draw(*few_shot.classes(dataset, data, indices), shots, 1)
+            drawn = few_shot.draw(*few_shot.positions_by_class(dataset, data, indices), shots, 1)
             few_shot.save(few_shot.FewShotSplit(dataset, shots, 1, *drawn), indices)
     return folders(root)
 
@@ -73,7 +73,7 @@ def folders(root):
 
 
 def _install_split(dataset, root):
-    layout = FORMATS[dataset]
+    layout = DATASETS[dataset]
     split = {
         part: [[_impath(dataset, part, label, i), label, name] for label, name in enumerate(classnames(dataset))
                for i in range(count)]
@@ -104,7 +104,7 @@ def _install_aircraft(dataset, root):
 
 
 def _install_variant(variant, root):
-    layout, names = FORMATS[variant], classnames(variant)
+    layout, names = DATASETS[variant], classnames(variant)
     for label in PRESENT.get(variant, range(len(names))):
         folder = root / layout.images / (str(label) if layout.numbered else wnid(label))
         for i in range(SHIFTED_IMAGES):

@@ -160,9 +160,9 @@ def test_as_it_stands_it_says_what_to_download(tmp_path, where):
     done = subprocess.run([sys.executable, script], cwd=tmp_path / where, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     for said in (
-        f"error: ESC-50: its table was looked for at {tmp_path}/data/ESC-50-master/meta/esc50.csv",
+        f"error: ESC-50: its table {tmp_path}/data/ESC-50-master/meta/esc50.csv does not exist",
         "https://github.com/karolpiczak/ESC-50",
-        f"checkpoint was looked for at {tmp_path}/audioclip/{released.NAME}",
+        f"checkpoint {tmp_path}/audioclip/{released.NAME} does not exist",
         "https://github.com/AndreyGuzhov/AudioCLIP",
     ):
         assert said in done.stderr
@@ -190,7 +190,7 @@ def test_other_rates_and_stereo_are_named_and_converted_if_asked(world):
     soundfile.write(stereo, np.stack([samples, samples], axis=1), rate)
     soundfile.write(short, samples[:100], rate)
     run = world.start("--mode", "eval").wait(check=1)
-    assert "features are poor without --audio-scale 32768" in run.out
+    assert "without --audio-scale 32768 features are poor" in run.out
     assert "error: 2 clips are not mono of 44100 Hz" in run.err
     assert f"{low} (22050 Hz, 1 channels), {stereo} (44100 Hz, 2 channels)" in run.err
     assert "--resample" in run.err

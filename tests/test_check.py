@@ -25,11 +25,11 @@ import pytest
 from PIL import Image
 
 from engine import datasets, files
-from engine.check.findings import Finding, shown
+from engine.check.findings import Finding, format_section
 from engine.clip import weights as clip_weights
 from engine.datasets import few_shot
-from engine.datasets.registry import FORMATS
-from engine.demo import hearing
+from engine.datasets.registry import DATASETS
+from engine.demo import audio_encoder
 from engine.demo import world as demo
 from engine.download import sources
 from forks import Fork, as_a_user, run_fork, unlistable
@@ -97,11 +97,11 @@ def installed(trained):
 def test_nothing_is_installed(tmp_path):
     said = look(tmp_path)
     assert "CPU cores" in said
-    assert "weights are here of demo-RN, demo-ViT" in said
-    assert "yet to be downloaded, when first used, of RN50," in said
+    assert "weights on this machine: demo-RN, demo-ViT" in said
+    assert "downloaded on first use: RN50," in said
     fetched = "caltech101 dtd eurosat fgvc_aircraft food101 oxford_flowers oxford_pets sun397"
-    assert f"`python check.py --download {fetched} --data_dir {tmp_path / 'data'}` gets these" in said
-    assert "DATASETS.md says how to get imagenet, stanford_cars, ucf101, imagenetv2" in said
+    assert f"to download, run `python check.py --download {fetched} --data_dir {tmp_path / 'data'}`" in said
+    assert "not installed: imagenet, stanford_cars, ucf101, imagenetv2" in said
     assert "ESC-50 is not installed" in said
     assert "WRONG" not in said
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [], "nothing is written"
@@ -109,18 +109,18 @@ def test_nothing_is_installed(tmp_path):
 
 def test_what_is_asked_for_must_be_there(tmp_path, random_weights):
     said = look(tmp_path, "--dataset", "dtd", "--clip-encoder", "RN50", check=1)
-    assert f"WRONG dtd is not installed: {tmp_path / 'data' / 'dtd'} is not there" in said
+    assert f"WRONG dtd is not installed: {tmp_path / 'data' / 'dtd'} does not exist" in said
     assert "WRONG RN50: its weights are not on this machine" in said
     assert "hf download timm/resnet50_clip.openai" in said
     assert "ESC-50" not in said
     weights = random_weights(0)
-    assert f"here of demo-RN ({weights})" in look(tmp_path, "--clip-encoder", "demo-RN", "--clip-weights", weights)
+    assert f"machine: demo-RN ({weights})" in look(tmp_path, "--clip-encoder", "demo-RN", "--clip-weights", weights)
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"weights")
     said = look(tmp_path, "--clip-encoder", "demo-RN", "--clip-weights", broken, check=1)
     assert "broken.safetensors is of an unknown format" in said
     done = start(tmp_path, "--clip-weights", weights).wait(check=1)
-    assert done.err == "error: --clip-weights goes with --clip-encoder, which says whose weights they are\n"
+    assert done.err == "error: --clip-weights needs --clip-encoder, the architecture of the weights\n"
 
 
 def test_altered_weights_of_the_demo_are_named(installed):
@@ -132,7 +132,7 @@ def test_altered_weights_of_the_demo_are_named(installed):
         path.write_bytes(content)
 
     def prepare():
-        clip_weights.DEMO_MODELS, hearing.PATH = models, models / hearing.PATH.name
+        clip_weights.DEMO_MODELS, audio_encoder.PATH = models, models / audio_encoder.PATH.name
 
     said = look(installed, check=1, prepare=prepare)
     for path in models.glob("*.safetensors"):
@@ -178,10 +178,10 @@ def test_links_are_followed_and_folders_that_cannot_be_listed_are_wrong(installe
 
 
 def shown_size(folder):
-    return files.shown(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+    return files.format_bytes(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
 
 
-def test_images_of_ones_own_are_looked_at_and_left_alone(installed):
+def test_custom_images_are_looked_at_and_left_alone(installed):
     for number, picture in enumerate(sorted(installed.glob("data/demo/images/test/*.png"))[:6]):
         (installed / "photos" / f"class {number % 2}").mkdir(parents=True, exist_ok=True)
         shutil.copy(picture, installed / "photos" / f"class {number % 2}")
@@ -203,10 +203,10 @@ def test_what_is_wrong_with_a_dataset(installed):
     (installed / "data" / "fgvc_aircraft").write_text("a file")
     said = look(installed, check=1)
     assert "WRONG demo: 7 images of its lists are not in" in said
-    assert "split_zhou_OxfordPets.json, and is not there" in said
+    assert "split_zhou_OxfordPets.json does not exist" in said
     assert "split_zhou_DescribableTextures.json: not JSON" in said
     assert "fgvc_aircraft/variants.txt" in said
-    assert "note a download is unfinished in" in said
+    assert "note unfinished download in" in said
 
 
 def test_a_split_file_that_is_not_the_published_one(tmp_path):
@@ -228,7 +228,7 @@ def test_a_split_file_that_is_not_the_published_one(tmp_path):
     assert "not f26ebeccd2b5" in said
     split["train"] = split["train"][1:]
     (tmp_path / "data" / "dtd" / "split_zhou_DescribableTextures.json").write_text(json.dumps(split))
-    assert "train has 2819 images, the split was made for 2820" in look(tmp_path, "--dataset", "dtd", check=1)
+    assert "train has 2819 images, not 2820" in look(tmp_path, "--dataset", "dtd", check=1)
 
 
 def test_few_shot_splits_against_the_published_digests(tmp_path):
@@ -254,16 +254,16 @@ def test_stale_features_and_runs(installed, random_weights):
     classifier.write_bytes(b"half of one")
     said = look(installed, check=1)
     assert f"WRONG {classifier} is not a trained classifier, or it is damaged" in said
-    assert f"WRONG {store}: test features of another list than the one that is installed" in said
-    assert "note 1 temporary file," in said
+    assert f"WRONG {store}: test features of another list than the installed one" in said
+    assert "note 1 temporary file;" in said
     split_file.write_text(split_file.read_text().replace(KINDS[0].name, "something else"))
     assert "text-layer_0/hand_crafted: other prompts or class names" in look(installed, check=1)
     weights = random_weights(0)
     shutil.copytree(installed / "feature" / "demo-RN", installed / "feature" / "demo-RN@tiny")
     said = look(installed, "--clip-encoder", "demo-RN", "--clip-weights", weights, check=1)
-    assert "demo-RN@tiny/demo: made by other weights" in said
+    assert "demo-RN@tiny/demo: made with other weights" in said
     (installed / "indices" / "demo" / "shot_2-seed_1.json").write_text('{"train":[0],"val":[0]}')
-    assert "note runs of 1 cell on other features or splits" in look(installed, check=1)
+    assert "note runs of 1 cell on other features or few-shot splits" in look(installed, check=1)
     for path in store.rglob("*.safetensors"):
         path.write_bytes(b"damaged")
     first, second, third, *_ = sorted(runs.rglob("record.json"))
@@ -272,9 +272,9 @@ def test_stale_features_and_runs(installed, random_weights):
     third.write_text(third.read_text().replace('"encoder": "', '"encoder": ["a list"], "more": "'))
     said = look(installed, check=1)
     assert "cannot be read" in said
-    assert f"not a run's record; remove and train again: {first}, {second}" in said
+    assert f"not a run's record; remove it and train again: {first}, {second}" in said
     shutil.rmtree(installed / "feature")
-    assert "note runs of 1 cell whose features are no longer there" in look(installed, check=1)
+    assert "note runs of 1 cell whose features no longer exist" in look(installed, check=1)
 
 
 def test_images_that_were_prepared_otherwise_than_the_encoders_name_says(installed):
@@ -283,10 +283,13 @@ def test_images_that_were_prepared_otherwise_than_the_encoders_name_says(install
     for name in ("ViT-B-16-SigLIP-webli", "MobileCLIP-S1@mine", "ViT-B-32-laion2b_s34b_b79k", "nobodys"):
         shutil.copytree(feature / "demo-RN", feature / name)
     said = look(installed, check=1)
-    assert said.count("WRONG") == said.count("made of images that were prepared otherwise than ") == 2
-    assert f"WRONG {feature}/ViT-B-16-SigLIP-webli/demo: made of images that were prepared otherwise than" in said
-    assert "ViT-B-16-SigLIP:webli wants them (shortest bicubic, mean 0.48" in said
-    assert "; squash bicubic, mean 0.5 0.5 0.5, std 0.5 0.5 0.5); remove what is old, and make it anew" in said
+    assert said.count("WRONG") == said.count("made from images with another preprocessing ") == 2
+    assert f"WRONG {feature}/ViT-B-16-SigLIP-webli/demo: made from images with another preprocessing" in said
+    assert "preprocessing (shortest bicubic, mean 0.48" in said
+    assert (
+        "than ViT-B-16-SigLIP:webli requires (squash bicubic, mean 0.5 0.5 0.5, std 0.5 0.5 0.5); remove the old"
+        in said
+    )
     assert f"WRONG {feature}/MobileCLIP-S1@mine/demo: made" in said
 
 
@@ -296,7 +299,7 @@ def test_empty_files_are_damaged(installed):
     for path in (split, mined):
         path.write_bytes(b"")
     said = look(installed, check=1)
-    assert f"WRONG 1 few-shot split damaged: {split}. Delete them; few_shot_split.py makes them anew" in said
+    assert f"WRONG 1 few-shot split damaged: {split}. Delete them; few_shot_split.py creates them again" in said
     assert f"WRONG {mined} cannot be read" in said
 
 
@@ -334,14 +337,14 @@ def test_temporary_files_are_counted_everywhere(installed):
         (installed / folder).mkdir(parents=True, exist_ok=True)
         (installed / folder / ".x.tmp").write_bytes(b"left over")
     said = look(installed, "--dataset", installed / "photos", cwd=installed)
-    assert f"note 2 temporary files, to be removed when nothing runs: {installed}/photos/.x.tmp" in said
+    assert f"note 2 temporary files; safe to remove when nothing is running: {installed}/photos/.x.tmp" in said
     assert f"{installed}/feature/demo-RN/demo/.x.tmp" in said
     assert f"{installed}/result/deep/down/.x.tmp" in said
-    assert "tables note 1 temporary file, to be removed when nothing runs: results/new/.x.tmp" in said
+    assert "tables note 1 temporary file; safe to remove when nothing is running: results/new/.x.tmp" in said
 
 
 def test_many_findings_still_fit_a_screen():
-    many = shown("title", [Finding("note", f"number {k} {'long ' * 200}") for k in range(9)])
+    many = format_section("title", [Finding("note", f"number {k} {'long ' * 200}") for k in range(9)])
     assert "... and 7 more" in many
     assert many.count("\n") < LINES
 
@@ -362,8 +365,8 @@ def test_a_python_without_libraries_and_colour_on_a_terminal(tmp_path, variables
     assert done.returncode == 1
     assert (b"\033[31mWRONG\033[0m" in said) == coloured
     said = b" ".join(said.split())
-    assert b"hardly anything of requirements.txt" in said
-    assert b"not installed: `python check.py --download" in said
+    assert b"lacks most packages of requirements.txt" in said
+    assert b"not installed: to download, run `python check.py --download" in said
     assert b"encoders" not in said
 
 
@@ -439,7 +442,7 @@ class Hosts:
         return start(self.root, "--download", *names, prepare=prepare)
 
     def folder(self, name):
-        return self.root / "data" / FORMATS[name].folder
+        return self.root / "data" / DATASETS[name].folder
 
 
 @pytest.fixture
@@ -455,7 +458,7 @@ def test_datasets_are_fetched_into_their_places(hosts):
     for name in PACKED:
         assert len(datasets.load(name, hosts.root / "data").train) == 2
         archive = sources.ARCHIVES[name]
-        lists = [FORMATS[name].split_file] if name in sources.SPLIT_FILES else []
+        lists = [DATASETS[name].split_file] if name in sources.SPLIT_FILES else []
         assert sorted(os.listdir(hosts.folder(name))) == sorted([*archive.keeps, *lists])
     asked, work = len(hosts.site.asked), hosts.folder("dtd") / ".download"
     (work / "unpacked" / "dtd").mkdir(parents=True)  # left by a kill at the very end
@@ -484,8 +487,8 @@ def test_a_wrong_digest_and_a_host_that_is_gone_stop_no_other(hosts):
     assert f"dtd: {kept} is not the published file: its MD5 is" in done.err
     assert hosts.archives["dtd"].md5 in done.err
     assert kept.exists()
-    assert "its server says 404" in done.err
-    assert "By hand, as DATASETS.md says:\n\nSentinel-2 satellite images" in done.err
+    assert "the server answered 404" in done.err
+    assert "By hand (DATASETS.md):\n\nSentinel-2 satellite images" in done.err
     assert "ok    fgvc_aircraft: 6 images" in done.out
     again = hosts.start("dtd").wait(check=1)
     assert "is not the published file" in again.err, "it is not fetched again behind the user's back"
@@ -516,9 +519,9 @@ def test_what_no_program_can_fetch(hosts):
     assert "copies are on" in done.err
     assert "Register at [image-net.org]" in done.err
     said = hosts.start("demo", "far/away").wait(check=1)
-    assert f"this draws it:\n  python -m engine.demo.install {hosts.root / 'data'}\n" in said.err
-    assert said.err.endswith("away: far/away: there is no such folder, or list of images\n\n")
-    assert "how to get demo\n" in said.out, "and not images of one's own"
+    assert f"To draw it, run:\n  python -m engine.demo.install {hosts.root / 'data'}\n" in said.err
+    assert said.err.endswith("away: far/away: no such folder or list of images\n\n")
+    assert "not installed: demo; to get them, see DATASETS.md\n" in said.out, "and not images of one's own"
 
 
 def test_interrupted_it_goes_on(hosts):
@@ -537,7 +540,7 @@ def test_interrupted_it_goes_on(hosts):
     assert "the same command goes on from there" in run.err
     hosts.site.held.set()
     said = look(hosts.root)
-    assert "note a download is unfinished" in said
+    assert "note unfinished download" in said
     assert "WRONG" not in said
     hosts.site.cut = None
     hosts.start("dtd").wait(check=0)
@@ -551,7 +554,7 @@ def test_an_altered_byte_in_an_archive_without_a_digest(hosts):
     done = hosts.start("fgvc_aircraft").wait(check=1)
     kept = hosts.folder("fgvc_aircraft") / ".download" / "fgvc-aircraft-2013b.tar.gz"
     assert f"fgvc_aircraft: {kept} cannot be unpacked (CRC check failed" in done.err
-    assert "Remove it, and the same command downloads it again" in done.err
+    assert "Remove it, then run the same command to download it again" in done.err
     assert os.listdir(hosts.folder("fgvc_aircraft")) == [".download"]
     assert os.listdir(kept.parent) == [kept.name]
 
@@ -604,8 +607,8 @@ def test_an_archive_with_names_that_lead_out(hosts):
 def test_the_tables_are_those_of_the_layout_and_of_the_page():
     page = (ROOT / "DATASETS.md").read_text(encoding="utf-8")
     for name, archive in sources.ARCHIVES.items():
-        assert FORMATS[name].images in archive.keeps
+        assert DATASETS[name].images in archive.keeps
     for name, split in sources.SPLIT_FILES.items():
-        assert split.sha256 is None or f"| {FORMATS[name].split_file} | `{split.sha256}` |" in page
+        assert split.sha256 is None or f"| {DATASETS[name].split_file} | `{split.sha256}` |" in page
     for name in datasets.names():
         assert f"\n### {name}\n" in page

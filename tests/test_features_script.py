@@ -598,7 +598,7 @@ def test_the_command_for_a_missing_split_works_as_it_stands(world, script):
 
 def test_a_missing_dataset_is_said_before_any_work(world):
     run = world.start("--dataset", "demo", "dtd").wait(check=1)
-    assert f"looked for at {world.root}/data/dtd" in run.err
+    assert f"its folder {world.root}/data/dtd does not exist" in run.err
     assert "DATASETS.md" in run.err
     assert not (world.root / "features").exists()
 

@@ -49,7 +49,7 @@ def test_several_values_are_all_combinations(script, tmp_path):
                 assert hashlib.sha256(content).hexdigest() == digests[dataset, shots, seed]
 
 
-def test_a_dataset_of_ones_own_is_read(script, tmp_path):
+def test_another_dataset_is_read(script, tmp_path):
     rows = [[f"{number}.jpg", number % 2, f"class {number % 2}"] for number in range(40)]
     (tmp_path / "data" / "demo").mkdir(parents=True)
     split = {"train": rows[:20], "val": rows[20:30], "test": rows[30:]}
@@ -61,7 +61,7 @@ def test_a_dataset_of_ones_own_is_read(script, tmp_path):
 def test_mistakes_are_said_in_a_line(script, tmp_path):
     missing = script("--dataset", "demo", "--train-shot", "1", "--seed", "1")
     assert missing.returncode == 1
-    assert missing.stderr.startswith("error: demo: its folder was looked for at data/demo, and is not there.")
+    assert missing.stderr.startswith("error: demo: its folder data/demo does not exist.")
     test_only = script("--dataset", "imagenet_a", "--train-shot", "1", "--seed", "1")
     assert (test_only.returncode, test_only.stderr.count("\n")) == (1, 1)
     unknown = script("--dataset", "cifar")
@@ -72,5 +72,5 @@ def test_mistakes_are_said_in_a_line(script, tmp_path):
     other.write_text('{"train":[0],"val":[0]}')
     refused = script("--dataset", "dtd", "--train-shot", "1", "--seed", "1")
     assert refused.returncode == 1
-    assert refused.stderr.startswith("error: indices/dtd/shot_1-seed_1.json holds another split")
+    assert refused.stderr.startswith("error: indices/dtd/shot_1-seed_1.json differs from the few-shot split")
     assert other.read_text() == '{"train":[0],"val":[0]}'

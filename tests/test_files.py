@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
     [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (20 << 30, "20.0 GiB"), (1 << 60, "1048576.0 TiB")],
 )
 def test_sizes_are_shown(size, text):
-    assert files.shown(size) == text
+    assert files.format_bytes(size) == text
 
 
 def test_free_space_of_a_folder_that_is_yet_to_be_made(tmp_path, monkeypatch):
@@ -42,7 +42,7 @@ def test_a_failed_write_names_its_file_and_leaves_what_was_there(tmp_path, numbe
     files.write_text(path, "before")
     with pytest.raises(UserError) as caught:
         files.write_atomically(path, fail)
-    assert str(caught.value).startswith(f"{path} cannot be written ({os.strerror(number)}). What is complete is kept")
+    assert str(caught.value).startswith(f"{path} cannot be written ({os.strerror(number)}). Complete files are kept")
     assert [(there.name, there.read_text()) for there in path.parent.iterdir()] == [("file", "before")]
 
 

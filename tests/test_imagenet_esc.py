@@ -277,7 +277,7 @@ def test_the_demo_runs_from_nothing(tmp_path):
     def prepare():
         from engine.demo import install
 
-        install.PARTS = {"train": 6, "val": 5, "test": 5}
+        install.SPLITS = {"train": 6, "val": 5, "test": 5}
 
     places = ["data", "indices", "feature", "esc_result", "avg"]
     flags = [word for name in places for word in (f"--{name}_dir", tmp_path / name)]

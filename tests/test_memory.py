@@ -35,7 +35,7 @@ def test_what_a_file_stands_in_for_leaves_none(tmp_path, monkeypatch):
     assert not mapped.exists() or ".scratch" in mapped.read_text()
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(memory.files, "free_space", lambda folder: 239)
-    with pytest.raises(UserError, match=rf"240 B of features are more than memory holds, and {tmp_path} has no room"):
+    with pytest.raises(UserError, match=rf"240 B of features do not fit in memory, and {tmp_path} has no room"):
         memory.scratch([3, 4, 5], tmp_path)
 
 

@@ -118,7 +118,7 @@ def test_from_a_folder_to_a_table(photos):
         "few_shot_split.py", "--dataset", "my photos", "--train-shot", "all", "8", "--seed", "1", check=0
     ).stdout.splitlines()
     assert split[0] == "note: my photos/split.json written: 5 classes, 25 train, 10 val, 15 test"
-    assert "of 8 images a class in train, some have fewer, and give all they have" in split[1]
+    assert "some classes have fewer than 8 images in train; all of them are used" in split[1]
     assert "indices/my-photos/shot_all-seed_1.json: written, 25 train, 10 val" in split
     extract = command_in(photos.run("train.py", *asked, *STEPS, check=1))
     assert extract[:7] == ["features.py", "--dataset", "my photos", "--train-shot", "all", "8", "--seed"]
@@ -169,7 +169,7 @@ def test_replaced_images_are_noticed_and_made_anew(extracted):
     checked = " ".join(extracted.run("check.py", "--dataset", "my photos", check=1).stdout.split())
     assert f"WRONG features/demo-RN/my-photos: {named} since its features were made; features.py" in checked
     made = extracted.run(*command_in(refused), *FEATURES, check=0)
-    assert f"note: my photos/split.json is older than the images: {named}. The file is up to date now." in made.stdout
+    assert f"note: my photos/split.json is older than the images: {named}. The file is updated.." in made.stdout
     assert "50 images, counting views, 3 of them to encode" in made.stdout
     again = extracted.run(*command_in(refused), *FEATURES, check=0)
     assert "0 of them to encode" in again.stdout
@@ -243,8 +243,8 @@ def test_few_shot_splits_that_lag_behind_are_not_trained_on(extracted):
         image.rotate(90).save(picture)
     extracted.run("features.py", *ALL, "--train-shot", "1", *FEATURES, check=0)
     refused = extracted.run("train.py", *ALL, *STEPS, check=1).stderr
-    assert "my-photos, all shots, seed 1: images changed since the few-shot split was made: class 0 has" in refused
-    assert "Run features.py on it with these shots and seeds" in refused
+    assert "my-photos, all shots, seed 1: images changed since the few-shot split was drawn: class 0 has" in refused
+    assert "run features.py on this dataset with these shots and seeds" in refused
     extracted.run("features.py", *ALL, *FEATURES, check=0)
     extracted.run("train.py", *ALL, *STEPS, check=0)
     path = next((extracted.root / "experiments").rglob("record.json"))
@@ -382,7 +382,7 @@ def test_layouts_are_doubted(photos):
     for own in classes:
         own.rename(photos.root / own.name)
     refused = photos.run(*split, check=1)
-    assert "my photos has the folders Training (train), valid (val), and no test" in refused.stderr
+    assert "my photos has the folders Training (train), valid (val), but no test" in refused.stderr
     (photos.folder / "testing").mkdir()
     for own in classes:
         (photos.root / own.name).rename(photos.folder / "testing" / own.name)
@@ -393,7 +393,7 @@ def test_layouts_are_doubted(photos):
     done = photos.run(*split, check=0)
     assert done.stdout.splitlines()[:3] == [
         "note: my photos: 1 hidden or system name skipped: @eaDir (1)",
-        "note: my photos: beside the class folders, in none, and so left out: 1 image (valid/loose.jpg)",
+        "note: my photos: ignored because they are in no class folder: 1 image (valid/loose.jpg)",
         "note: my photos/split.json written: 5 classes, 30 train, 10 val, 10 test",
     ]
     valid = photos.folder / "valid"
@@ -418,8 +418,8 @@ def test_a_list_of_another_program(photos):
     listed.write_text("\n".join(["Image;Label;fold", *rows]))
     done = photos.run(*split, check=0)
     assert done.stdout.splitlines()[:2] == [
-        "note: my photos/birds.csv: not read: fold. A column that says train, val or test has to be called split",
-        "note: my photos/birds.csv: classes are called 0.0, 1.0, 2.0, 3.0, 4.0; prompts need names: see classnames.txt",
+        "note: my photos/birds.csv: ignored columns: fold. If a column has train, val or test, name it split",
+        "note: my photos/birds.csv: classes are called 0.0, 1.0, 2.0, 3.0, 4.0, but prompts need names; add a classnames.txt",
     ]
     os.mkfifo(photos.folder / "pipe.jpg")
     (photos.folder / "birds.split.json").unlink()
@@ -439,7 +439,7 @@ def test_classes_of_one_and_of_two_images_are_trained_on(photos):
     assert (
         f"2 of 5 classes have no images in val, so settings are selected without them: {names[0]}, {names[1]}" in said
     )
-    assert "1 of 5 classes has no image in test, so test accuracy says nothing of how well they are recogn" in said
+    assert "1 of 5 classes has no image in test, so test accuracy does not show how well they are recogn" in said
     trained = photos.run("train.py", *asked, *STEPS, "--text-augmentation", "template_mining", "--save-heads", check=0)
     for shots in ("all-shot", "2-shot"):
         assert re.search(rf"my-photos {shots} seed 1: val .*test ", trained.stdout)
@@ -539,11 +539,14 @@ def test_photographs_are_what_a_person_sees(photos):
     ("words", "message"),
     [
         (["--dataset", "nowhere"], "no dataset is called 'nowhere'; there are: caltech101"),
-        (["--dataset", "nowhere/photos"], "error: nowhere/photos: there is no such folder, or list of images"),
-        (["--dataset", "list.csv"], "error: list.csv: there is no such folder, or list of images"),
-        (["--dataset", "my photos", "other/my-photos"], "my photos and other/my-photos would both be called my-photos"),
-        (["--dataset", "my photos", "--templates", "x/vanilla.txt"], "x/vanilla.txt would be called vanilla, as templ"),
-        (["--dataset", "my photos", "--templates", "a.txt", "b/a.txt"], "a.txt and b/a.txt would both be called a, in"),
+        (["--dataset", "nowhere/photos"], "error: nowhere/photos: no such folder or list of images"),
+        (["--dataset", "list.csv"], "error: list.csv: no such folder or list of images"),
+        (["--dataset", "my photos", "other/my-photos"], "my photos and other/my-photos have the same name, my-photos"),
+        (
+            ["--dataset", "my photos", "--templates", "x/vanilla.txt"],
+            "x/vanilla.txt: the name vanilla belongs to templ",
+        ),
+        (["--dataset", "my photos", "--templates", "a.txt", "b/a.txt"], "a.txt and b/a.txt have the same name, a, for"),
         (["--dataset", "my photos", "--templates", "mined"], "'mined' is none of hand_crafted, classname, vanilla, "),
         (
             ["--dataset", "my photos", "--train-shot", "every"],

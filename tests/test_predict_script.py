@@ -477,8 +477,8 @@ def test_what_is_passed_over_in_folders_is_said(kept, photos):
     assert [row["image"] for row in rows(done)] == [a, tree, linked, tree]
     notes = [line for line in done.stderr.splitlines() if line.startswith("note: ")]
     assert notes[0] == (
-        f"note: {photos}: files whose names do not end as images' do are passed over: .heic (1), .txt (1), IMG_1 (1)."
-        " `pip install pillow-heif` lets HEIC be read; or convert such files to JPEG"
+        f"note: {photos}: ignored files without an image ending: .heic (1), .txt (1), IMG_1 (1)."
+        " To read HEIC files, `pip install pillow-heif`, or convert them to JPEG"
     )
     assert notes[1].startswith(f"note: {photos}: 4 hidden or system names skipped: ")
     assert notes[2:] == ["note: the list: 1 hidden or system name skipped: @eaDir (1)"]
@@ -495,7 +495,7 @@ def test_heic_needs_its_package(kept, tmp_path):
     done = predict(kept, *run, tmp_path / "photo.jpg", check=1)
     assert "it is HEIC, which Pillow does not read: `pip install pillow-heif`, or convert it to JPEG" in done.stderr
     done = predict(kept, *run, tmp_path, "--top-k", 1, check=1)
-    assert ".heic (1). `pip install pillow-heif` lets HEIC be read" in done.stderr
+    assert ".heic (1). To read HEIC files, `pip install pillow-heif`" in done.stderr
     (tmp_path / "pillow_heif.py").write_text(
         "from PIL import Image\n"
         "def register_heif_opener():\n"

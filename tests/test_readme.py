@@ -118,7 +118,7 @@ def test_sweeps_are_understood(command, tmp_path):
 def test_the_four_steps(tmp_path, monkeypatch):
     """Run as they stand, on fewer images, and each leaves the file that README.md names."""
     assert README.index(STEPS[0]) < README.index(STEPS[1]) < README.index(STEPS[4])
-    monkeypatch.setattr(installer, "PARTS", {"train": 16, "val": 4, "test": 4})
+    monkeypatch.setattr(installer, "SPLITS", {"train": 16, "val": 4, "test": 4})
     monkeypatch.setattr(installer, "SHIFTED_IMAGES", 1)
     installer.install(tmp_path / "data", lambda done, total: None)
     for command in STEPS[1:]:
@@ -147,7 +147,7 @@ def test_a_new_dataset_and_its_templates(tmp_path, monkeypatch):
     for block in blocks("python"):
         if re.match(r'"birds\w*": (JsonSplit|ClassFolders)', block):
             for name, layout in eval(f"{{{block}}}", vars(registry)).items():
-                monkeypatch.setitem(registry.FORMATS, name, layout)
+                monkeypatch.setitem(registry.DATASETS, name, layout)
     assert datasets.variants("birds") == ["birds_sketch"]
     root, rows = tmp_path / "data" / "birds", []
     for label, name in enumerate(("robin", "wren")):

@@ -42,7 +42,7 @@ def test_cut_or_padded_at_the_end(saved):
 
 def test_other_rates_and_stereo_are_refused_unless_converted(saved):
     path = saved(np.stack([tone(1, 44100), tone(1, 44100) / 2], axis=1), 44100)
-    with pytest.raises(UnreadableSound, match="2 channels of 44100 Hz, and must have 1 of 8000 Hz"):
+    with pytest.raises(UnreadableSound, match="2 channels of 44100 Hz, but must have 1 of 8000 Hz"):
         sounds.read(path, RATE, RATE)
     found = sounds.read(path, RATE, RATE, resample=True)
     assert found.dtype == torch.float32
@@ -57,8 +57,8 @@ def test_what_is_above_the_new_rates_half_is_gone(saved):
 
 
 def test_lengths_after_resampling_follow_the_rate():
-    assert len(sounds.resampled(torch.zeros(22050 * 5), 22050, 44100)) == 220_500
-    assert len(sounds.resampled(torch.zeros(48000 * 5), 48000, 44100)) == 220_500
+    assert len(sounds.change_rate(torch.zeros(22050 * 5), 22050, 44100)) == 220_500
+    assert len(sounds.change_rate(torch.zeros(48000 * 5), 48000, 44100)) == 220_500
 
 
 @pytest.mark.parametrize("content", [b"", b"not a sound", b"RIFF\x24\x00\x00\x00WAVE"])

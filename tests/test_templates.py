@@ -61,48 +61,48 @@ def test_braces_in_class_names_are_only_letters():
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
-    """`own(text)`: the name of a file of templates, which goes after the test."""
-    monkeypatch.setattr(templates, "_OWN", {})
+def add(tmp_path, monkeypatch):
+    """`add(text)`: the name of a file of templates, which goes after the test."""
+    monkeypatch.setattr(templates, "_CUSTOM", {})
 
     def take(text, name="mine.txt"):
         (tmp_path / name).write_text(text, encoding="utf-8-sig")
-        return templates.own(str(tmp_path / name))
+        return templates.add_custom(str(tmp_path / name))
 
     return take
 
 
-def test_templates_of_ones_own(own, tmp_path):
-    name = own("a photo of a {}.\n\n  ein Bild: {}, schön \r\n", "my own-templates.txt")
+def test_custom_templates(add, tmp_path):
+    name = add("a photo of a {}.\n\n  ein Bild: {}, schön \r\n", "my own-templates.txt")
     assert name == "my_own_templates"
     assert templates.templates(name, "dtd") == ["a photo of a {}.", "ein Bild: {}, schön"]
-    assert templates.given(name) == str(tmp_path / "my own-templates.txt")
-    assert templates.given("vanilla") == "vanilla"
-    assert templates.given("another") == "FILE-OF-another", "which this process was not given"
+    assert templates.cli_name(name) == str(tmp_path / "my own-templates.txt")
+    assert templates.cli_name("vanilla") == "vanilla"
+    assert templates.cli_name("another") == "FILE-OF-another", "which this process was not given"
     (tmp_path / "my own-templates.txt").unlink()
-    with pytest.raises(UserError, match="there is no such file of templates"):
+    with pytest.raises(UserError, match="no such template file"):
         templates.templates(name, "dtd")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a {}.\na photo\n", r"mine.txt, line 2: a template has one {}, for the class name: 'a photo'"),
-        ("{} or {}", r"mine.txt, line 1: a template has one {}"),
-        ("\n \n", r"mine.txt: no templates; it should have one a line, such as 'a photo of a {}.'"),
+        ("a {}.\na photo\n", r"mine.txt, line 2: a template needs one {} for the class name, not 'a photo'"),
+        ("{} or {}", r"mine.txt, line 1: a template needs one {}"),
+        ("\n \n", r"mine.txt has no templates; it needs one per line, such as 'a photo of a {}.'"),
     ],
 )
-def test_templates_that_are_refused(own, text, message):
+def test_templates_that_are_refused(add, text, message):
     with pytest.raises(UserError, match=message):
-        templates.templates(own(text), "dtd")
+        templates.templates(add(text), "dtd")
 
 
 def test_prompts_are_of_the_class_names_that_fill_some_templates():
     wordings, names = ["a photo of a {}.", "a {}", "{} again"], ["a", "big_dog", "photo"]
     filled = templates.prompts(wordings, names)
-    assert templates.are_of(names, *filled)
-    assert not templates.are_of(["a", "photo", "big_dog"], *filled)
-    assert not templates.are_of(["a", "big_dog", "cat"], *filled)
-    assert not templates.are_of(names[:2], *filled)
-    assert not templates.are_of([*names, "cat"], *filled)
-    assert not templates.are_of(names, filled[0][:-1], filled[1][:-1])
+    assert templates.are_prompts_of(names, *filled)
+    assert not templates.are_prompts_of(["a", "photo", "big_dog"], *filled)
+    assert not templates.are_prompts_of(["a", "big_dog", "cat"], *filled)
+    assert not templates.are_prompts_of(names[:2], *filled)
+    assert not templates.are_prompts_of([*names, "cat"], *filled)
+    assert not templates.are_prompts_of(names, filled[0][:-1], filled[1][:-1])

@@ -306,7 +306,7 @@ def test_a_missing_split_is_said_with_a_command_that_makes_it(script, tmp_path, 
     done = script("train.py", *words, cwd=tmp_path, check=1)
     path, command = done.stderr.splitlines()
     indices = (directory or ["", "indices"])[1]
-    assert path == f"error: {indices}/dtd/shot_1-seed_9.json is missing; few_shot_split.py makes it:"
+    assert path == f"error: {indices}/dtd/shot_1-seed_9.json is missing; few_shot_split.py creates it:"
     assert command == "  " + shlex.join(["python", "few_shot_split.py", *words])
     script(*shlex.split(command)[1:], cwd=tmp_path, check=0)
     assert "is missing" not in script("train.py", *words, cwd=tmp_path, check=1).stderr

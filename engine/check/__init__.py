@@ -1,6 +1,6 @@
-"""What an installation has, lacks, and has wrong: each is a line, whatever it is that is damaged."""
+"""Check an installation: one line for each thing that works, is missing or is wrong, even if files are damaged."""
 
-from engine.check.findings import WRONG, shown
-from engine.check.sections import Asked, installation, judge, of_datasets
+from engine.check.findings import WRONG, format_section
+from engine.check.sections import CheckOptions, Section, dataset_section, inspect_datasets, installation
 
-__all__ = ["WRONG", "Asked", "installation", "judge", "of_datasets", "shown"]
+__all__ = ["WRONG", "CheckOptions", "Section", "dataset_section", "format_section", "inspect_datasets", "installation"]

@@ -1,7 +1,7 @@
-"""Datasets, few-shot splits and sounds: installed, missing, or not what they should be.
+"""Check datasets, few-shot splits and sounds: installed, missing, or not the published ones.
 
-Images are looked for as `datasets.load` does it: a listing of each folder, and no look at each file, which takes
-minutes for ImageNet's 1.3 million on a network disk.
+Images are checked as in `datasets.load`, which lists folders: looking up each of ImageNet's 1.3 million files takes
+minutes on a network disk.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from engine import datasets, files, released
 from engine.check.findings import NOTE, OK, WRONG, Finding
 from engine.config import default
 from engine.datasets import esc50, few_shot
-from engine.datasets.benchmark import PARTS, Benchmark
-from engine.datasets.checks import counted, first
-from engine.datasets.registry import FORMATS
+from engine.datasets.checks import list_preview, pluralize
+from engine.datasets.image_dataset import SPLITS, ImageDataset
+from engine.datasets.registry import DATASETS
 from engine.download.install import WORK
 from engine.download.sources import ARCHIVES, SPLIT_FILES
 from engine.errors import UserError
@@ -29,101 +29,102 @@ from engine.files import CannotOpen
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A dataset: what was read of it, None if nothing could be, and what is wrong with it, None for nothing.
+class DatasetReport:
+    """A dataset as read, None if it is unreadable, and its fault, None if it has none.
 
-    `is_there` is False for one whose folder does not exist; `unfinished` is what an interrupted download left, if any.
+    `exists` is False if its folder does not exist; `unfinished` is the folder of an interrupted download, if any.
     """
 
     name: str
-    is_there: bool
-    benchmark: Benchmark | None
+    exists: bool
+    dataset: ImageDataset | None
     fault: str | None
     unfinished: Path | None = None
 
 
-def judge(name: str, data_dir: str | Path, indices_dir: str | Path) -> Judged:
-    """Read a dataset, all of whose images must be there, in the published numbers and order."""
-    benchmark = unfinished = None
+def inspect_dataset(name: str, data_dir: str | Path, indices_dir: str | Path) -> DatasetReport:
+    """Read a dataset. All of its images must exist, in the published numbers and order."""
+    dataset = unfinished = None
     try:
-        root = Path(data_dir) / FORMATS[name].folder
+        root = Path(data_dir) / DATASETS[name].folder
         if not root.exists():
-            return Judged(name, False, None, f"{name} is not installed: {root} is not there")
+            return DatasetReport(name, False, None, f"{name} is not installed: {root} does not exist")
         unfinished = root / WORK if (root / WORK).exists() else None
-        benchmark = datasets.load(name, data_dir, write=False)
-        fault = _fault(benchmark, root, indices_dir)
-    except Exception as error:  # whatever a damaged list or a folder that cannot be read leads to
+        dataset = datasets.load(name, data_dir, write=False)
+        fault = _find_fault(dataset, root, indices_dir)
+    except Exception as error:  # a damaged list or an unreadable folder may raise anything
         fault = str(error) or type(error).__name__
-    return Judged(name, True, benchmark, fault, unfinished)
+    return DatasetReport(name, True, dataset, fault, unfinished)
 
 
-def _fault(benchmark: Benchmark, root: Path, indices_dir: str | Path) -> str | None:
-    """How a dataset that can be read is not the published one."""
-    name = benchmark.name
+def _find_fault(dataset: ImageDataset, root: Path, indices_dir: str | Path) -> str | None:
+    """Return the difference between a readable dataset and the published one, if any."""
+    name = dataset.name
     counts = few_shot.class_counts(str(indices_dir)).get(name)
-    if counts and (problem := few_shot.counts_problem(counts, benchmark)):
-        return f"{name}: not the dataset that the few-shot splits were made for: {problem}"
+    if counts and (problem := few_shot.counts_problem(counts, dataset)):
+        return f"{name}: not the dataset that the few-shot splits were drawn for: {problem}"
     published = SPLIT_FILES[name].sha256 if name in SPLIT_FILES else None
-    if published and counts == few_shot.class_counts()[name]:  # not an installation with counts of its own
-        path = root / FORMATS[name].split_file
+    if published and counts == few_shot.class_counts()[name]:  # not for an installation with its own counts
+        path = root / DATASETS[name].split_file
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if digest != published:
             return (
                 f"{name}: {path} has the published counts but is not the published file (SHA-256 {digest[:12]}..., not"
-                f" {published[:12]}...): few-shot splits may name other images. Move it away; then this gets it:"
-                f" {_command([name], root.parent)}"
+                f" {published[:12]}...): few-shot splits may refer to other images. Move it away, then run"
+                f" {_download_command([name], root.parent)}"
             )
     return None
 
 
-def report(judged: Iterable[Judged], data_dir: str | Path, asked: bool) -> list[Finding]:
-    """What is fine and what is missing in a line each, a line for each that is wrong, or missing and `asked` for."""
-    judged = list(judged)
-    fine = [own for own in judged if own.fault is None]
-    missing = [own.name for own in judged if not own.is_there]
+def summarize(reports: Iterable[DatasetReport], data_dir: str | Path, requested: bool) -> list[Finding]:
+    """Return lines on all sound datasets, on all missing ones, and on each faulty (or missing, if `requested`) one."""
+    reports = list(reports)
+    sound = [report for report in reports if report.fault is None]
+    missing = [report.name for report in reports if not report.exists]
     findings = []
-    if fine:
-        images = sum(len(own.benchmark.part(part)) for own in fine for part in PARTS)
-        names = ", ".join(own.name for own in fine)
+    if sound:
+        images = sum(len(report.dataset.items(split)) for report in sound for split in SPLITS)
+        names = ", ".join(report.name for report in sound)
         findings.append(Finding(OK, f"{names}: {images:,} images, all there"))
-    findings += [Finding(NOTE, note) for own in fine for note in own.benchmark.notes]
-    wrong = [own for own in judged if own.fault is not None and (asked or (own.is_there and not own.unfinished))]
-    findings += [Finding(WRONG, own.fault) for own in wrong]
+    findings += [Finding(NOTE, note) for report in sound for note in report.dataset.notes]
+    for report in reports:
+        if report.fault is not None and (requested or (report.exists and not report.unfinished)):
+            findings.append(Finding(WRONG, report.fault))
     if missing:
-        findings += [Finding(NOTE, remedy) for remedy in _remedies(missing, data_dir)]
-    for own in judged:
-        if own.unfinished:
-            text = f"a download is unfinished in {own.unfinished}: {_command([own.name], data_dir)} goes on with it"
-            findings.append(Finding(NOTE, text))
+        findings += [Finding(NOTE, text) for text in _suggest_commands(missing, data_dir)]
+    for report in reports:
+        if report.unfinished:
+            command = _download_command([report.name], data_dir)
+            findings.append(Finding(NOTE, f"unfinished download in {report.unfinished}; to resume it, run {command}"))
     return findings
 
 
-def _command(names: Iterable[str], data_dir: str | Path) -> str:
-    """What fetches datasets."""
+def _download_command(names: Iterable[str], data_dir: str | Path) -> str:
+    """Return the command that downloads datasets."""
     elsewhere = [] if str(data_dir) == default.DATA_DIR else ["--data_dir", str(data_dir)]
     return f"`{shlex.join(['python', 'check.py', '--download', *names, *elsewhere])}`"
 
 
-def _remedies(missing: list[str], data_dir: str | Path) -> list[str]:
-    """How to get datasets that are missing."""
-    fetched = [name for name in missing if name in ARCHIVES]
-    others = [name for name in missing if name not in ARCHIVES and not datasets.is_own(name)]
-    remedies = [f"not installed: {_command(fetched, data_dir)} gets these"] if fetched else []
-    return remedies + ([f"not installed: DATASETS.md says how to get {', '.join(others)}"] if others else [])
+def _suggest_commands(missing: list[str], data_dir: str | Path) -> list[str]:
+    """Return lines on how to install missing datasets."""
+    downloadable = [name for name in missing if name in ARCHIVES]
+    others = [name for name in missing if name not in ARCHIVES and not datasets.is_custom(name)]
+    lines = [f"not installed: to download, run {_download_command(downloadable, data_dir)}"] if downloadable else []
+    return lines + ([f"not installed: {', '.join(others)}; to get them, see DATASETS.md"] if others else [])
 
 
-def splits(names: Iterable[str], indices_dir: str | Path) -> list[Finding]:
-    """The few-shot splits of these datasets: each can be read, and has its digest in `sha256.csv`, if that has one."""
+def check_splits(names: Iterable[str], indices_dir: str | Path) -> list[Finding]:
+    """Check that the few-shot splits of these datasets can be read and match their digests in `sha256.csv`, if any."""
     folder, names = Path(indices_dir), list(names)
     try:
-        published = _published(folder, names)
+        published = _read_published(folder, names)
     except (OSError, ValueError, KeyError) as error:
         return [Finding(WRONG, f"{folder / 'sha256.csv'} cannot be read ({error})")]
     sound, damaged, other, faults = [], [], [], []
     found: list[Path] = []
     for name in names:
         try:
-            found += files.matching(folder / name, "shot_*.json")
+            found += files.list_matching(folder / name, "shot_*.json")
         except CannotOpen as error:
             faults.append(Finding(WRONG, str(error)))
     for path in found:
@@ -136,18 +137,18 @@ def splits(names: Iterable[str], indices_dir: str | Path) -> list[Finding]:
                 other.append(path)
         except CannotOpen as error:
             faults.append(Finding(WRONG, str(error)))
-    findings = [Finding(OK, f"{counted(len(sound), 'few-shot split')} in {folder}")] if sound else []
-    for paths, what in (damaged, "damaged"), (other, "other than published"):
+    findings = [Finding(OK, f"{pluralize(len(sound), 'few-shot split')} in {folder}")] if sound else []
+    for paths, fault in (damaged, "damaged"), (other, "other than published"):
         if paths:
-            text = f"{counted(len(paths), 'few-shot split')} {what}: {first(paths, len(paths))}"
-            findings.append(Finding(WRONG, f"{text}. Delete them; few_shot_split.py makes them anew"))
+            text = f"{pluralize(len(paths), 'few-shot split')} {fault}: {list_preview(paths)}"
+            findings.append(Finding(WRONG, f"{text}. Delete them; few_shot_split.py creates them again"))
     if absent := sorted(str(path) for path in published if path not in found):
-        findings.append(Finding(NOTE, f"{first(absent, len(absent))} are missing; few_shot_split.py makes them"))
+        findings.append(Finding(NOTE, f"{list_preview(absent)} are missing; few_shot_split.py creates them"))
     return findings + faults
 
 
-def _published(folder: Path, names: list[str]) -> dict[Path, str]:
-    """The digests that `sha256.csv` in `folder` has of the splits of these datasets; none without that file."""
+def _read_published(folder: Path, names: list[str]) -> dict[Path, str]:
+    """Return the digests in `folder`'s `sha256.csv` of the few-shot splits of these datasets; none without the file."""
     try:
         with (folder / "sha256.csv").open(encoding="utf-8", newline="") as file:
             return {
@@ -159,33 +160,33 @@ def _published(folder: Path, names: list[str]) -> dict[Path, str]:
         return {}
 
 
-def temporary_files(judged: Iterable[Judged], data_dir: str | Path, indices_dir: str | Path) -> list[Path]:
+def temporary_files(reports: Iterable[DatasetReport], data_dir: str | Path, indices_dir: str | Path) -> list[Path]:
     """Return the temporary files below `indices_dir` and in datasets' folders, where split files are written."""
-    roots = [Path(data_dir) / FORMATS[own.name].folder for own in judged if own.is_there]
+    roots = [Path(data_dir) / DATASETS[report.name].folder for report in reports if report.exists]
     folders = [root if root.is_dir() else root.parent for root in roots]
     folders += [Path(folder) for folder, _, _ in os.walk(indices_dir)]
     found = []
     for folder in dict.fromkeys(folders):
-        with suppress(CannotOpen):  # which is another finding
-            found += files.matching(folder, ".*.tmp")
+        with suppress(CannotOpen):  # reported by another finding
+            found += files.list_matching(folder, ".*.tmp")
     return found
 
 
-def sounds(folder: Path) -> tuple[list[Finding], str | None]:
-    """ESC-50 in `folder` and AudioCLIP's checkpoint, which only ImageNet-ESC needs, and the digest of ESC-50's list."""
+def check_sounds(folder: Path) -> tuple[list[Finding], str | None]:
+    """Check ESC-50 in `folder` and AudioCLIP's checkpoint, used only by ImageNet-ESC; also return ESC-50's digest."""
     findings, digest = [], None
     if not folder.exists():
-        findings.append(Finding(NOTE, f"ESC-50 is not installed: {folder} is not there"))
+        findings.append(Finding(NOTE, f"ESC-50 is not installed: {folder} does not exist"))
     else:
         try:
             clips = esc50.load(folder)
             digest = clips.digest()
             findings.append(Finding(OK, f"ESC-50: {len(clips.clips):,} clips, all there"))
-        except Exception as error:  # as of a dataset
+        except Exception as error:  # as for a dataset
             findings.append(Finding(WRONG, str(error)))
     checkpoint = released.PATH
     if not checkpoint.exists():
-        findings.append(Finding(NOTE, f"AudioCLIP's checkpoint is not there: {checkpoint}"))
+        findings.append(Finding(NOTE, f"AudioCLIP's checkpoint is missing: {checkpoint}"))
     else:
         try:
             released.check_audioclip(checkpoint)

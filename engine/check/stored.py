@@ -1,6 +1,6 @@
-"""Features and runs on disk: how much there is, what is damaged, and what belongs to things that are no longer there.
+"""Check features and runs on disk: their size, damaged files, and files whose inputs changed or no longer exist.
 
-Of features the headers are read, and no rows; `features.py --verify` reads all. Of runs every record is read.
+For features only headers are read; `features.py --verify` also reads the rows. For runs every record is read.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from engine import files, templates
 from engine.check.findings import NOTE, OK, WRONG, Finding
 from engine.clip import names
 from engine.clip.weights import preprocessing_of
-from engine.datasets.benchmark import PARTS, Benchmark
-from engine.datasets.checks import counted, first
+from engine.datasets.checks import list_preview, pluralize
 from engine.datasets.few_shot import file_digest, load_split, split_path
+from engine.datasets.image_dataset import SPLITS, ImageDataset
 from engine.datasets.image_files import is_skipped
 from engine.errors import UserError
 from engine.features import audio
@@ -32,8 +33,8 @@ from engine.training.grid import Hparams
 
 
 @dataclass
-class Stored:
-    """The features of a dataset under an encoder: what their banks and prompts (relative paths) were made from."""
+class FeatureReport:
+    """The features of a dataset under an encoder: the sources of their banks and prompts, by relative path."""
 
     place: Place
     sources: dict[str, Source] = field(default_factory=dict)
@@ -48,119 +49,121 @@ class Stored:
         return self.place.folder.name
 
     def of(self, start: str) -> set[Source]:
-        """The sources of what lies in folders whose names begin with `start`: a part of a dataset, or `text`."""
+        """Return the sources in folders whose names begin with `start`: a split of a dataset, or `text`."""
         return {source for name, source in self.sources.items() if name.startswith(f"{start}-layer_")}
 
 
-def folders(feature_dir: str | Path) -> list[tuple[str, str]]:
-    """The encoders and datasets that have features, by the names of their folders."""
+def list_folders(feature_dir: str | Path) -> list[tuple[str, str]]:
+    """Return the encoders and datasets that have features, by the names of their folders."""
     return [
         (encoder.name, dataset.name) for encoder in _subfolders(Path(feature_dir)) for dataset in _subfolders(encoder)
     ]
 
 
-def features(feature_dir: str | Path, encoder: str, dataset: str) -> Stored:
-    """Read what the features of a dataset under an encoder say of themselves."""
-    stored = Stored(Place.of(feature_dir, encoder, dataset))
-    root = stored.place.folder
+def read_features(feature_dir: str | Path, encoder: str, dataset: str) -> FeatureReport:
+    """Read the sources that the features of a dataset under an encoder record."""
+    report = FeatureReport(Place.of(feature_dir, encoder, dataset))
+    root = report.place.folder
     if (encoder, dataset) == (audio.ENCODER, audio.DATASET):
-        _take(stored, "sounds-layer_0", lambda: _folds(root))
-        return stored
+        _add_source(report, "sounds-layer_0", lambda: _read_folds(root))
+        return report
     for folder in _subfolders(root):
         for bank in _subfolders(folder):
-            _take(stored, f"{folder.name}/{bank.name}", lambda bank=bank: _bank(bank, stored))
+            _add_source(report, f"{folder.name}/{bank.name}", partial(_read_bank, bank, report))
         for path in sorted(folder.glob("*.safetensors")):
-            _take(stored, f"{folder.name}/{path.stem}", lambda path=path: texts_source(path))
-    readers = dict.fromkeys(sorted(root.glob(stored.place.mined("*").name)), read_any)
-    for path, read in {**readers, stored.place: read_listing}.items():
+            _add_source(report, f"{folder.name}/{path.stem}", partial(texts_source, path))
+    readers = dict.fromkeys(sorted(root.glob(report.place.mined("*").name)), read_any)
+    for path, read in {**readers, report.place: read_listing}.items():
         try:
             read(path)
         except UserError as error:
-            stored.faults.append(Finding(WRONG, str(error)))
-    return stored
+            report.faults.append(Finding(WRONG, str(error)))
+    return report
 
 
-def _take(stored: Stored, name: str, read: Callable[[], Source | None]) -> None:
-    """Add the source that `read` gives, or what is wrong with it."""
+def _add_source(report: FeatureReport, name: str, read: Callable[[], Source | None]) -> None:
+    """Add the source that `read` returns to the report, or a fault if it raises."""
     try:
         source = read()
-    except Exception as error:  # whatever a damaged file leads to
-        stored.faults.append(Finding(WRONG, str(error)))
+    except Exception as error:  # a damaged file may raise anything
+        report.faults.append(Finding(WRONG, str(error)))
         return
     if source is not None:
-        stored.sources[name] = source
+        report.sources[name] = source
 
 
-def _bank(folder: Path, stored: Stored) -> Source | None:
-    """The source of a bank. Of a test set all is asked for, whatever the splits; less is from an interrupted run."""
+def _read_bank(folder: Path, report: FeatureReport) -> Source | None:
+    """Return the source of a bank. A test set is always extracted whole: fewer rows mean an interrupted run."""
     bank = Bank(folder)
     if bank.source is not None and folder.parent.name.startswith("test-") and len(bank) < bank.source.length:
-        text = f"{folder} has {len(bank)} of {bank.source.length} test images: features.py goes on with it"
-        stored.faults.append(Finding(NOTE, text))
+        text = f"{folder} has {len(bank)} of {bank.source.length} test images; to complete it, run features.py"
+        report.faults.append(Finding(NOTE, text))
     return bank.source
 
 
-def _folds(folder: Path) -> audio.AudioSource | None:
-    """The source of the features of sounds."""
+def _read_folds(folder: Path) -> audio.AudioSource | None:
+    """Return the source of the features of sounds."""
     numbers = sorted(int(path.stem.removeprefix("fold_")) for path in folder.glob("fold_*.safetensors"))
     return audio.read_folds(folder, numbers)[numbers[0]].source if numbers else None
 
 
-def stale(stored: Stored, weights: str | None, benchmark: Benchmark | None, sounds: str | None) -> list[Finding]:
-    """Features of other `weights` (a digest), or of another list, than what is installed; None where nothing is known.
+def find_stale(
+    report: FeatureReport, weights: str | None, dataset: ImageDataset | None, sounds: str | None
+) -> list[Finding]:
+    """Return findings on features made with other `weights` (a digest) or from another list than the installed ones.
 
-    `sounds` is the digest of ESC-50's list.
+    `sounds` is the digest of ESC-50's list. None means unknown.
     """
     reasons = []
-    made_by = {source.encoder_digest for source in stored.sources.values()}
+    made_by = {source.encoder_digest for source in report.sources.values()}
     if len(made_by) > 1:
-        reasons.append("some were made by other weights than the rest")
+        reasons.append("some were made with other weights than the rest")
     elif weights and made_by - {weights}:
-        reasons.append(f"made by other weights ({made_by.pop()[:12]}) than those that are here ({weights[:12]})")
-    reasons += _prepared_otherwise(stored)
-    wanted, now, changed = {"sounds": sounds}, benchmark and listing_of(benchmark), []
-    then = stored_listing(stored.place)
+        reasons.append(f"made with other weights ({made_by.pop()[:12]}) than those on this machine ({weights[:12]})")
+    reasons += _describe_other_preprocessing(report)
+    wanted, now, changed = {"sounds": sounds}, dataset and listing_of(dataset), []
+    then = stored_listing(report.place)
     if now is not None and then is not None:
         kinds = changes(then, now)
-        changed = [f"{', '.join(kinds)} since its features were made; features.py makes these anew"] if kinds else []
-    elif benchmark is not None:
-        wanted |= {part: BY_CONTENT if now else benchmark.digest(part) for part in PARTS if stored.of(part)}
-    for part, digest in wanted.items():
-        if digest and any(source.list_digest != digest for source in stored.of(part)):
-            reasons.append(f"{part} features of another list than the one that is installed")
-    is_renamed = now is not None and then is not None and then.classnames != now.classnames  # which `changes` tells
-    for name, source in stored.sources.items() if benchmark is not None and not is_renamed else ():
-        if name.startswith("text-") and _prompts(benchmark, Path(name).name) not in (None, source.list_digest):
-            text = f"{name}: other prompts or class names than the dataset has"
-            changed.append(f"{text}; features.py makes these anew") if now else reasons.append(text)
+        changed = [f"{', '.join(kinds)} since its features were made; features.py makes these again"] if kinds else []
+    elif dataset is not None:
+        wanted |= {split: BY_CONTENT if now else dataset.digest(split) for split in SPLITS if report.of(split)}
+    for split, digest in wanted.items():
+        if digest and any(source.list_digest != digest for source in report.of(split)):
+            reasons.append(f"{split} features of another list than the installed one")
+    is_renamed = now is not None and then is not None and then.classnames != now.classnames  # reported by `changes`
+    for name, source in report.sources.items() if dataset is not None and not is_renamed else ():
+        if name.startswith("text-") and _digest_prompts(dataset, Path(name).name) not in (None, source.list_digest):
+            text = f"{name}: other prompts or class names than the dataset's"
+            changed.append(f"{text}; features.py makes these again") if now else reasons.append(text)
     return [
-        Finding(WRONG, f"{stored.place.folder}: {reason}; remove what is old, and make it anew") for reason in reasons
-    ] + [Finding(WRONG, f"{stored.place.folder}: {text}") for text in changed]
+        Finding(WRONG, f"{report.place.folder}: {reason}; remove the old features, and make them again")
+        for reason in reasons
+    ] + [Finding(WRONG, f"{report.place.folder}: {text}") for text in changed]
 
 
-def _prepared_otherwise(stored: Stored) -> list[str]:
-    """Features of images that were not prepared as the encoder's name says, as an earlier version did for some."""
-    name, _ = names.of_folder(stored.encoder)
+def _describe_other_preprocessing(report: FeatureReport) -> list[str]:
+    """Describe features of images that were not preprocessed as their encoder requires (earlier versions made some)."""
+    name, _ = names.of_folder(report.encoder)
     wanted = preprocessing_of(name)
-    made = {source.preprocessing for part in PARTS for source in stored.of(part)}
+    made = {source.preprocessing for split in SPLITS for source in report.of(split)}
     return [
-        f"made of images that were prepared otherwise than {name} wants them ({other}; {wanted.description})"
+        f"made from images with another preprocessing ({other}) than {name} requires ({wanted.description})"
         for other in sorted(made)
         if wanted is not None and other != wanted.description
     ]
 
 
-def _prompts(benchmark: Benchmark, augmentation: str) -> str | None:
-    """The digest of the prompts of a dataset, None for those of an augmentation that is not known."""
+def _digest_prompts(dataset: ImageDataset, augmentation: str) -> str | None:
+    """Return the digest of a dataset's prompts, None for an unknown augmentation."""
     if augmentation not in templates.AUGMENTATIONS:
         return None
-    return prompts_digest(*templates.prompts(templates.templates(augmentation, benchmark.name), benchmark.classnames))
+    return prompts_digest(*templates.prompts(templates.templates(augmentation, dataset.name), dataset.classnames))
 
 
 @dataclass
-class Runs:
-    """The runs on disk: complete records by cell, and the files that are no records; and what is wrong with classifiers
-    that were kept."""
+class RunReport:
+    """The runs on disk: complete records by cell, damaged record files, and faults of saved classifiers."""
 
     cells: dict[Cell, dict[Hparams, Record]] = field(default_factory=dict)
     damaged: list[Path] = field(default_factory=list)
@@ -171,9 +174,9 @@ class Runs:
         return sum(map(len, self.cells.values()))
 
 
-def runs(result_dir: str | Path) -> Runs:
+def read_runs(result_dir: str | Path) -> RunReport:
     """Read all records, and the classifiers beside them."""
-    found = Runs()
+    found = RunReport()
     named = {RECORD: [], heads.FILE: []}
     for entry in _below(Path(result_dir), []):
         if entry.name in named:
@@ -195,61 +198,65 @@ def runs(result_dir: str | Path) -> Runs:
     return found
 
 
-def report_runs(found: Runs, stored: dict[tuple[str, str], Stored], indices_dir: str | Path) -> list[Finding]:
-    """How many there are, and those whose inputs are gone or have changed."""
+def report_runs(
+    found: RunReport, features: dict[tuple[str, str], FeatureReport], indices_dir: str | Path
+) -> list[Finding]:
+    """Return the number of runs, and findings on those whose inputs are missing or have changed."""
     findings, gone, changed, again = [], [], [], []
     for cell, records in found.cells.items():
-        place = stored.get((cell.encoder, cell.dataset))
-        if place is None or not place.sources:
+        report = features.get((cell.encoder, cell.dataset))
+        if report is None or not report.sources:
             gone.append(cell)
-        elif _are_changed(cell, records.values(), place, indices_dir):
-            (again if place.place.listing.exists() else changed).append(cell)
+        elif _inputs_changed(cell, records.values(), report, indices_dir):
+            (again if report.place.listing.exists() else changed).append(cell)
     if found.cells:
         incomplete = sum(selected(records) is None for records in found.cells.values())
-        text = f"{counted(found.count, 'run')} of {counted(len(found.cells), 'cell')} (dataset, shots, seed, method)"
+        text = (
+            f"{pluralize(found.count, 'run')} of {pluralize(len(found.cells), 'cell')} (dataset, shots, seed, method)"
+        )
         findings.append(Finding(OK, text + f", {incomplete:,} of them incomplete" * bool(incomplete)))
-    for cells, what in (
-        (gone, "whose features are no longer there: tables are made of them, but none is trained further"),
-        (changed, "on other features or splits than there are now: train.py refuses to go on with them"),
-        (again, "on images, splits or class names that have changed: train.py trains them again"),
+    for cells, state in (
+        (gone, "whose features no longer exist: tables include them, but they cannot be trained further"),
+        (changed, "on other features or few-shot splits than the current ones: train.py refuses to resume them"),
+        (again, "on images, few-shot splits or class names that have changed: train.py trains them again"),
     ):
         if cells:
-            named = list(dict.fromkeys(map(str, cells)))  # cells of several methods are called alike
-            findings.append(Finding(NOTE, f"runs of {counted(len(cells), 'cell')} {what} ({first(named, len(named))})"))
+            named = list(dict.fromkeys(map(str, cells)))  # cells of several methods have the same name
+            findings.append(Finding(NOTE, f"runs of {pluralize(len(cells), 'cell')} {state} ({list_preview(named)})"))
     if found.damaged:
-        named = first(found.damaged, len(found.damaged))
-        findings.append(Finding(WRONG, f"not a run's record; remove and train again: {named}"))
+        named = list_preview(found.damaged)
+        findings.append(Finding(WRONG, f"not a run's record; remove it and train again: {named}"))
     return findings + found.faults
 
 
-def _are_changed(cell: Cell, records: Iterable[Record], place: Stored, indices_dir: str | Path) -> bool:
-    """Whether runs of a cell were trained on other features, lists or another split than are there."""
-    found = {part: {source.list_digest for source in place.of(part)} for part in PARTS}
-    found["encoder"] = {source.encoder_digest for source in place.sources.values()}
-    if cell.text_augmentation != templates.MINING:  # whose digest is that of the templates of its split
+def _inputs_changed(cell: Cell, records: Iterable[Record], report: FeatureReport, indices_dir: str | Path) -> bool:
+    """Return whether runs of a cell used other features, lists or another few-shot split than the current ones."""
+    found = {split: {source.list_digest for source in report.of(split)} for split in SPLITS}
+    found["encoder"] = {source.encoder_digest for source in report.sources.values()}
+    if cell.text_augmentation != templates.MINING:  # mined templates have a digest per few-shot split
         name = f"text-layer_{cell.text_layer}/{cell.text_augmentation}"
-        found["text"] = {place.sources[name].list_digest} if name in place.sources else set()
+        found["text"] = {report.sources[name].list_digest} if name in report.sources else set()
     path = split_path(indices_dir, cell.dataset, cell.shots, cell.seed, cell.max_val_shot)
-    if (listing := stored_listing(place.place)) is not None:
+    if (listing := stored_listing(report.place)) is not None:
         try:
-            split = load_split(indices_dir, cell.dataset, cell.shots, cell.seed, cell.max_val_shot, listing.keys())
+            few_shot = load_split(indices_dir, cell.dataset, cell.shots, cell.seed, cell.max_val_shot, listing.keys())
         except UserError:
             return True
-        rows = {"train": split.train, "val": split.val, "test": None}
-        found |= {part: {listing.part(part).digest(positions)} for part, positions in rows.items()}
-    with suppress(CannotOpen):  # which is another finding
+        rows = {"train": few_shot.train, "val": few_shot.val, "test": None}
+        found |= {split: {listing.part(split).digest(positions)} for split, positions in rows.items()}
+    with suppress(CannotOpen):  # reported by another finding
         found["split"] = {file_digest(path)} if path.exists() else set()
     inputs = (pair for record in records for pair in record.inputs.items())
     return any(digest not in found.get(name, {digest}) for name, digest in inputs)
 
 
 def size_of(folder: Path) -> tuple[int, list[Path], list[Finding]]:
-    """The bytes of all files below `folder`, linked ones too, temporary files, and folders that cannot be listed."""
+    """Return the bytes of all files below `folder`, links followed, its temporary files, and unlistable folders."""
     size, temporary, unlisted = 0, [], []
     for entry in _below(folder, unlisted):
         if files.is_folder(entry):
             continue
-        with suppress(OSError):  # it may go while it is looked at
+        with suppress(OSError):  # the file may disappear meanwhile
             size += entry.stat().st_size
             if entry.name.startswith(".") and (entry.name.endswith(".tmp") or entry.name.startswith(".scratch")):
                 temporary.append(Path(entry.path))
@@ -257,7 +264,7 @@ def size_of(folder: Path) -> tuple[int, list[Path], list[Finding]]:
 
 
 def _below(folder: Path, unlisted: list[Finding]) -> Iterator[os.DirEntry[str]]:
-    """All entries below `folder`, none where it is none; folders that cannot be listed are added to `unlisted`."""
+    """Yield all entries below `folder`, none if it does not exist; add folders that cannot be listed to `unlisted`."""
 
     def list_folder(path: str) -> list[os.DirEntry[str]]:
         try:
@@ -270,19 +277,19 @@ def _below(folder: Path, unlisted: list[Finding]) -> Iterator[os.DirEntry[str]]:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    """The folders in `folder`, by name; none where it is none, or cannot be listed, which `size_of` finds."""
+    """Return the folders in `folder`, by name; none if it does not exist or cannot be listed (`size_of` reports it)."""
     try:
         return sorted(path for path in folder.iterdir() if path.is_dir() and not is_skipped(path.name))
     except OSError:
         return []
 
 
-def summary(feature_dir: str | Path, stored: list[Stored]) -> list[Finding]:
-    """How many datasets have features of each encoder, and how large they are."""
+def summarize(feature_dir: str | Path, reports: list[FeatureReport]) -> list[Finding]:
+    """Return the datasets with features of each encoder, and the size of these."""
     by_encoder: dict[str, list[str]] = {}
-    for own in stored:
-        by_encoder.setdefault(own.encoder, []).append(own.dataset)
+    for report in reports:
+        by_encoder.setdefault(report.encoder, []).append(report.dataset)
     return [
-        Finding(OK, f"{encoder}: {', '.join(names)}; {files.shown(size_of(Path(feature_dir) / encoder)[0])}")
+        Finding(OK, f"{encoder}: {', '.join(names)}; {files.format_bytes(size_of(Path(feature_dir) / encoder)[0])}")
         for encoder, names in by_encoder.items()
     ]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engine.clip import archives, pickles
 from engine.clip.pickles import Inert
-from engine.datasets.checks import first
+from engine.datasets.checks import list_preview
 from engine.errors import UserError
 
 FORMATS = (
@@ -110,10 +110,10 @@ def _select(content: Any, path: str) -> dict[str, Inert]:
         raise UserError(f"{path} holds one {what}, not tensors by name. {FORMATS}")
     named = {key[:100] if isinstance(key, str) else type(key).__name__: value for key, value in content.items()}
     if not any(map(pickles.is_tensor, named.values())):
-        held = first(map(repr, named), len(named)) or "nothing"
+        held = list_preview(map(repr, named), len(named)) or "nothing"
         raise UserError(f"{path} has no weights, but {held}; a checkpoint has them as {' or '.join(WRAPPERS)}")
     if others := [name for name, value in named.items() if not pickles.is_tensor(value)]:
-        raise UserError(f"{path}: {first(others, len(others))} among its weights: no plain tensors")
+        raise UserError(f"{path}: {list_preview(others)} among its weights: no plain tensors")
     return content
 
 

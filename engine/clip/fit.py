@@ -14,7 +14,7 @@ from open_clip.model import convert_to_custom_text_state_dict
 from torch import Tensor, nn
 
 from engine.clip import checkpoints
-from engine.datasets.checks import counted, first
+from engine.datasets.checks import list_preview, pluralize
 from engine.errors import UserError
 
 LEFTOVERS = ("input_resolution", "context_length", "vocab_size", "text.transformer.embeddings.position_ids")
@@ -41,7 +41,7 @@ def build(architecture: str, config: dict, path: str) -> nn.Module:
     broken = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]
     if broken:
         raise UserError(
-            f"{path}: NaN or infinite numbers in {counted(len(broken), 'tensor')}: {first(broken, len(broken))}."
+            f"{path}: NaN or infinite numbers in {pluralize(len(broken), 'tensor')}: {list_preview(broken)}."
             " Get the file again; if it was trained here, take an earlier checkpoint"
         )
     return model
@@ -103,7 +103,7 @@ def _misfits(state: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
         if name in state and own[name].is_floating_point() and not state[name].is_floating_point()
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "other shapes": others, "no floating point": whole}
-    return [f"{kind}: {first(names, len(names))}" for kind, names in kinds.items() if names]
+    return [f"{kind}: {list_preview(names)}" for kind, names in kinds.items() if names]
 
 
 def _shown(tensor: Tensor) -> str:

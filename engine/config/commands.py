@@ -13,15 +13,15 @@ from engine import datasets, templates
 from engine.clip import names
 from engine.config import default
 from engine.config.arguments import DOMAIN_SHIFT, FEATURES, TRAIN, declared
-from engine.datasets.checks import counted
-from engine.datasets.few_shot import order
+from engine.datasets.checks import pluralize
+from engine.datasets.few_shot import shots_sort_key
 from engine.paper.layout import TABLES
 from engine.results.runs import Cell
 
 if TYPE_CHECKING:
     from engine.paper.compare import Comparison  # which imports pandas
 
-_TYPED = {"dataset": datasets.given, "text_augmentation": templates.given}
+_TYPED = {"dataset": datasets.cli_name, "text_augmentation": templates.cli_name}
 """What to type for values of arguments whose types give paths a name, by where argparse keeps them."""
 
 
@@ -60,7 +60,7 @@ def training(
 
 def missing_runs(args: argparse.Namespace, missing: list[Cell], without: str, script: str = "train.py") -> str:
     """What cells are `without`, and the commands that make it, for all of the encoders that were asked for."""
-    lines = [f"{counted(len(missing), 'cell')} without {without}:"]
+    lines = [f"{pluralize(len(missing), 'cell')} without {without}:"]
     lines += [f"  {cell}" for cell in missing[:20]] + ["  ..."] * (len(missing) > 20)
     encoders = {name: names.folder(name, args.clip_weights) for name in args.clip_encoder}
     commands = training(args, missing, encoders, script)
@@ -95,7 +95,7 @@ def _commands(
         sharing: dict[tuple[tuple[int, ...], ...], list[str]] = {}
         for dataset, own in by_dataset.items():
             shots, seeds = ({getattr(cell, name) for cell in own} for name in ("shots", "seed"))
-            sharing.setdefault((tuple(sorted(shots, key=order)), tuple(sorted(seeds))), []).append(dataset)
+            sharing.setdefault((tuple(sorted(shots, key=shots_sort_key)), tuple(sorted(seeds))), []).append(dataset)
         for (shots, seeds), together in sharing.items():
             if shifted:
                 together += [variant for dataset in together for variant in datasets.variants(dataset)]
@@ -137,7 +137,7 @@ def filling(made: Comparison, args: argparse.Namespace) -> list[str]:
             command("imagenet_esc.py", ["demo", "max_iter", "esc_result_dir"], args, demo=demo),
         ]
     shift = kind == "shift"
-    cells = counted(len(missing), "cell")
+    cells = pluralize(len(missing), "cell")
     first = (
         f"{cells} (a dataset, shots and seed of a method) without a complete, tested grid; these commands fill them:"
     )

@@ -52,7 +52,7 @@ def run(
     """
     terminal.prepare()
     try:
-        sys.exit(terminal.flushed(main) or 0)
+        sys.exit(terminal.run_and_flush(main) or 0)
     except MissingSplits as error:  # whatever the script, its command line says where they belong
         sys.exit(f"error: {error}:\n  {command('few_shot_split.py', SPLITS, _Parser.arguments, **error.wanted)}")
     except UserError as error:

@@ -114,7 +114,7 @@ def dataset(text: str) -> str:
     if text in datasets.names():
         return text
     if os.sep in text or text.lower().endswith(".csv") or os.path.isdir(text):
-        return datasets.own(text)
+        return datasets.add_custom(text)
     raise argparse.ArgumentTypeError(
         f"no dataset is called '{text}'; there are: {', '.join(datasets.names())}; or the path of a folder or CSV of"
         " images of your own"
@@ -126,7 +126,7 @@ def templates(text: str) -> str:
     if text in prompts.AUGMENTATIONS:
         return text
     if os.sep in text or text.lower().endswith(".txt") or os.path.isfile(text):
-        return prompts.own(text)
+        return prompts.add_custom(text)
     raise argparse.ArgumentTypeError(
         f"'{text}' is none of {', '.join(prompts.AUGMENTATIONS)}, and no file of templates"
     )

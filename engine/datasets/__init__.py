@@ -1,23 +1,23 @@
-"""Datasets as fixed lists of images: what is installed under DATA_DIR, read and checked (PROTOCOL sections 1 and 2).
+"""Datasets as fixed lists of images: read from DATA_DIR and checked (PROTOCOL sections 1 and 2).
 
-    benchmark = datasets.load("dtd", Path("data"))
-    benchmark.train[0]  # Item(impath="banded/banded_0133.jpg", label=0, classname="banded")
+    dataset = datasets.load("dtd", Path("data"))
+    dataset.train[0]  # Item(impath="banded/banded_0133.jpg", label=0, classname="banded")
 
-`registry` has the table of datasets, `readers` their three formats, `custom` reads images at a path, `few_shot` has the
-few-shot splits.
+`registry` has the table of datasets, `readers` reads their three formats, `custom` reads the images at a path, and
+`few_shot` draws and reads few-shot splits.
 """
 
-from engine.datasets.benchmark import Benchmark, Item
+from engine.datasets.image_dataset import ImageDataset, Item
 from engine.datasets.registry import (
     SOURCES,
     TARGETS,
+    add_custom,
+    cli_name,
     forget,
-    given,
     has_all_classes,
-    is_own,
+    is_custom,
     load,
     names,
-    own,
     parent,
     variants,
 )
@@ -25,15 +25,15 @@ from engine.datasets.registry import (
 __all__ = [
     "SOURCES",
     "TARGETS",
-    "Benchmark",
+    "ImageDataset",
     "Item",
+    "add_custom",
+    "cli_name",
     "forget",
-    "given",
     "has_all_classes",
-    "is_own",
+    "is_custom",
     "load",
     "names",
-    "own",
     "parent",
     "variants",
 ]

@@ -1,4 +1,4 @@
-"""What must hold of a dataset before anything is computed from it: one UserError that names the first offenders."""
+"""Checks of a dataset before anything is computed from it. Each raises one UserError that names the first offenders."""
 
 from __future__ import annotations
 
@@ -14,54 +14,58 @@ SHOWN = 5
 """How many offenders an error lists."""
 
 
-def first(offenders: Iterable[Any], count: int) -> str:
-    """The first few of `count` offenders, as an error lists them: `a, b, c, d, e and 12 more`."""
-    shown = ", ".join(str(offender) for offender in islice(offenders, SHOWN))
-    return shown if count <= SHOWN else f"{shown} and {count - SHOWN} more"
+def list_preview(items: Iterable[Any], count: int | None = None) -> str:
+    """Return the first few items for an error message: `a, b, c, d, e and 12 more`.
+
+    `count` is the number of items; it is needed only for an iterable without a length.
+    """
+    count = len(items) if count is None else count
+    preview = ", ".join(str(item) for item in islice(items, SHOWN))
+    return preview if count <= SHOWN else f"{preview} and {count - SHOWN} more"
 
 
-def counted(number: int, thing: str) -> str:
-    """How many there are of a thing: `1 cell`, `1,200 cells`."""
-    return f"{number:,} {thing}" + "s" * (number != 1)
+def pluralize(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 cell`, `1,200 cells`."""
+    return f"{number:,} {noun}" + "s" * (number != 1)
 
 
 class NotInstalled(UserError):
-    """A dataset, or a part of it, is not where it was looked for."""
+    """A dataset, or one of its files, is missing."""
 
 
 def require(path: Path, kind: str, name: str) -> Path:
-    """Return `path`, or raise NotInstalled: this `kind` ("split file", ...) of dataset `name` is not there."""
+    """Return `path`, or raise NotInstalled if this `kind` ("split file", ...) of dataset `name` does not exist."""
     if not path.exists():
         raise NotInstalled(
-            f"{name}: its {kind} was looked for at {path}, and is not there."
-            f' DATASETS.md, section "{name}", says where to get it (another folder of datasets: --data_dir)'
+            f"{name}: its {kind} {path} does not exist. To get it, see DATASETS.md, section"
+            f' "{name}"; to use another folder of datasets, pass --data_dir'
         )
     return path
 
 
 def check_labels(labels: Collection[int], count: int, source: Path) -> None:
-    """Raise UserError unless `labels`, which are distinct, from 0 and below `count`, are all of 0 ... count - 1."""
+    """Raise UserError unless the distinct `labels`, from 0 to below `count`, include all of 0 ... count - 1."""
     absent = count - len(labels)
     if absent:
         gaps = (label for label in range(count) if label not in labels)
-        raise UserError(f"{source}: labels go up to {count - 1}, but no image has label {first(gaps, absent)}")
+        raise UserError(f"{source}: labels go up to {count - 1}, but no image has label {list_preview(gaps, absent)}")
 
 
 def check_images(impaths: Iterable[str], image_dir: Path, name: str) -> None:
-    """Raise UserError when files among `impaths` (relative to `image_dir`) do not exist."""
+    """Raise UserError if files among `impaths` (relative to `image_dir`) do not exist."""
     if missing := missing_images(impaths, image_dir):
         images = "1 image of its list is" if len(missing) == 1 else f"{len(missing)} images of its lists are"
         raise UserError(
-            f"{name}: {images} not in {image_dir}: {first(missing, len(missing))}."
-            f' DATASETS.md, section "{name}", has the folder tree'
+            f"{name}: {images} not in {image_dir}: {list_preview(missing)}."
+            f' For the folder tree, see DATASETS.md, section "{name}"'
         )
 
 
 def missing_images(impaths: Iterable[str], image_dir: Path) -> list[str]:
-    """Those of `impaths` (relative to `image_dir`) that do not exist.
+    """Return the `impaths` (relative to `image_dir`) that do not exist.
 
-    Every parent folder is listed once, since asking for each of ImageNet's 1.3 million files by name takes minutes on
-    a network disk.
+    Every parent folder is listed once: on a network disk, a lookup for each of ImageNet's 1.3 million files takes
+    minutes.
     """
     present: dict[str, set[str]] = {}
     missing = []
@@ -75,7 +79,7 @@ def missing_images(impaths: Iterable[str], image_dir: Path) -> list[str]:
 
 
 def listing(folder: Path) -> set[str]:
-    """The names of what lies in `folder`; none when there is no such folder."""
+    """Return the names of the entries of `folder`; an empty set if it does not exist."""
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries}

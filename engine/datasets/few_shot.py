@@ -1,11 +1,11 @@
-"""Few-shot splits: which images of `train` and of `val` a run may see (PROTOCOL section 1, CoOp's protocol).
+"""Few-shot splits: the images of `train` and of `val` that a run may see (PROTOCOL section 1, CoOp's protocol).
 
-A split is a list of positions. For the eleven published datasets they follow from the number of images per class
-alone (`indices/class_counts.json`), so no image is needed to make them. Another folder of splits may have counts of
-its own.
+A few-shot split is a list of positions per split. For the eleven published datasets they follow from the number of
+images per class alone (`indices/class_counts.json`), so they can be drawn without images. Another folder of few-shot
+splits may have its own counts.
 
-In a custom dataset images come and go. The file of a split then has a key of each image in place of its position, the
-content digest and the path, and keeps its other images when some of them are gone (`update_splits`).
+In a custom dataset images come and go. The file of a few-shot split then has a key for each image, content digest and
+path, in place of its position. When images disappear, it keeps the others (`update_splits`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.datasets import checks, registry
-from engine.datasets.benchmark import Benchmark
 from engine.datasets.custom.keys import content_of, find_positions, is_tracked
+from engine.datasets.image_dataset import ImageDataset
 from engine.errors import UserError
 from engine.files import parse_json, read_bytes, read_json, write_text
 
@@ -31,57 +31,61 @@ MAX_VAL_SHOT = 4
 """Validation images per class: min(shots, 4) (PROTOCOL section 1)."""
 
 ALL = "all"
-"""In place of a number of shots: every training image and every validation image, whatever the largest number is."""
+"""In place of a number of shots: every training image and every validation image."""
 
 Shots = int | str
 """A number of images per class, or `ALL`."""
 
 
-def read_shots(text: str) -> Shots:
-    """The shots that `text` names, in a path or a table. Raises ValueError for what is neither `all` nor a number."""
+def parse_shots(text: str) -> Shots:
+    """Return the shots that `text`, from a path or a table, names. Raises ValueError unless it is `all` or a number."""
     return ALL if text == ALL else int(text)
 
 
-def order(shots: Shots) -> tuple[bool, Shots]:
-    """What shots are sorted by: numbers, then `ALL`."""
+def shots_sort_key(shots: Shots) -> tuple[bool, Shots]:
+    """Return the sort key of shots: numbers, then `ALL`."""
     return shots == ALL, shots
 
 
-def at_most(shots: Shots, count: int) -> int:
-    """How many of `count` images `shots` are."""
+def limit_shots(shots: Shots, count: int) -> int:
+    """Return the number of images drawn from a class of `count` images."""
     return count if shots == ALL else min(shots, count)
 
 
 def val_shots(shots: Shots, max_val_shot: int) -> Shots:
-    """Validation images per class."""
+    """Return the number of validation images per class."""
     return ALL if shots == ALL else min(shots, max_val_shot)
 
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "indices"
-"""The splits that come with the project, their digests and the class counts they were made from."""
+"""The few-shot splits that come with the project, their digests and the class counts they were drawn from."""
 
 Classes = list[Sequence[int]]
-"""The positions of each class's images, class after class in the order in which their labels first appear."""
+"""The positions of each class's images; classes in the order in which their labels first appear."""
 
 
 class MissingSplits(UserError):
-    """Splits that were asked for are not there. Who knows the command line adds the command that makes them.
+    """Requested few-shot splits are missing. The caller adds the command that creates them.
 
-    `wanted` are the arguments of few_shot_split.py that say which: splits of these shots and seeds, or more of theirs.
+    `wanted` holds the arguments of few_shot_split.py, with all combinations of the missing shots and seeds.
     """
 
     def __init__(self, message: str, dataset: str, pairs: Sequence[tuple[Shots, int]]):
         super().__init__(message)
         shots, seeds = zip(*pairs, strict=True)
-        self.wanted = {"dataset": [dataset], "train_shot": sorted(set(shots), key=order), "seed": sorted(set(seeds))}
+        self.wanted = {
+            "dataset": [dataset],
+            "train_shot": sorted(set(shots), key=shots_sort_key),
+            "seed": sorted(set(seeds)),
+        }
 
 
 @dataclass(frozen=True)
 class FewShotSplit:
-    """Positions in `train` and in `val` of `dataset`, in the order drawn; both were made for these arguments.
+    """Positions in `train` and in `val` of `dataset`, in the order drawn, for these shots and this seed.
 
-    `counts` are the images per class of the dataset that it was read for, where these are known (`class_counts`).
-    `keys` are those of the images by part, in a custom dataset.
+    `counts` are the images per class of the dataset, if they are published (`class_counts`). `keys` are the keys of the
+    images by split, in a custom dataset.
     """
 
     dataset: str
@@ -95,22 +99,22 @@ class FewShotSplit:
 
     @property
     def text(self) -> str:
-        """The split as it stands in its file: compact JSON, without a newline."""
+        """Return the content of its file: compact JSON, without a newline."""
         return json.dumps(self.keys or {"train": self.train, "val": self.val}, separators=(",", ":"))
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the file, as in `indices/sha256.csv`; of the content digests alone in a custom dataset."""
+        """Return the SHA-256 of the file, as in `indices/sha256.csv`; with keys, of the content digests alone."""
         return _digest(self.text, self.keys)
 
     @property
     def name(self) -> str:
-        """What its file is called, without the ending."""
+        """Return the name of its file, without the ending."""
         return split_name(self.shots, self.seed, self.max_val_shot)
 
     @property
     def val_shots(self) -> Shots:
-        """Validation images per class."""
+        """Return the number of validation images per class."""
         return val_shots(self.shots, self.max_val_shot)
 
 
@@ -124,7 +128,7 @@ def sample(
     seed: int,
     max_val_shot: int = MAX_VAL_SHOT,
 ) -> tuple[list[int], list[int]]:
-    """Draw positions in `train` and in `val` from the labels of these lists.
+    """Draw positions in `train` and in `val` from the labels of these splits.
 
     Raises UserError unless shots and max_val_shot are at least 1 and the seed is at least 0.
     """
@@ -134,17 +138,17 @@ def sample(
 def draw(
     train: Classes, val: Classes, shots: Shots, seed: int, max_val_shot: int = MAX_VAL_SHOT
 ) -> tuple[list[int], list[int]]:
-    """`sample`, for positions that are grouped by class already: one generator, for `train` first."""
+    """Draw as `sample` does, from positions already grouped by class. One generator serves `train`, then `val`."""
     if shots != ALL and min(shots, max_val_shot) < 1:
-        raise UserError(f"a split needs at least 1 image per class, not {min(shots, max_val_shot)}")
-    if seed < 0:  # random.Random(-1) is random.Random(1): two names for one split
-        raise UserError(f"the seed of a split is 0 or more, not {seed}")
+        raise UserError(f"a few-shot split needs at least 1 image per class, not {min(shots, max_val_shot)}")
+    if seed < 0:  # random.Random(-1) equals random.Random(1): two names for one few-shot split
+        raise UserError(f"the seed of a few-shot split must be 0 or more, not {seed}")
     rng = random.Random(seed)
-    return _draw_part(rng, train, shots), _draw_part(rng, val, val_shots(shots, max_val_shot))
+    return _draw_classes(rng, train, shots), _draw_classes(rng, val, val_shots(shots, max_val_shot))
 
 
-def _draw_part(rng: random.Random, classes: Classes, shots: Shots) -> list[int]:
-    """`shots` positions of each class, or all of them in order when it has fewer."""
+def _draw_classes(rng: random.Random, classes: Classes, shots: Shots) -> list[int]:
+    """Draw `shots` positions of each class, or take all of them in order if it has fewer."""
     drawn = []
     for positions in classes:
         count = len(positions)
@@ -154,29 +158,31 @@ def _draw_part(rng: random.Random, classes: Classes, shots: Shots) -> list[int]:
 
 
 def group(labels: Iterable[int]) -> Classes:
-    """The positions of each label, labels in the order of their first appearance."""
+    """Return the positions of each label; labels in the order of their first appearance."""
     positions: dict[int, list[int]] = {}
     for position, label in enumerate(labels):
         positions.setdefault(label, []).append(position)
     return list(positions.values())
 
 
-def classes(dataset: str, data_dir: Path | str, indices_dir: Path | str = PUBLISHED) -> tuple[Classes, Classes]:
-    """What a dataset's splits are drawn from: `train` and `val` by class.
+def positions_by_class(
+    dataset: str, data_dir: Path | str, indices_dir: Path | str = PUBLISHED
+) -> tuple[Classes, Classes]:
+    """Return the positions, by class, in `train` and in `val` of a dataset.
 
-    A published dataset need not be installed, as the class counts of `indices_dir` are enough; any other is read from
-    `data_dir`. Raises UserError when it is not there or has only a test set.
+    A published dataset need not be installed: the class counts of `indices_dir` are enough. Any other is read from
+    `data_dir`. Raises UserError if it is missing or has only a test set.
     """
     if counts := class_counts(indices_dir).get(dataset):
         return _blocks(counts["train"]), _blocks(counts["val"])
     if (parent := registry.parent(dataset)) is not None:
         raise UserError(f"{dataset} has only a test set: models for it are trained on {parent}")
-    benchmark = registry.load(dataset, data_dir, check_images=False)
-    return group(benchmark.labels("train")), group(benchmark.labels("val"))
+    loaded = registry.load(dataset, data_dir, check_images=False)
+    return group(loaded.labels("train")), group(loaded.labels("val"))
 
 
 def _blocks(counts: list[int]) -> Classes:
-    """The positions of classes that are contiguous blocks of these sizes."""
+    """Return the positions of classes that are contiguous blocks of these sizes."""
     blocks: Classes = []
     start = 0
     for count in counts:
@@ -187,28 +193,27 @@ def _blocks(counts: list[int]) -> Classes:
 
 @functools.cache
 def class_counts(indices_dir: Path | str = PUBLISHED) -> dict[str, Any]:
-    """The published datasets: `labels` in block order, `train` and `val` images per class, `test` in total.
+    """Return image counts by published dataset: `labels` in block order, `train` and `val` per class, `test` in total.
 
-    A folder of splits of other installations has a class_counts.json of its own, which then counts. Raises UserError
-    when that is damaged.
+    A class_counts.json in `indices_dir` takes precedence over the project's. Raises UserError if the file is damaged.
     """
-    own = Path(indices_dir) / "class_counts.json"
-    path = own if own.exists() else PUBLISHED / "class_counts.json"
+    local = Path(indices_dir) / "class_counts.json"
+    path = local if local.exists() else PUBLISHED / "class_counts.json"
     counts = read_json(path)
     if not isinstance(counts, dict) or not all(map(_are_counts, counts.values())):
         raise UserError(
-            f"{path}: not class counts, an object of datasets, each with lists of numbers `labels`, `train` and `val`,"
-            " one of each for a class, and the number `test`"
+            f"{path}: not class counts, which are an object of datasets, each with the lists `labels`, `train` and"
+            " `val`, of one number per class, and the number `test`"
         )
     return counts
 
 
-def _are_counts(of: Any) -> bool:
-    """Whether `of` is what class_counts.json holds of a dataset."""
-    lists = [of.get(name) for name in ("labels", "train", "val")] if isinstance(of, dict) else []
-    if not lists or not all(isinstance(own, list) for own in lists):
+def _are_counts(entry: Any) -> bool:
+    """Return whether `entry` is a valid entry of class_counts.json."""
+    lists = [entry.get(name) for name in ("labels", "train", "val")] if isinstance(entry, dict) else []
+    if not lists or not all(isinstance(numbers, list) for numbers in lists):
         return False
-    numbers = [of.get("test"), *chain.from_iterable(lists)]
+    numbers = [entry.get("test"), *chain.from_iterable(lists)]
     return len(set(map(len, lists))) == 1 and all(type(number) is int and number >= 0 for number in numbers)
 
 
@@ -216,30 +221,30 @@ def _are_counts(of: Any) -> bool:
 
 
 def split_name(shots: Shots, seed: int, max_val_shot: int = MAX_VAL_SHOT) -> str:
-    """The name of a split among those of its dataset: `shot_<s>-seed_<k>`, with `-val_<m>` for other than 4."""
+    """Return the name of a few-shot split: `shot_<s>-seed_<k>`, with `-val_<m>` unless max_val_shot is 4."""
     return f"shot_{shots}-seed_{seed}" + ("" if max_val_shot == MAX_VAL_SHOT else f"-val_{max_val_shot}")
 
 
 def split_path(
     indices_dir: Path | str, dataset: str, shots: Shots, seed: int, max_val_shot: int = MAX_VAL_SHOT
 ) -> Path:
-    """The file of a split: `<indices_dir>/<dataset>/<its name>.json`."""
+    """Return the file of a few-shot split: `<indices_dir>/<dataset>/<its name>.json`."""
     return Path(indices_dir) / dataset / f"{split_name(shots, seed, max_val_shot)}.json"
 
 
-def save(split: FewShotSplit, indices_dir: Path | str) -> bool:
-    """Write a split to its file; False when that file holds this very split already.
+def save(few_shot: FewShotSplit, indices_dir: Path | str) -> bool:
+    """Write a few-shot split to its file; return False if the file already has it.
 
-    Raises UserError when it holds another one: results on disk were made with it, so it is never replaced.
+    Raises UserError if the file has another few-shot split. It is never replaced: results may depend on it.
     """
-    path = split_path(indices_dir, split.dataset, split.shots, split.seed, split.max_val_shot)
+    path = split_path(indices_dir, few_shot.dataset, few_shot.shots, few_shot.seed, few_shot.max_val_shot)
     if not path.exists():
-        write_text(path, split.text)
+        write_text(path, few_shot.text)
         return True
-    if path.read_bytes().strip() != split.text.encode():
+    if path.read_bytes().strip() != few_shot.text.encode():
         raise UserError(
-            f"{path} holds another split than {split.dataset} gives today, and stays as it is: runs may have been made"
-            f" with it. If it can go, delete it and run this again"
+            f"{path} differs from the few-shot split drawn from {few_shot.dataset} now. It is kept, because runs may"
+            " have used it. To replace it, delete it and run this command again"
         )
     return False
 
@@ -252,18 +257,18 @@ def load_splits(
     max_val_shot: int = MAX_VAL_SHOT,
     keys: Mapping[str, Sequence[str]] | None = None,
 ) -> list[FewShotSplit]:
-    """Read the splits of all combinations of shots and seeds, shots first.
+    """Read the few-shot splits of all combinations of shots and seeds, shots first.
 
-    `keys` are those of a custom dataset's images by part, among which the images of its splits are looked for.
-    Raises MissingSplits, which tells of all of them, when files are missing, and for a file that is malformed.
+    `keys` are the keys of a custom dataset's images by split, in which the images of its few-shot splits are found.
+    Raises MissingSplits, which lists all of them, if files are missing or one is malformed.
     """
-    asked = [(shot, seed) for shot in dict.fromkeys(shots) for seed in dict.fromkeys(seeds)]
-    paths = {pair: split_path(indices_dir, dataset, *pair, max_val_shot) for pair in asked}
+    requested = [(shot, seed) for shot in dict.fromkeys(shots) for seed in dict.fromkeys(seeds)]
+    paths = {pair: split_path(indices_dir, dataset, *pair, max_val_shot) for pair in requested}
     missing = [pair for pair, path in paths.items() if not path.exists()]
     if missing:
-        are_missing = "is missing; few_shot_split.py makes it"
+        are_missing = "is missing; few_shot_split.py creates it"
         if len(missing) > 1:
-            are_missing = f"and {len(missing) - 1} more are missing; few_shot_split.py makes them"
+            are_missing = f"and {len(missing) - 1} more are missing; few_shot_split.py creates them"
         raise MissingSplits(f"{paths[missing[0]]} {are_missing}", dataset, missing)
     return [_read_split(path, dataset, *pair, max_val_shot, keys) for pair, path in paths.items()]
 
@@ -276,9 +281,8 @@ def load_split(
     max_val_shot: int = MAX_VAL_SHOT,
     keys: Mapping[str, Sequence[str]] | None = None,
 ) -> FewShotSplit:
-    """Read a split. Raises MissingSplits when its file is missing or malformed."""
-    (split,) = load_splits(indices_dir, dataset, [shots], [seed], max_val_shot, keys)
-    return split
+    """Read a few-shot split. Raises MissingSplits if its file is missing or malformed."""
+    return load_splits(indices_dir, dataset, [shots], [seed], max_val_shot, keys)[0]
 
 
 def _read_split(
@@ -292,8 +296,8 @@ def _read_split(
     content = read_lists(path)
     if content is None or (keys is None and is_tracked(content)):
         raise MissingSplits(
-            f'{path} is damaged: it should hold {{"train": [positions], "val": [positions]}}, both not empty.'
-            " Delete it; few_shot_split.py makes it anew",
+            f'{path} is damaged: it must have {{"train": [positions], "val": [positions]}}, both not empty.'
+            " Delete it; few_shot_split.py creates it again",
             dataset,
             [(shots, seed)],
         )
@@ -301,31 +305,31 @@ def _read_split(
     about = {"max_val_shot": max_val_shot, "counts": counts}
     if keys is None:
         return FewShotSplit(dataset, shots, seed, content["train"], content["val"], **about)
-    found = {part: find_positions(content[part], keys[part]) for part in ("train", "val")}
+    found = {split: find_positions(content[split], keys[split]) for split in ("train", "val")}
     if any(None in positions for positions in found.values()):
         raise UserError(
-            f"{path} has images that {dataset} does not have now. Run features.py (or few_shot_split.py) on it, which"
-            " puts others in their place"
+            f"{path} has images that {dataset} no longer has. To replace them, run features.py (or few_shot_split.py)"
+            " on this dataset"
         )
     return FewShotSplit(dataset, shots, seed, **found, keys=content, **about)
 
 
 def _digest(text: str, keys: dict[str, list[str]] | None) -> str:
     if keys is not None:
-        contents = {part: [content_of(key) for key in own] for part, own in keys.items()}
+        contents = {split: [content_of(key) for key in split_keys] for split, split_keys in keys.items()}
         text = json.dumps(contents, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """Return the digest of the split in a file, as runs and `indices/sha256.csv` state it. Raises CannotOpen."""
+    """Return the digest of a file of a few-shot split, as in runs and `indices/sha256.csv`. Raises CannotOpen."""
     content = read_lists(path)
     keys = content if content is not None and is_tracked(content) else None
     return _digest(read_bytes(path).strip().decode(errors="replace"), keys)
 
 
 def read_lists(path: Path) -> dict[str, list[int] | list[str]] | None:
-    """Return the positions or image keys of a split by part, None for a damaged file. Raises CannotOpen."""
+    """Return the positions or image keys in a file by split, None for a damaged file. Raises CannotOpen."""
     content = read_bytes(path)
     try:
         content = parse_json(content)
@@ -335,98 +339,95 @@ def read_lists(path: Path) -> dict[str, list[int] | list[str]] | None:
 
 
 def _is_split(content: Any) -> bool:
-    """Whether `content` is an object of two lists, not empty, of distinct positions or of keys of images."""
+    """Return whether `content` is an object of two non-empty lists of distinct positions, or of distinct image keys."""
     if not isinstance(content, dict) or set(content) != {"train", "val"}:
         return False
-    if not all(isinstance(own, list) and own for own in content.values()):
+    lists = list(content.values())
+    if not all(isinstance(entries, list) and entries for entries in lists):
         return False
-    named = [one for own in content.values() for one in own]
-    are_positions = all(type(position) is int and position >= 0 for position in named)
-    are_keys = all(isinstance(key, str) for key in named)
-    return (are_positions or are_keys) and all(len(set(own)) == len(own) for own in content.values())
+    are_positions = all(type(position) is int and position >= 0 for position in chain(*lists))
+    are_keys = all(isinstance(key, str) for key in chain(*lists))
+    return (are_positions or are_keys) and all(len(set(entries)) == len(entries) for entries in lists)
 
 
 # --- against the installed dataset -----------------------------------------------------------------------------------
 
 
-def checked_splits(
-    benchmark: Benchmark,
+def load_checked_splits(
+    dataset: ImageDataset,
     indices_dir: Path | str,
     shots: list[Shots],
     seeds: list[int],
     max_val_shot: int = MAX_VAL_SHOT,
 ) -> list[FewShotSplit]:
-    """The splits of an installed dataset, which they must fit; none of one that has only a test set.
+    """Read the few-shot splits of an installed dataset and check that they fit; return none for a test-only dataset.
 
     Raises MissingSplits as `load_splits` does, UserError as `check` does.
     """
-    if not benchmark.train:
+    if not dataset.train:
         return []
-    keys = {part: benchmark.keys(part) for part in ("train", "val")} if benchmark.files else None
-    splits = load_splits(indices_dir, benchmark.name, shots, seeds, max_val_shot, keys)
-    for split in splits:
-        check(split, benchmark)
-    return splits
+    keys = {split: dataset.keys(split) for split in ("train", "val")} if dataset.files else None
+    few_shots = load_splits(indices_dir, dataset.name, shots, seeds, max_val_shot, keys)
+    for few_shot in few_shots:
+        check(few_shot, dataset)
+    return few_shots
 
 
-def check(split: FewShotSplit, benchmark: Benchmark) -> None:
-    """Raise UserError when the installed dataset is not the one that `split` was made for.
+def check(few_shot: FewShotSplit, dataset: ImageDataset) -> None:
+    """Raise UserError unless the installed dataset is the one that `few_shot` was drawn for.
 
-    Each class must have its number of shots (or all its images), and a published dataset the published images per
+    Each class must have its number of shots (or all its images). A published dataset must have the published images per
     class in the published order.
     """
-    problem = counts_problem(split.counts, benchmark) if split.counts else None
-    problem = problem or _parts_problem(split, {part: benchmark.labels(part) for part in ("train", "val")})
+    problem = counts_problem(few_shot.counts, dataset) if few_shot.counts else None
+    problem = problem or _find_problem(few_shot, {split: dataset.labels(split) for split in ("train", "val")})
     if problem:
-        remedy = f". Splits of older lists of yours go with the folder {split.dataset} of --indices_dir"
+        remedy = f". To remove few-shot splits of older lists, delete the folder {few_shot.dataset} in --indices_dir"
         raise UserError(
-            f"{split.dataset}, {split.shots} shots, seed {split.seed}: the installed dataset is not the one that the"
-            f" few-shot split was made for: {problem}{remedy * registry.is_own(split.dataset)}"
+            f"{few_shot.dataset}, {few_shot.shots} shots, seed {few_shot.seed}: the installed dataset is not the one"
+            f" that the few-shot split was drawn for: {problem}{remedy * registry.is_custom(few_shot.dataset)}"
         )
 
 
-def counts_problem(published: dict[str, Any], benchmark: Benchmark) -> str | None:
-    """How the lists differ from the published number of images per class; None when they do not."""
-    for part in ("train", "val", "test"):
-        made_for = published[part] if part == "test" else sum(published[part])
-        if len(benchmark.part(part)) != made_for:
-            return f"{part} has {len(benchmark.part(part))} images, the split was made for {made_for}"
-    for part in ("train", "val"):
-        installed = [(label, len(list(run))) for label, run in groupby(benchmark.labels(part))]
-        for block, made_for in zip(installed, zip(published["labels"], published[part], strict=True), strict=False):
-            if block != made_for:
-                return (
-                    f"{part} has {block[1]} images of class {block[0]} where the split was made for {made_for[1]} of"
-                    f" class {made_for[0]}"
-                )
+def counts_problem(published: dict[str, Any], dataset: ImageDataset) -> str | None:
+    """Return the difference of a dataset from the published numbers of images per class; None without one."""
+    for split in ("train", "val", "test"):
+        expected = published[split] if split == "test" else sum(published[split])
+        if len(dataset.items(split)) != expected:
+            return f"{split} has {len(dataset.items(split))} images, not {expected}"
+    for split in ("train", "val"):
+        installed = [(label, len(list(run))) for label, run in groupby(dataset.labels(split))]
+        for block, expected in zip(installed, zip(published["labels"], published[split], strict=True), strict=False):
+            if block != expected:
+                return f"{split} has {block[1]} images of class {block[0]}, not {expected[1]} of class {expected[0]}"
     return None
 
 
-def check_current(split: FewShotSplit, labels: Mapping[str, Sequence[int]]) -> None:
-    """Raise UserError when a split is not up to date with the `labels` by part of a custom dataset."""
-    if problem := _parts_problem(split, labels):
+def check_current(few_shot: FewShotSplit, labels: Mapping[str, Sequence[int]]) -> None:
+    """Raise UserError if a few-shot split is out of date with the `labels`, by split, of a custom dataset."""
+    if problem := _find_problem(few_shot, labels):
         raise UserError(
-            f"{split.dataset}, {split.shots} shots, seed {split.seed}: images changed since the few-shot split was"
-            f" made: {problem}. Run features.py on it with these shots and seeds, which brings the split up to date"
+            f"{few_shot.dataset}, {few_shot.shots} shots, seed {few_shot.seed}: images changed since the few-shot split"
+            f" was drawn: {problem}. To update it, run features.py on this dataset with these shots and seeds"
         )
 
 
-def _parts_problem(split: FewShotSplit, labels: Mapping[str, Sequence[int]]) -> str | None:
-    """What is wrong with a split of images that have these `labels` by part; None when nothing is."""
-    problem = _part_problem("train", split.train, split.shots, labels["train"])
-    return problem or _part_problem("val", split.val, split.val_shots, labels["val"])
+def _find_problem(few_shot: FewShotSplit, labels: Mapping[str, Sequence[int]]) -> str | None:
+    """Return a description of how a few-shot split misfits the `labels` by split; None if it fits."""
+    problem = _find_problem_in("train", few_shot.train, few_shot.shots, labels["train"])
+    return problem or _find_problem_in("val", few_shot.val, few_shot.val_shots, labels["val"])
 
 
-def _part_problem(part: str, positions: list[int], shots: Shots, labels: Sequence[int]) -> str | None:
-    """What is wrong with the positions drawn from one part; None when nothing is."""
+def _find_problem_in(split: str, positions: list[int], shots: Shots, labels: Sequence[int]) -> str | None:
+    """Return a description of how the positions drawn from one split misfit its labels; None if they fit."""
     beyond = [position for position in positions if position >= len(labels)]
     if beyond:
-        return f"{part} has {len(labels)} images, the split has position {checks.first(beyond, len(beyond))}"
+        return f"{split} has {len(labels)} images, but the few-shot split has position {checks.list_preview(beyond)}"
     drawn = Counter(labels[position] for position in positions)
     for label, count in sorted(Counter(labels).items()):
-        if drawn[label] != at_most(shots, count):
+        if drawn[label] != limit_shots(shots, count):
             return (
-                f"class {label} has {count} images in {part}, of which the split has {drawn[label]} instead of"
-                f" {at_most(shots, count)}"
+                f"class {label} has {count} images in {split}, and the few-shot split has {drawn[label]} of them"
+                f" instead of {limit_shots(shots, count)}"
             )
     return None

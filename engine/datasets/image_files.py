@@ -1,4 +1,4 @@
-"""Image files by their names alone: none is opened. And the names that are skipped wherever images are looked for."""
+"""Find image files by their names alone, without opening them, and skip the names of system files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 
-from engine.datasets.checks import counted, first
+from engine.datasets.checks import list_preview, pluralize
 from engine.errors import UserError
 from engine.files import entries, entries_below, is_folder
 
@@ -18,7 +18,7 @@ ENDINGS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".
 ENDINGS |= {".pgm", ".pbm", ".pnm", ".tga", ".ico"}
 HEIC = {".heic", ".heif", ".hif"}
 """The endings of images that need the package pillow-heif."""
-REMEDY = ". `pip install pillow-heif` lets HEIC be read; or convert such files to JPEG"
+REMEDY = ". To read HEIC files, `pip install pillow-heif`, or convert them to JPEG"
 
 SYSTEM = (
     # file servers and cameras' cards
@@ -34,27 +34,27 @@ SYSTEM = (
     # editors
     r".*~", r"~\$.*", r"#.*#", r".*\.sw[a-p]", r".*\.tmp", r"__pycache__", r"\.ipynb_checkpoints",
 )  # fmt: skip
-"""Names of files and folders that no person made, in small letters, as regular expressions."""
+"""Lower-case names of files and folders that no person made, as regular expressions."""
 
 
 def is_system(name: str) -> bool:
-    """Return whether a file or folder has the name of one that a system, a sync tool or an editor made."""
+    """Return whether a file or folder, by its name, was made by a system, a sync tool or an editor."""
     return bool(_system().fullmatch(name.lower()))
 
 
 @cache
 def _system() -> re.Pattern[str]:
-    """All of SYSTEM, which takes as long to compile as a script to start."""
+    """Return SYSTEM as one pattern; cached and lazy because compiling it takes as long as starting a script."""
     return re.compile("|".join(SYSTEM), re.DOTALL)
 
 
 def is_skipped(name: str) -> bool:
-    """Return whether a file or folder in a folder of images is skipped: it is hidden or a system's."""
+    """Return whether a file or folder in a folder of images is skipped because it is hidden or a system's."""
     return name.startswith(".") or is_system(name)
 
 
 def is_image(name: str) -> bool:
-    """Return whether the name of a file ends as images' do, in small or capital letters."""
+    """Return whether a file name has the ending of an image, in lower or upper case."""
     ending = os.path.splitext(name)[1].lower()
     return ending in ENDINGS or (ending in HEIC and _reads_heic())
 
@@ -65,16 +65,16 @@ def _reads_heic() -> bool:
 
 
 @dataclass
-class PassedOver:
-    """The names in folders of images that are not used: `endings` of files that are no images, and `skipped` names."""
+class SkippedFiles:
+    """Ignored names in folders of images: `endings` of non-image files, and `skipped` hidden or system names."""
 
     endings: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
     def list_folder(self, folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
-        """Return what lies in a folder, sorted by name, but for what is skipped, which is kept in mind.
+        """Return the entries of a folder, sorted by name, and record the skipped ones.
 
-        Raises UserError for a folder that cannot be listed.
+        Raises UserError if the folder cannot be listed.
         """
         kept = []
         for entry in entries(folder):
@@ -85,59 +85,59 @@ class PassedOver:
         return kept
 
     def add(self, name: str) -> None:
-        """Keep a file in mind whose name is not an image's."""
+        """Record a file that is not an image by its name."""
         self.endings.append(os.path.splitext(name)[1] or name)
 
     def notes(self, place: str | os.PathLike[str]) -> list[str]:
-        """Return a line for each kind of names in or below `place` that are passed over."""
+        """Return a note for each kind of ignored names in or below `place`."""
         notes = []
         if self.endings:
-            said = f"{place}: files whose names do not end as images' do are passed over: {_kinds(self.endings)}"
-            notes.append(said + REMEDY * any(ending.lower() in HEIC for ending in self.endings))
+            note = f"{place}: ignored files without an image ending: {_kinds(self.endings)}"
+            notes.append(note + REMEDY * any(ending.lower() in HEIC for ending in self.endings))
         if self.skipped:
-            count = counted(len(self.skipped), "hidden or system name")
+            count = pluralize(len(self.skipped), "hidden or system name")
             notes.append(f"{place}: {count} skipped: {_kinds(self.skipped)}")
         return notes
 
 
 def _kinds(names: list[str]) -> str:
     kinds = sorted(Counter(names).items(), key=lambda kind: (-kind[1], kind[0]))
-    return first((f"{name} ({count})" for name, count in kinds), len(kinds))
+    return list_preview((f"{name} ({count})" for name, count in kinds), len(kinds))
 
 
 def find_images(named: Iterable[str], listed: Iterable[str] = ()) -> tuple[list[str], list[str]]:
-    """Return the files that `named` and `listed` places mean, and notes on what is passed over.
+    """Return the image files at the `named` and `listed` paths, and notes on ignored files.
 
-    In place of a folder come the images in and below it, sorted. Hidden and system files and folders in it are
-    skipped, and so are `listed` names of system files: a list of all files in a folder has them too. Raises UserError
-    for a folder without an image.
+    A folder is replaced by the images in and below it, sorted, without hidden and system files and folders. `listed`
+    names of system files are skipped too: a list of all files in a folder includes them. Raises UserError for a folder
+    without images.
     """
-    found, notes, passed = [], [], PassedOver()
+    found, notes, skipped = [], [], SkippedFiles()
     for place in named:
         found += images_below(place, notes) if os.path.isdir(place) else [place]
     for place in listed:
         if system := [name for name in place.split(os.sep) if is_system(name)]:
-            passed.skipped.append(system[0])
+            skipped.skipped.append(system[0])
         else:
             found += images_below(place, notes) if os.path.isdir(place) else [place]
-    return found, notes + passed.notes("the list")
+    return found, notes + skipped.notes("the list")
 
 
 def images_below(folder: str, notes: list[str]) -> list[str]:
-    """Return the images in and below a folder, sorted, links followed; add to `notes` what is passed over.
+    """Return the images in and below a folder, sorted, links followed; add notes on ignored files to `notes`.
 
-    Raises UserError for a folder without an image.
+    Raises UserError for a folder without images.
     """
-    images, passed = [], PassedOver()
-    for entry in entries_below(folder, passed.list_folder):
+    images, skipped = [], SkippedFiles()
+    for entry in entries_below(folder, skipped.list_folder):
         if is_folder(entry):
             continue
         if is_image(entry.name):
             images.append(entry.path)
         else:
-            passed.add(entry.name)
+            skipped.add(entry.name)
     if not images:
-        said = "".join(f"\n  {note}" for note in passed.notes(folder))
-        raise UserError(f"{folder} has no images: no file in or below it has an ending such as .jpg or .png{said}")
-    notes += passed.notes(folder)
+        ignored = "".join(f"\n  {note}" for note in skipped.notes(folder))
+        raise UserError(f"{folder} has no images: no file in or below it has an ending such as .jpg or .png{ignored}")
+    notes += skipped.notes(folder)
     return sorted(images)

@@ -1,6 +1,6 @@
-"""Which datasets there are. A new one is one entry in `FORMATS`: its folder under DATA_DIR and its way of storing.
+"""The table of datasets. A new one is one entry in `DATASETS`: its folder under DATA_DIR and its format.
 
-Images of one's own need none: `own` makes a dataset of a path, for as long as the process lives.
+Custom images need no entry: `add_custom` registers a path as a dataset for the lifetime of the process.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Protocol
 
 from engine.datasets import checks
-from engine.datasets.benchmark import Benchmark
-from engine.datasets.custom import Own
+from engine.datasets.custom import CustomDataset
+from engine.datasets.image_dataset import ImageDataset
 from engine.datasets.readers import ClassFolders, JsonSplit, VariantLists
 from engine.errors import UserError
 
 
 class Format(Protocol):
-    """A way of storing a dataset, see `readers`."""
+    """A storage format of datasets, see `readers`."""
 
     @property
     def folder(self) -> str:
-        """The dataset's folder under DATA_DIR."""
+        """Return the dataset's folder under DATA_DIR."""
 
-    def read(self, name: str, root: Path, check_images: bool) -> Benchmark:
+    def read(self, name: str, root: Path, check_images: bool) -> ImageDataset:
         """Read the dataset `name` from its folder `root`."""
 
 
@@ -47,7 +47,7 @@ TARGETS = (
 _V2 = "imagenetv2-matched-frequency-format-val"
 
 # The fifteen of PROTOCOL section 2, then the demo, which comes with the project (engine/demo) and has the same shapes.
-FORMATS: dict[str, Format] = {
+DATASETS: dict[str, Format] = {
     "caltech101": JsonSplit("caltech-101", "101_ObjectCategories", "split_zhou_Caltech101.json"),
     "imagenet": JsonSplit("imagenet", "images", "split_ImageNet.json"),
     "dtd": JsonSplit("dtd", "images", "split_zhou_DescribableTextures.json"),
@@ -72,100 +72,100 @@ FORMATS: dict[str, Format] = {
 
 
 def names() -> list[str]:
-    """The names of all datasets."""
-    return list(FORMATS)
+    """Return the names of all datasets."""
+    return list(DATASETS)
 
 
-def own(path: str) -> str:
-    """Take in the images at `path`, a folder or a CSV, as a dataset; gives its name, which is that of folder or file.
+def add_custom(path: str) -> str:
+    """Register the images at `path`, a folder or a CSV, as a dataset; return its name, taken from the folder or file.
 
-    They are not looked for: who works on cached features needs the name alone. Raises UserError where another dataset
-    has the name already.
+    The path need not exist: cached features are found by the name alone. Raises UserError if the path has no usable
+    name or another dataset already has it.
     """
     absolute = os.path.abspath(path)
     stem, ending = os.path.splitext(os.path.basename(absolute))
     name = re.sub(r"[^\w.-]+", "-", stem if ending.lower() == ".csv" else stem + ending).strip(".-")
-    if re.search("[\ud800-\udfff]", stem):  # Python's stand-ins for bytes that are no text
-        raise UserError(f"{path}: its name is no text; rename it, or set PYTHONUTF8=1 where the locale is not UTF-8")
+    if re.search("[\ud800-\udfff]", stem):  # surrogates: Python's stand-ins for undecodable bytes
+        raise UserError(f"{path}: its name is not UTF-8; rename it, or set PYTHONUTF8=1 if the locale is not UTF-8")
     if not name:
-        raise UserError(f"{path} has no name that its features and results could lie under; give a folder that has one")
-    there = FORMATS.setdefault(name, Own(path))
-    if not isinstance(there, Own):
+        raise UserError(f"{path} has no name for its features and results; pass a folder that has a name")
+    there = DATASETS.setdefault(name, CustomDataset(path))
+    if not isinstance(there, CustomDataset):
         raise UserError(
-            f"{path} would be called {name}, as a dataset of the project is; rename it, or take that: --dataset {name}"
+            f"{path}: the name {name} belongs to a dataset of the project; rename the path, or pass --dataset {name}"
         )
     if there.folder != absolute:
-        raise UserError(f"{there.given} and {path} would both be called {name}, in features and results; rename one")
+        raise UserError(f"{there.path} and {path} have the same name, {name}, for features and results; rename one")
     return name
 
 
-def is_own(name: str) -> bool:
-    """Whether the dataset `name` is images of one's own, taken in by `own`."""
-    return isinstance(_format(name), Own)
+def is_custom(name: str) -> bool:
+    """Return whether the dataset `name` is a custom one, registered by `add_custom`."""
+    return isinstance(_format(name), CustomDataset)
 
 
-def given(name: str) -> str:
-    """What to type for the dataset `name`: the path that images of one's own were given by, or the name.
+def cli_name(name: str) -> str:
+    """Return the command-line value for the dataset `name`: the path of a custom dataset, or else the name.
 
-    Results on disk have names of paths that this process was not given: for these it is a place to fill in.
+    Results on disk may have names whose paths this process does not know; for these, return a placeholder.
     """
-    if name not in FORMATS:
+    if name not in DATASETS:
         return name if os.path.isdir(name) else f"PATH-OF-{name}"
-    layout = FORMATS[name]
-    return layout.given if isinstance(layout, Own) else name
+    layout = DATASETS[name]
+    return layout.path if isinstance(layout, CustomDataset) else name
 
 
 def parent(name: str) -> str | None:
-    """The dataset whose shifted variant `name` is (its classes are that dataset's); None for a dataset of its own."""
+    """Return the dataset of which `name` is a shifted variant and whose classes it has; None if it is not a variant."""
     return getattr(_format(name), "parent", None)
 
 
 def variants(name: str) -> list[str]:
-    """The shifted test sets of the dataset `name`: `variants("imagenet")` are ImageNet-V2, -Sketch, -A and -R."""
-    return [variant for variant in FORMATS if parent(variant) == name]
+    """Return the shifted test sets of a dataset: ImageNet-V2, -Sketch, -A and -R for `variants("imagenet")`."""
+    return [variant for variant in DATASETS if parent(variant) == name]
 
 
 def has_all_classes(name: str) -> bool:
-    """Whether the shifted test set `name` has all classes of its parent; ImageNet-A and -R have some of them."""
+    """Return whether the shifted test set `name` has all classes of its parent; ImageNet-A and -R have only some."""
     return getattr(_format(name), "one_in", 1) == 1
 
 
-def load(name: str, data_dir: Path | str, *, check_images: bool = True, write: bool = True) -> Benchmark:
+def load(name: str, data_dir: Path | str, *, check_images: bool = True, write: bool = True) -> ImageDataset:
     """Read the dataset `name` installed under `data_dir`.
 
-    With `check_images=False` the images of a split file are not looked for: enough to train on cached features. With
-    `write=False` nothing is written beside images of one's own.
-    Raises UserError when `name` is unknown, when something is not installed (with the command that draws it, for a
-    demo dataset), or when a list is malformed.
+    With `check_images=False` the images of a split file need not exist: enough to train on cached features. With
+    `write=False` nothing is written beside custom images.
+    Raises UserError if `name` is unknown, if a file is missing (with the command that draws it, for a demo dataset), or
+    if a list is malformed.
     """
     layout = _format(name)
     try:
         root = checks.require(Path(data_dir) / layout.folder, "folder", name)
-        if isinstance(layout, Own):
+        if isinstance(layout, CustomDataset):
             return layout.read(name, root, check_images, write)
         return layout.read(name, root, check_images)
     except checks.NotInstalled as error:
-        if isinstance(layout, Own):
-            raise checks.NotInstalled(f"{layout.given}: there is no such folder, or list of images") from error
+        if isinstance(layout, CustomDataset):
+            raise checks.NotInstalled(f"{layout.path}: no such folder or list of images") from error
         if not name.startswith("demo"):
             raise
         install = shlex.join(["python", "-m", "engine.demo.install", str(data_dir)])
-        raise checks.NotInstalled(f"{error}; this draws it:\n  {install}") from error
+        raise checks.NotInstalled(f"{error}. To draw it, run:\n  {install}") from error
 
 
-def forget(benchmark: Benchmark, impaths: list[str]) -> None:
-    """Let the next reading of a custom dataset look at the content of these images, whatever their size and time."""
-    layout = _format(benchmark.name)
-    if isinstance(layout, Own):
-        layout.forget(benchmark, impaths)
+def forget(dataset: ImageDataset, impaths: list[str]) -> None:
+    """Make the next `load` of a custom dataset read the content of these images, whatever their size and time."""
+    layout = _format(dataset.name)
+    if isinstance(layout, CustomDataset):
+        layout.forget(dataset, impaths)
 
 
 def _format(name: str) -> Format:
-    """The entry of `name`, or a UserError that lists the names."""
-    if name not in FORMATS:
-        raise UserError(f"no dataset is called '{name}'; there are: {', '.join(FORMATS)}")
-    return FORMATS[name]
+    """Return the entry of `name`. Raises UserError, which lists the names, if there is none."""
+    if name not in DATASETS:
+        raise UserError(f"unknown dataset '{name}'; choose from: {', '.join(DATASETS)}")
+    return DATASETS[name]
 
 
-SOURCES = tuple(name for name in FORMATS if variants(name))
+SOURCES = tuple(name for name in DATASETS if variants(name))
 """The datasets that have shifted test sets."""

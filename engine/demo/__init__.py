@@ -1,4 +1,4 @@
-"""The embedded example: a small image world drawn by a program, and tiny CLIP encoders that have learned it.
+"""The embedded example: a small world of generated images, and tiny CLIP encoders trained on it.
 
-`from engine.demo.install import install` puts the datasets on disk; the encoders are engine/demo/models.
+`engine.demo.install.install` writes the datasets to disk; the encoders are in engine/demo/models.
 """

@@ -1,7 +1,7 @@
-"""The demo's ImageNet-ESC: its images under demo-RN, its sounds under demo-audio, and all that comes before training.
+"""The demo's ImageNet-ESC: its images under demo-RN, its sounds under demo-audio, and all steps before training.
 
-Classes are some of the demo's 24, so that 8 640 runs take minutes; the smaller set is a part of the larger one, as 19
-of ImageNet-ESC's classes are of the 27.
+The classes are some of the demo's 24, so that 8 640 runs take minutes. The smaller set is a subset of the larger one,
+like the 19 and 27 classes of ImageNet-ESC.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from engine import datasets, sounds
 from engine.clip.load import load_encoder
 from engine.datasets import esc50, few_shot
-from engine.demo import hearing, install
+from engine.demo import audio_encoder, install
 from engine.demo import sounds as demo_sounds
 from engine.digests import tensors_digest
 from engine.esc.benchmark import Benchmark
@@ -32,16 +32,16 @@ BATCH_SIZE = 32
 
 
 def demo_esc() -> Benchmark:
-    """The classes of each set are spread over the demo's."""
+    """Return the demo's ImageNet-ESC, whose class sets are spread over the demo's classes."""
     names = list(demo_sounds.CATEGORIES)
     by_name = {name.replace(" ", "_"): label for label, name in enumerate(install.CLASSNAMES)}
     largest = names[:: len(names) // max(DEMO_CLASSES)][: max(DEMO_CLASSES)]
     sets = {size: {by_name[name]: name for name in largest[:size]} for size in DEMO_CLASSES}
-    return Benchmark("demo_esc", DATASET, ENCODER, demo_sounds.FOLDER, hearing.NAME, sets)
+    return Benchmark("demo_esc", DATASET, ENCODER, demo_sounds.FOLDER, audio_encoder.NAME, sets)
 
 
 class Step(NamedTuple):
-    """Something to do, in how many pieces; `run` tells its argument of each."""
+    """A step of `total` units; `run` calls its argument, with a count, after each unit."""
 
     title: str
     unit: str
@@ -50,17 +50,17 @@ class Step(NamedTuple):
 
 
 def steps(data_dir: str | Path, indices_dir: str | Path, feature_dir: str | Path, device: str) -> Iterator[Step]:
-    """All that comes before training, one after another; what is there already is left out."""
-    yield from _drawing(Path(data_dir))
-    benchmark = datasets.load(DATASET, data_dir)
+    """Yield all steps before training, in order; skip the ones already done."""
+    yield from _draw(Path(data_dir))
+    dataset = datasets.load(DATASET, data_dir)
     splits = []
     for shots, seed in ((shots, seed) for shots in SHOTS for seed in SPLITS):
-        drawn = few_shot.sample(benchmark.labels("train"), benchmark.labels("val"), shots, seed)
+        drawn = few_shot.sample(dataset.labels("train"), dataset.labels("val"), shots, seed)
         splits.append(few_shot.FewShotSplit(DATASET, shots, seed, *drawn))
         few_shot.save(splits[-1], indices_dir)
     encoder = load_encoder(ENCODER, device=device)
     request = Request(["classname"], training_views("none", 0))
-    plan = plan_dataset(benchmark, splits, request, Place.of(feature_dir, ENCODER, DATASET), encoder)
+    plan = plan_dataset(dataset, splits, request, Place.of(feature_dir, ENCODER, DATASET), encoder)
     for texts in plan.texts:
         if texts.missing:
             yield Step("encoding names", "name", len(texts.prompts), partial(extract_texts, texts, encoder))
@@ -69,31 +69,34 @@ def steps(data_dir: str | Path, indices_dir: str | Path, feature_dir: str | Path
             "encoding pictures",
             "picture",
             plan.passes,
-            lambda tell: extract(plan.images, encoder, batch_size=BATCH_SIZE, workers=1, progress=tell),
+            lambda progress: extract(plan.images, encoder, batch_size=BATCH_SIZE, workers=1, progress=progress),
         )
-    yield from _hearing(esc50.load(Path(data_dir) / demo_sounds.FOLDER), Path(feature_dir), device)
+    yield from _encode_sounds(esc50.load(Path(data_dir) / demo_sounds.FOLDER), Path(feature_dir), device)
 
 
-def _drawing(data_dir: Path) -> Iterator[Step]:
-    """The demo's pictures, without its shifted test sets, and its sounds."""
-    pictures = install.to_draw(data_dir, ["demo"])
+def _draw(data_dir: Path) -> Iterator[Step]:
+    """Yield the steps for the demo's pictures, without its shifted test sets, and for its sounds."""
+    pictures = install.count_missing_pictures(data_dir, ["demo"])
     if pictures:
-        yield Step("drawing", "picture", pictures, lambda tell: install.install(data_dir, _told(tell), ["demo"]))
+        yield Step("drawing", "picture", pictures, partial(_install_pictures, data_dir))
     if not demo_sounds.is_complete(data_dir / demo_sounds.FOLDER):
         total = demo_sounds.FOLDS * demo_sounds.CLIPS * len(demo_sounds.CATEGORIES)
-        yield Step("making sounds", "sound", total, lambda tell: demo_sounds.install(data_dir, _told(tell)))
+        yield Step("making sounds", "sound", total, partial(_install_sounds, data_dir))
 
 
-def _told(tell: Callable[[int], object]) -> Callable[[int, int], object]:
-    """A progress of (done, total), one at a time, as one of what was just done."""
-    return lambda done, total: tell(1)
+def _install_pictures(data_dir: Path, progress: Callable[[int], object]) -> None:
+    install.install(data_dir, lambda done, total: progress(1), ["demo"])
 
 
-def _hearing(dataset: esc50.Sounds, feature_dir: Path, device: str) -> Iterator[Step]:
-    """The features of sounds: in eval() mode, where batches do not matter."""
-    encoder = hearing.load()
+def _install_sounds(data_dir: Path, progress: Callable[[int], object]) -> None:
+    demo_sounds.install(data_dir, lambda done, total: progress(1))
+
+
+def _encode_sounds(dataset: esc50.Sounds, feature_dir: Path, device: str) -> Iterator[Step]:
+    """Yield the steps for the features of sounds, in eval() mode, where batches do not matter."""
+    encoder = audio_encoder.load()
     source = AudioSource(
-        encoder=hearing.NAME,
+        encoder=audio_encoder.NAME,
         encoder_digest=tensors_digest(encoder.state_dict()),
         list_digest=dataset.digest(),
         length=len(dataset.clips),
@@ -101,13 +104,13 @@ def _hearing(dataset: esc50.Sounds, feature_dir: Path, device: str) -> Iterator[
         mode="eval",
         batch_size=BATCH_SIZE,
     )
-    encoder, folder = encoder.to(device), audio.place(feature_dir, hearing.NAME, demo_sounds.FOLDER)
+    encoder, folder = encoder.to(device), audio.place(feature_dir, audio_encoder.NAME, demo_sounds.FOLDER)
     read = partial(sounds.read, rate=demo_sounds.RATE, length=demo_sounds.LENGTH)
     for number in audio.missing(folder, source, dataset.folds):
 
-        def make(tell: Callable[[int], object], number: int = number) -> None:
+        def make(progress: Callable[[int], object], number: int = number) -> None:
             fold = audio.extract_fold(
-                dataset, number, source, lambda samples: encoder(samples.to(device)).cpu(), read, tell
+                dataset, number, source, lambda samples: encoder(samples.to(device)).cpu(), read, progress
             )
             audio.write_fold(folder, number, fold)
 

@@ -1,15 +1,15 @@
-"""Draw the demo dataset and its four shifted test sets into the data directory, like datasets someone downloaded.
+"""Draw the demo dataset and its four shifted test sets into the data directory, as if they were downloaded.
 
     python -m engine.demo.install [DATA_DIR]
 
 DATA_DIR/demo/             images/<class>/<nnn>.png, split_demo.json {"train": [[path, label, class name], ...], ...}
-DATA_DIR/demo_v2/          the same style, drawn anew        classnames.txt, images/<label>/<nnn>.png
+DATA_DIR/demo_v2/          the same style, drawn again       classnames.txt, images/<label>/<nnn>.png
 DATA_DIR/demo_sketch/      pencil drawings                   classnames.txt, images/<id>/<nnn>.png
 DATA_DIR/demo_a/           hard pictures, 12 of the classes  classnames.txt, images/<id>/<nnn>.png
 DATA_DIR/demo_r/           renditions, 12 of the classes     classnames.txt, images/<id>/<nnn>.png
 
-The split file and each classnames.txt are written last: where one is, with this version's stamp in world.json, its
-folder is complete and left alone. With the same versions of numpy and Pillow the files are the same, byte for byte.
+The split file and each classnames.txt are written last. A folder with that file and this version's stamp in world.json
+is complete and left alone. With the same versions of numpy and Pillow, files are identical byte for byte.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from engine.files import read_json, write_atomically, write_json, write_text
 
 VERSION = 1  # raise it whenever a picture, a class or the layout changes
 SEED = 1
-PARTS = {"train": 32, "val": 8, "test": 50}  # images a class
-SHIFTED_IMAGES = 20  # a class
+SPLITS = {"train": 32, "val": 8, "test": 50}  # images per class
+SHIFTED_IMAGES = 20  # per class
 _STAMP = {"version": VERSION, "seed": SEED}
 CLASSNAMES = tuple(kind.name for kind in world.HELD_OUT)
 
 
 @dataclass(frozen=True)
 class ShiftedSet:
-    """A test set in another style, after one of ImageNet's variants. Its name is its folder and its style's name."""
+    """A test set in another style, like one of ImageNet's variants. Its name is also its folder's and its style's."""
 
     name: str
     labels: tuple[int, ...] = tuple(range(len(CLASSNAMES)))
@@ -57,21 +57,20 @@ SHIFTED_SETS = (
 
 
 def class_id(label: int) -> str:
-    """The class's id in the manner of WordNet's: sorted ids are in label order."""
+    """Return the id of a class, similar to WordNet's: sorted ids are in label order."""
     return f"d{label + 1:07d}"
 
 
 def install(
     data_dir: Path, progress: Callable[[int, int], None] | None = None, sets: Collection[str] | None = None
 ) -> None:
-    """Put the demo dataset and its shifted test sets under `data_dir`; what is there already, whole, stays untouched.
+    """Draw the demo dataset and its shifted test sets under `data_dir`; leave complete ones untouched.
 
-    `sets` are the names of those that are wanted, None all.
-
-    `progress(done, total)` is called after each picture, where there is anything to draw. A set whose installation was
-    interrupted, or that another version of this module made, is drawn anew. Several processes may install at once.
+    `sets` are the names of the wanted sets, None means all. `progress(done, total)` is called after each drawn picture.
+    A set is drawn again if its installation was interrupted or another version of this module made it. Several
+    processes may install at once.
     """
-    jobs = _missing(data_dir, sets)
+    jobs = _missing_jobs(data_dir, sets)
     total, done = sum(len(job.pictures) for job in jobs), 0
     for job in jobs:
         job.remove_other_version()
@@ -83,12 +82,12 @@ def install(
         job.finish()
 
 
-def to_draw(data_dir: Path, sets: Collection[str] | None = None) -> int:
-    """How many pictures `install` would draw."""
-    return sum(len(job.pictures) for job in _missing(data_dir, sets))
+def count_missing_pictures(data_dir: Path, sets: Collection[str] | None = None) -> int:
+    """Return the number of pictures that `install` would draw."""
+    return sum(len(job.pictures) for job in _missing_jobs(data_dir, sets))
 
 
-def _missing(data_dir: Path, sets: Collection[str] | None) -> list[_Job]:
+def _missing_jobs(data_dir: Path, sets: Collection[str] | None) -> list[_Job]:
     jobs = _jobs(Path(data_dir))
     return [job for job in jobs if (sets is None or job.folder.name in sets) and not job.is_complete()]
 
@@ -109,7 +108,7 @@ class _Picture:
 
 @dataclass(frozen=True)
 class _Job:
-    """One folder to fill: its pictures, then the stamp that says what made them, then the list of what is there."""
+    """A folder to fill: its pictures, then the stamp of their version, then the list of pictures."""
 
     folder: Path
     pictures: list[_Picture]
@@ -117,11 +116,11 @@ class _Job:
     list_text: str
 
     def is_complete(self) -> bool:
-        return (self.folder / self.list_name).exists() and self._stamp() == _STAMP
+        return (self.folder / self.list_name).exists() and self._read_stamp() == _STAMP
 
     def remove_other_version(self) -> None:
-        """Clear away what another version made: its folders may be other ones than ours."""
-        if self._stamp() not in (None, _STAMP):
+        """Remove the files of another version, which may have other folders."""
+        if self._read_stamp() not in (None, _STAMP):
             (self.folder / self.list_name).unlink(missing_ok=True)
             shutil.rmtree(self.folder / "images", ignore_errors=True)
 
@@ -129,8 +128,8 @@ class _Job:
         write_json(self.folder / "world.json", _STAMP)
         write_text(self.folder / self.list_name, self.list_text)
 
-    def _stamp(self) -> dict | None:
-        """What made the pictures; None where nothing says so."""
+    def _read_stamp(self) -> dict | None:
+        """Return the stamp of the pictures; None if it is missing or unreadable."""
         try:
             return read_json(self.folder / "world.json")
         except UserError:
@@ -144,17 +143,17 @@ def _jobs(data_dir: Path) -> Iterator[_Job]:
 
 
 def _demo_job(folder: Path) -> _Job:
-    split: dict[str, list] = {part: [] for part in PARTS}
+    rows: dict[str, list] = {split: [] for split in SPLITS}
     pictures = []
     for label, kind in enumerate(world.HELD_OUT):
         index = 0
-        for part, count in PARTS.items():
+        for split, count in SPLITS.items():
             for _ in range(count):
                 name = f"{kind.name.replace(' ', '_')}/{_file_name(index)}"
-                split[part].append([name, label, kind.name])
+                rows[split].append([name, label, kind.name])
                 pictures.append(_Picture(folder / "images" / name, kind, "demo", f"demo {kind.name}", index))
                 index += 1
-    return _Job(folder, pictures, "split_demo.json", json.dumps(split))
+    return _Job(folder, pictures, "split_demo.json", json.dumps(rows))
 
 
 def _shifted_job(shifted: ShiftedSet, folder: Path) -> _Job:
@@ -174,7 +173,7 @@ def _shifted_job(shifted: ShiftedSet, folder: Path) -> _Job:
 
 
 def _file_name(index: int) -> str:
-    """The version is part of it, so that features of pictures that are drawn otherwise now are not taken for theirs."""
+    """Return a file name with the version, so that cached features of older pictures do not match newer ones."""
     return f"{index:03d}-v{VERSION}.png"
 
 
@@ -199,6 +198,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from engine import config  # which nothing under engine imports, but for scripts
+    from engine import config  # only scripts import config
 
     config.run(main)

@@ -1,10 +1,10 @@
-"""Teach a tiny CLIP the demo world: contrastive training from scratch on pictures and captions that world.py makes up.
+"""Train a tiny CLIP on the demo world: contrastive training from scratch on pictures and captions from world.py.
 
     python -m engine.demo.pretrain --model demo-RN
     python -m engine.demo.pretrain --model demo-ViT
 
 Each writes engine/demo/models/<model>.safetensors (open_clip's names, float16 to stay small; see README.md there) and
-prints how well the encoder names kinds it has never seen, without and with the demo dataset's domain gap.
+prints the zero-shot accuracy on unseen kinds, without and with the demo dataset's domain gap.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MODELS = ("demo-RN", "demo-ViT")
 
 SEED = 1
 PICTURES = 24_000
-CAPTIONS = 4  # a picture
+CAPTIONS = 4  # per picture
 STEPS = {"demo-RN": 1000, "demo-ViT": 1200}
 BATCH_SIZE = 128
 LEARNING_RATE = 1e-3
@@ -43,13 +43,13 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def create_model(name: str) -> nn.Module:
-    """A freshly initialised open_clip model from engine/demo/models/<name>.json."""
+    """Return a newly initialised open_clip model from engine/demo/models/<name>.json."""
     open_clip.add_model_config(MODEL_DIR)
     return open_clip.create_model(name)
 
 
 def make_pairs(count: int, captions: int, seed: int, context_length: int) -> tuple[Tensor, Tensor]:
-    """`count` pictures, uint8 (count, 3, H, W), and their tokens, (count, captions, L), cut after the longest."""
+    """Draw `count` pictures, uint8 (count, 3, H, W), and tokens (count, captions, L), cut to the longest caption."""
     tokenizer = open_clip.SimpleTokenizer(context_length=context_length)
     pictures = torch.empty(count, 3, world.IMAGE_SIZE, world.IMAGE_SIZE, dtype=torch.uint8)
     texts = []
@@ -66,7 +66,7 @@ def make_pairs(count: int, captions: int, seed: int, context_length: int) -> tup
 def train(
     model: nn.Module, pictures: Tensor, tokens: Tensor, *, steps: int, batch_size: int, lr: float, seed: int
 ) -> Iterator[float]:
-    """Train in place with the symmetric InfoNCE loss; yields the loss of each step."""
+    """Train in place with the symmetric InfoNCE loss; yield the loss of each step."""
     model.train()
     model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(parameter_groups(model), lr=lr, betas=(0.9, 0.98), eps=1e-6)
@@ -91,9 +91,9 @@ def train(
 
 
 def encode_text_cut(model: nn.Module, tokens: Tensor) -> Tensor:
-    """`model.encode_text` of tokens cut to fewer than the context length, (B, L) to (B, D); L must reach the end.
+    """Return `model.encode_text` (B, D) of tokens (B, L), cut below the context length but not before a text's end.
 
-    The attention is causal and the feature is taken at the end of the text, so what follows it changes nothing.
+    Attention is causal and the feature is taken at the end of the text, so the tokens after it change nothing.
     """
     length = tokens.shape[1]
     x = model.token_embedding(tokens) + model.positional_embedding[:length]
@@ -104,8 +104,8 @@ def encode_text_cut(model: nn.Module, tokens: Tensor) -> Tensor:
 def save(model: nn.Module, tokens: Tensor, path: Path) -> None:
     """Write the model's state as float16.
 
-    The embeddings of words that no caption used are still random noise, and are written as zeros: an unknown word
-    in a prompt then says nothing (and the file compresses).
+    The embeddings of words that no caption used are still random, and are written as zeros. An unknown word in a prompt
+    then adds nothing, and the file compresses.
     """
     state = {name: value.detach().contiguous().clone() for name, value in model.state_dict().items()}
     unused = torch.ones(len(state["token_embedding.weight"]), dtype=torch.bool)
@@ -117,7 +117,7 @@ def save(model: nn.Module, tokens: Tensor, path: Path) -> None:
 
 @torch.inference_mode()
 def zero_shot_accuracy(model: nn.Module, style: world.Style, *, per_class: int, seed: int) -> float:
-    """Percentage of fresh pictures of the held-out kinds, drawn in `style`, that `a photo of a {}.` names rightly."""
+    """Return the accuracy in percent of `a photo of a {}.` on new pictures of the held-out kinds in `style`."""
     tokenizer = open_clip.SimpleTokenizer(context_length=model.context_length)
     prompts = tokenizer([f"a photo of a {kind.name}." for kind in world.HELD_OUT])
     weights = F.normalize(model.encode_text(prompts), dim=-1)
@@ -130,32 +130,32 @@ def zero_shot_accuracy(model: nn.Module, style: world.Style, *, per_class: int, 
 
 
 def normalize_pixels(pictures: Tensor) -> Tensor:
-    """uint8 (B, 3, H, W) to the encoder's input."""
+    """Convert uint8 pictures (B, 3, H, W) to the encoder's input."""
     mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
     return ((pictures.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def to_tensor(picture) -> Tensor:
-    """An RGB PIL image as uint8 (3, H, W)."""
+    """Return an RGB PIL image as uint8 (3, H, W)."""
     return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(*picture.size, 3).permute(2, 0, 1)
 
 
 def batches(count: int, batch_size: int, rng: torch.Generator) -> Iterator[Tensor]:
-    """Endless shuffled passes over `count` rows, without the incomplete last batch of each."""
+    """Yield batches of row numbers in endless shuffled passes, without each pass's incomplete last batch."""
     while True:
         order = torch.randperm(count, generator=rng)
         yield from order[: count // batch_size * batch_size].split(batch_size)
 
 
 def parameter_groups(model: nn.Module) -> list[dict]:
-    """Weight decay for matrices and kernels only: not for gains, biases and the temperature."""
+    """Return AdamW groups: weight decay for matrices and kernels, none for gains, biases and the temperature."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
     return [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
 
 
 def learning_rate(step: int, steps: int) -> float:
-    """Linear warm-up, then cosine to zero, as a fraction of the full rate."""
+    """Return the learning rate as a fraction of the full rate: linear warm-up, then cosine to zero."""
     warm_up = min(WARM_UP, steps // 5 + 1)
     if step < warm_up:
         return (step + 1) / warm_up
@@ -182,14 +182,14 @@ def main() -> None:
         bar.set_postfix(loss=f"{loss:.3f}")
     path = args.out / f"{args.model}.safetensors"
     save(model, tokens, path)
-    released.state_demo(path)
+    released.record_demo_digest(path)
     terminal.say(f"{path}: {path.stat().st_size / 1e6:.1f} MB in {(time.perf_counter() - start) / 60:.1f} minutes")
     for name, style in {"no domain gap": world.PRETRAINING, **world.STYLES}.items():
         accuracy = zero_shot_accuracy(model, style, per_class=50, seed=args.seed)
-        terminal.say(f"zero-shot accuracy over {len(world.HELD_OUT)} kinds never seen, {name}: {accuracy:.1f} %")
+        terminal.say(f"zero-shot accuracy over {len(world.HELD_OUT)} unseen kinds, {name}: {accuracy:.1f} %")
 
 
 if __name__ == "__main__":
-    from engine import config  # which nothing under engine imports, but for scripts
+    from engine import config  # only scripts import config
 
     config.run(main)

@@ -1,11 +1,11 @@
-"""Teach the demo's audio encoder the space of demo-RN: contrastive training on kinds that the demo leaves out.
+"""Train the demo's audio encoder for the embedding space of demo-RN, on kinds that are not in the demo.
 
     python -m engine.demo.pretrain_audio
 
-As AudioCLIP was, it is trained against a CLIP that stays as it is: a sound belongs to the picture of the same scene and
-to its caption, and to no other of the batch. Scenes are those of the CLIP's own pre-training, which never shows a class
-of the demo (`world.pretraining_scene`), in the style of pre-training for the eye and for the ear. Writes
-engine/demo/models/demo-audio.safetensors (float16) and prints how well it names kinds it has never heard.
+Like AudioCLIP, it is trained contrastively against a frozen CLIP: a sound matches the picture and the caption of its
+scene, and no others in the batch. Scenes are from the CLIP's pre-training, which never shows a class of the demo
+(`world.pretraining_scene`), with pictures and sounds in the pre-training style. Writes
+engine/demo/models/demo-audio.safetensors (float16) and prints the zero-shot accuracy on unseen kinds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from engine import released, terminal
 from engine.clip.load import load_encoder
 from engine.demo import pretrain, sounds, world
-from engine.demo.hearing import NAME, PATH, AudioEncoder
+from engine.demo.audio_encoder import NAME, PATH, AudioEncoder
 from engine.files import write_atomically
 
 CLIP = "demo-RN"
@@ -33,15 +33,15 @@ SCENES = 6000
 STEPS = 800
 BATCH_SIZE = 128
 LEARNING_RATE = 2e-3
-SCALE = 18.5  # of the logits: demo-RN's own, see models/README.md
+SCALE = 18.5  # logit scale of demo-RN, see models/README.md
 
 
 def make_triples(count: int, seed: int, clip) -> tuple[Tensor, Tensor, Tensor]:
-    """`count` sounds [n, 1, L], and the L2-normalised features [n, D] of a picture and of a caption of the same scenes.
+    """Return `count` sounds [n, 1, L], and L2-normalised features [n, D] of a picture and a caption of each scene.
 
     `clip` is a CLIP in eval mode.
     """
-    heard = torch.empty(count, 1, sounds.LENGTH)
+    samples = torch.empty(count, 1, sounds.LENGTH)
     images, captions = [], []
     tokenizer = open_clip.SimpleTokenizer(context_length=clip.context_length)
     pictures = torch.empty(128, 3, world.IMAGE_SIZE, world.IMAGE_SIZE, dtype=torch.uint8)
@@ -49,27 +49,27 @@ def make_triples(count: int, seed: int, clip) -> tuple[Tensor, Tensor, Tensor]:
         for index in terminal.bar(range(count), desc="drawing and playing", unit="scene"):
             rng = world.generator(seed, "pretraining of ears", index)
             scene = world.pretraining_scene(rng)
-            heard[index, 0] = torch.from_numpy(sounds.sound(scene, sounds.PRETRAINING, rng))
+            samples[index, 0] = torch.from_numpy(sounds.sound(scene, sounds.PRETRAINING, rng))
             captions.append(world.caption(scene, rng))
             pictures[index % 128] = pretrain.to_tensor(world.draw(scene, world.PRETRAINING, rng))
             if index % 128 == 127 or index == count - 1:
                 seen = pretrain.normalize_pixels(pictures[: index % 128 + 1])
                 images.append(F.normalize(clip.encode_image(seen)))
         texts = [F.normalize(clip.encode_text(tokenizer(captions[k : k + 256]))) for k in range(0, count, 256)]
-    return heard, torch.cat(images), torch.cat(texts)
+    return samples, torch.cat(images), torch.cat(texts)
 
 
 def train(
-    encoder: nn.Module, heard: Tensor, images: Tensor, texts: Tensor, *, steps: int, batch_size: int, seed: int
+    encoder: nn.Module, samples: Tensor, images: Tensor, texts: Tensor, *, steps: int, batch_size: int, seed: int
 ) -> Iterator[float]:
-    """Train in place with the symmetric InfoNCE losses of sounds with pictures and with captions; yields their mean."""
+    """Train in place with the symmetric InfoNCE losses of sounds with pictures and captions; yield their mean."""
     encoder.train()
     optimizer = torch.optim.AdamW(pretrain.parameter_groups(encoder), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: pretrain.learning_rate(step, steps))
     rng = torch.Generator().manual_seed(seed)
     target = torch.arange(batch_size)
-    for _, rows in zip(range(steps), pretrain.batches(len(heard), batch_size, rng), strict=False):
-        features = encoder(heard[rows])
+    for _, rows in zip(range(steps), pretrain.batches(len(samples), batch_size, rng), strict=False):
+        features = encoder(samples[rows])
         loss = torch.zeros(())
         for others in (images[rows], texts[rows]):
             logits = SCALE * features @ others.T
@@ -90,7 +90,7 @@ def save(encoder: nn.Module, path: Path) -> None:
 
 @torch.inference_mode()
 def zero_shot_accuracy(encoder: nn.Module, clip, style: sounds.Style, *, per_class: int, seed: int) -> float:
-    """Percentage of fresh sounds of the held-out kinds in `style` that their bare names classify rightly."""
+    """Return the accuracy in percent of bare class names on new sounds of the held-out kinds in `style`."""
     tokenizer = open_clip.SimpleTokenizer(context_length=clip.context_length)
     weights = F.normalize(clip.encode_text(tokenizer([kind.name for kind in world.HELD_OUT])))
     right = 0
@@ -118,16 +118,16 @@ def main() -> None:
     for loss in bar:
         bar.set_postfix(loss=f"{loss:.3f}")
     save(encoder, args.out)
-    released.state_demo(args.out)
+    released.record_demo_digest(args.out)
     terminal.say(
         f"{args.out}: {args.out.stat().st_size / 1e6:.2f} MB in {(time.perf_counter() - start) / 60:.1f} minutes"
     )
     for name, style in {"no domain gap": sounds.PRETRAINING, "demo": sounds.DEMO}.items():
         accuracy = zero_shot_accuracy(encoder, clip, style, per_class=20, seed=args.seed)
-        terminal.say(f"zero-shot accuracy over {len(world.HELD_OUT)} kinds never heard, {name}: {accuracy:.1f} %")
+        terminal.say(f"zero-shot accuracy over {len(world.HELD_OUT)} unseen kinds, {name}: {accuracy:.1f} %")
 
 
 if __name__ == "__main__":
-    from engine import config  # which nothing under engine imports, but for scripts
+    from engine import config  # only scripts import config
 
     config.run(main)

@@ -1,15 +1,15 @@
-"""The sounds of the demo world, made by a program, and the demo's ESC-50: wav files in the same layout.
+"""Generate the sounds of the demo world, and the demo's ESC-50: wav files in the same layout.
 
     python -m engine.demo.sounds [DATA_DIR]
 
 DATA_DIR/demo_sounds/      meta/esc50.csv, audio/<fold>-<clip>-<target>-v<version>.wav: a second of 8 kHz, mono, 16 bit
 
-What an object looks like decides how it sounds: its shape is the timbre, its colour the pitch, its pattern the rhythm;
-its size is the loudness, and a noisy or blurry picture is a noisy or muffled sound. So sounds of kinds that nobody has
-heard can be understood from what they are made of, as pictures of kinds that nobody has seen can.
+The look of an object determines its sound: shape is timbre, colour is pitch, pattern is rhythm and size is loudness. A
+noisy or blurry picture is a noisy or muffled sound. Unseen kinds can therefore be recognised from their attributes, in
+sounds as in pictures.
 
-Targets count in another order than the demo's labels: the two belong together by the names of classes alone. With the
-same version of numpy the files are the same, byte for byte. The table is written last.
+Targets have another order than the demo's labels: only the class names connect them. With the same version of numpy,
+files are identical byte for byte. The table is written last.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from engine.files import read_json, write_atomically, write_json, write_text
 VERSION = 1  # raise it whenever a sound, a class or the layout changes
 SEED = 1
 FOLDER = "demo_sounds"
-FOLDS, CLIPS = 5, 8  # ESC-50's: eight clips of a class in each fold
+FOLDS, CLIPS = 5, 8  # as ESC-50: eight clips per class and fold
 _STAMP = {"version": VERSION, "seed": SEED}
 
-RATE = LENGTH = 8000  # samples a second, and samples
+RATE = LENGTH = 8000  # samples per second, and per clip
 LOWEST = 250.0  # Hz
 STEP = 3.0  # semitones from one colour to the next
 
@@ -51,24 +51,24 @@ PARTIALS = {
 }
 """Multiples of the pitch and their amplitudes, by shape."""
 VIBRATO = {"heart": 0.03}
-"""How far the pitch swings either way, as a part of it."""
+"""The largest deviation of the pitch, relative to it."""
 BREATH = {"moon": 0.35}
-"""Amplitude of the noise that a tone is blown with."""
+"""Amplitude of the noise in a tone."""
 LOUDNESS = {"small": 0.5, "medium": 0.7, "large": 1.0}
 BEATS = {"plain": 1.0, "striped": 5.0, "dotted": 8.0, "checkered": 3.5}
-"""Beats a second, by pattern."""
+"""Beats per second, by pattern."""
 
 
 @dataclass(frozen=True)
 class Style:
-    """How scenes sound. The defaults are the style of the sounds that the encoder has learned from."""
+    """How scenes sound. The defaults are the style of the encoder's training sounds."""
 
-    shift: float = 0.0  # semitones, all pitches alike
+    shift: float = 0.0  # semitones, for all pitches
     detune: float = 0.4  # semitones, standard deviation from clip to clip
-    tempo: tuple[float, float] = (0.85, 1.15)  # of the beats, relative
-    noise: tuple[float, float] = (0.01, 0.03)  # standard deviation, where the loudest tone is 1
+    tempo: tuple[float, float] = (0.85, 1.15)  # relative
+    noise: tuple[float, float] = (0.01, 0.03)  # standard deviation, relative to the loudest tone
     echo: tuple[float, float] = (0.0, 0.1)  # strength
-    muffled: float = 0.0  # how much of each sample is the one before: a low pass
+    muffled: float = 0.0  # weight of the previous sample: a low-pass filter
 
 
 PRETRAINING = Style()
@@ -77,12 +77,12 @@ DEMO = Style(shift=0.9, detune=0.6, tempo=(1.1, 1.6), noise=(0.05, 0.15), echo=(
 
 
 def sound(scene: world.Scene, style: Style, rng: Generator) -> np.ndarray:
-    """The sound of `scene` in `style`, float32 [LENGTH] in [-1, 1]."""
+    """Return the sound of `scene` in `style`, float32 [LENGTH] in [-1, 1]."""
     pattern, colour, shape = scene.kind
     semitones = STEP * list(world.COLOURS).index(colour) + style.shift + rng.normal(0, style.detune)
     tone = _tone(shape, LOWEST * 2 ** (semitones / 12), rng)
     samples = LOUDNESS[scene.size] * _rhythm(pattern, tone, BEATS[pattern] * rng.uniform(*style.tempo), rng)
-    samples = _echoed(samples, rng.uniform(*style.echo), rng)
+    samples = _add_echo(samples, rng.uniform(*style.echo), rng)
     muffled = style.muffled + (0.4 if scene.quality == "blurry" else 0.0)
     samples = (1 - muffled) * samples + muffled * np.roll(samples, 1)
     noise = rng.uniform(*style.noise) + (rng.uniform(0.03, 0.1) if scene.quality == "noisy" else 0.0)
@@ -91,7 +91,7 @@ def sound(scene: world.Scene, style: Style, rng: Generator) -> np.ndarray:
 
 
 def _tone(shape: str, pitch: float, rng: Generator) -> np.ndarray:
-    """A steady tone [LENGTH] of about unit amplitude, `pitch` in Hz; partials that 8 kHz cannot hold are left out."""
+    """Return a steady tone [LENGTH] of about unit amplitude, `pitch` in Hz, without partials too high for 8 kHz."""
     time = np.arange(LENGTH) / RATE
     swing = VIBRATO.get(shape, 0.0) / (2 * np.pi * 6) * np.sin(2 * np.pi * (6 * time + rng.random()))
     partials = [(multiple, amplitude) for multiple, amplitude in PARTIALS[shape] if multiple * pitch < 0.48 * RATE]
@@ -101,38 +101,38 @@ def _tone(shape: str, pitch: float, rng: Generator) -> np.ndarray:
 
 
 def _rhythm(pattern: str, tone: np.ndarray, beats: float, rng: Generator) -> np.ndarray:
-    """A tone in the rhythm of a pattern, `beats` a second."""
+    """Return a tone in the rhythm of a pattern, with `beats` per second."""
     phase = np.arange(LENGTH) / RATE * beats + rng.random()
-    part = phase - np.floor(phase)
+    fraction = phase - np.floor(phase)
     if pattern == "plain":
         return tone
     if pattern == "striped":
-        return tone * (part < 0.5)
+        return tone * (fraction < 0.5)
     if pattern == "dotted":
-        return 1.5 * tone * np.exp(-part * 12)
+        return 1.5 * tone * np.exp(-fraction * 12)
     hiss = rng.standard_normal(LENGTH)
-    return np.where(part < 0.5, tone, 0.4 * hiss)
+    return np.where(fraction < 0.5, tone, 0.4 * hiss)
 
 
-def _echoed(samples: np.ndarray, strength: float, rng: Generator) -> np.ndarray:
-    """Samples, and what comes back from two walls."""
-    made = samples.copy()
+def _add_echo(samples: np.ndarray, strength: float, rng: Generator) -> np.ndarray:
+    """Return samples with the echoes from two walls."""
+    echoing = samples.copy()
     for delay in rng.integers(RATE // 50, RATE // 8, size=2):
-        made[delay:] += strength * samples[:-delay]
+        echoing[delay:] += strength * samples[:-delay]
         strength /= 2
-    return made
+    return echoing
 
 
 # -------------------------------------------------------------------------------------------------------------- ESC-50
 
 CATEGORIES = {kind.name.replace(" ", "_"): kind for kind in sorted(world.HELD_OUT, key=lambda kind: kind[::-1])}
-"""The demo's classes as ESC-50 would name them; target k is the k-th."""
+"""The demo's classes with names in ESC-50's style; target k is the k-th."""
 
 
 def install(data_dir: Path, progress: Callable[[int, int], None] | None = None) -> Path:
-    """Put the demo's sounds under `data_dir`; what is there already, whole, stays untouched. Gives their folder.
+    """Write the demo's sounds under `data_dir`, unless they are complete; return their folder.
 
-    `progress(done, total)` is called after each sound, where there is anything to make.
+    `progress(done, total)` is called after each sound that is made.
     """
     folder = Path(data_dir) / FOLDER
     if is_complete(folder):
@@ -156,10 +156,10 @@ def install(data_dir: Path, progress: Callable[[int, int], None] | None = None) 
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether this version's sounds are in `folder`, all of them."""
+    """Return whether all sounds of this version are in `folder`."""
     try:
         stamp = read_json(folder / "world.json")
-        esc50.load(folder)  # else a clip that was deleted would be asked for where ESC-50 comes from
+        esc50.load(folder)  # raises for a deleted clip, which is then made again
     except (OSError, ValueError, UserError):
         return False
     return stamp == _STAMP
@@ -188,6 +188,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from engine import config  # which nothing under engine imports, but for scripts
+    from engine import config  # only scripts import config
 
     config.run(main)

@@ -1,12 +1,12 @@
-"""A small world of pictures and captions, drawn by a program.
+"""A small world of generated pictures and captions.
 
 Every picture shows one object: a *kind* (pattern, colour, shape) of some size at some place before some background,
-perhaps among clutter, perhaps taken badly. A caption mentions a few of these attributes, in varied wording.
+perhaps among clutter, perhaps noisy or blurry. A caption mentions a few of these attributes, in varied wording.
 
-`HELD_OUT` kinds never occur in pre-training (`pretraining_scene`), though each of their attributes does: they are the
-classes of the demo dataset. Those are drawn in other styles (`STYLES`) than the pre-training pictures: the domain gap.
+`HELD_OUT` kinds never occur in pre-training (`pretraining_scene`), though each of their attributes does. They are the
+classes of the demo dataset, and are drawn in other styles (`STYLES`) than the pre-training pictures: the domain gap.
 
-A picture depends on its scene, its style and its random generator alone. `generator(seed, purpose, index)` makes one
+A picture depends only on its scene, its style and its random generator. `generator(seed, purpose, index)` makes one
 generator per picture, so neither call order nor the number of processes matters.
 """
 
@@ -49,7 +49,7 @@ QUALITIES = ("clear", "noisy", "blurry")
 
 
 class Kind(NamedTuple):
-    """What an object is. Its name is a class name of the demo dataset."""
+    """The kind of an object. Its name is a class name of the demo dataset."""
 
     pattern: str
     colour: str
@@ -88,25 +88,25 @@ class Style:
     hue_jitter: float = 12.0  # standard deviation of each channel of the object's colour
     texture: float = 6.0  # amplitude of cloudy texture over the background
     coloured_background: float = 0.0  # 0: the named background; 1: any muted colour
-    cast: tuple[float, float, float] = (1.0, 1.0, 1.0)  # the light's colour: every picture's channels times this
+    cast: tuple[float, float, float] = (1.0, 1.0, 1.0)  # colour of the light: factors of the channels
     cast_jitter: float = 0.03  # standard deviation of the cast from picture to picture
     contrast: tuple[float, float] = (0.9, 1.0)
     blur: tuple[float, float] = (0.0, 0.0)  # radius
     noise: tuple[float, float] = (2.0, 6.0)  # standard deviation
-    clutter: int = 0  # scraps besides those of a cluttered scene
+    clutter: int = 0  # scraps in addition to a cluttered scene's
     distractors: int = 0  # small objects of other kinds around the object
     occluders: int = 0  # bars in front of it
     line_art: bool = False  # coloured pencil on paper: outlines and hatching only
     outline: float = 0.0  # width of a dark contour
-    paper: bool = False  # always before white
-    posterise: int = 0  # this many levels a channel; 0: all of them
+    paper: bool = False  # always a white background
+    posterise: int = 0  # levels per channel; 0: all of them
 
 
 PRETRAINING = Style()
 
-# The gap was tuned until the demo was neither trivial nor hopeless for encoders that were trained already. What few
-# shots can teach is mostly the light, which moves every colour towards blue: the pattern's finer and fainter marks,
-# the wider turns and the softer picture stay hard.
+# The gap was tuned until the demo was neither trivial nor hopeless for encoders that were already trained. Few shots
+# teach mostly the light, which moves every colour towards blue. The pattern's finer and fainter marks, the wider turns
+# and the softer picture stay hard.
 _DEMO = Style(
     rotation=25, squash=0.2, pattern_scale=(1.25, 1.5), accent=(0.5, 0.8), fade=0.38, fade_to=(90, 110, 200),
     hue_jitter=8, texture=8, coloured_background=0.1, cast_jitter=0.02, contrast=(0.85, 0.95), blur=(0.0, 0.3),
@@ -127,9 +127,9 @@ STYLES = {
 
 
 def _held_out() -> tuple[Kind, ...]:
-    """Three kinds per colour and per shape, six per pattern, no two with the same colour and shape; sorted by name."""
+    """Return three kinds per colour and shape, six per pattern, no two of the same colour and shape; sorted by name."""
     patterns, colours, shapes = list(PATTERNS), list(COLOURS), list(SHAPES)
-    steps = ((0, 0), (3, 1), (5, 2))  # (shape, pattern) against the colour's number
+    steps = ((0, 0), (3, 1), (5, 2))  # (shape, pattern) relative to the colour's number
     return tuple(sorted(
         Kind(patterns[(number + pattern) % 4], colour, shapes[(number + shape) % 8])
         for number, colour in enumerate(colours)
@@ -146,12 +146,12 @@ SEEN = tuple(
 
 
 def generator(seed: int, purpose: str, index: int) -> Generator:
-    """The random numbers of picture `index` of `purpose`, independent of those of every other picture."""
+    """Return the random generator of picture `index` of `purpose`, independent of every other picture's."""
     return np.random.default_rng([seed, zlib.crc32(purpose.encode()), index])
 
 
 def random_scene(kind: Kind, rng: Generator) -> Scene:
-    """A scene that shows `kind`, everything else at random."""
+    """Return a scene that shows `kind`, with all else at random."""
     return Scene(
         kind=kind,
         size=_pick(rng, list(SIZES)),
@@ -163,7 +163,7 @@ def random_scene(kind: Kind, rng: Generator) -> Scene:
 
 
 def pretraining_scene(rng: Generator) -> Scene:
-    """A scene of a kind that may be seen in pre-training."""
+    """Return a scene of a kind that is not held out."""
     return random_scene(_pick(rng, SEEN), rng)
 
 
@@ -180,7 +180,7 @@ _WORDINGS = (
 
 
 def caption(scene: Scene, rng: Generator) -> str:
-    """A sentence that mentions the object's shape and some of the scene's other attributes, all of them truly."""
+    """Return a true sentence that mentions the object's shape and some other attributes of the scene."""
     thing = _object_phrase(scene, rng)
     article = "an" if thing[0] in "aeiou" else "a"
     quality = f"{scene.quality} " if scene.quality != "clear" and rng.random() < 0.5 else ""
@@ -196,7 +196,7 @@ def caption(scene: Scene, rng: Generator) -> str:
 
 
 def _object_phrase(scene: Scene, rng: Generator) -> str:
-    """The object, for example `large striped red star`, `star with stripes` or `red star`."""
+    """Return words for the object: `large striped red star`, `star with stripes` or `red star`."""
     pattern, colour, shape = scene.kind
     named = rng.random()
     pattern = pattern if named < 0.85 else ""
@@ -216,7 +216,7 @@ def _object_phrase(scene: Scene, rng: Generator) -> str:
 
 
 def draw(scene: Scene, style: Style, rng: Generator) -> Image.Image:
-    """The 64 x 64 RGB picture of `scene` in `style`."""
+    """Return the 64 x 64 RGB picture of `scene` in `style`."""
     pixels = _background(scene, style, rng)
     radius = rng.uniform(*SIZES[scene.size])
     centre = _centre(scene.place, radius, rng)
@@ -229,7 +229,7 @@ def draw(scene: Scene, style: Style, rng: Generator) -> Image.Image:
 
 
 def _background(scene: Scene, style: Style, rng: Generator) -> np.ndarray:
-    """The backdrop with its shading, texture and scraps; float array (64, 64, 3)."""
+    """Return the background with shading, texture and scraps; float array (64, 64, 3)."""
     base = np.array(BACKGROUNDS["white" if style.paper else scene.background], dtype=np.float32)
     other = rng.uniform(50, 220) + rng.uniform(-45, 45, size=3)
     base = base + style.coloured_background * (other - base)
@@ -252,7 +252,7 @@ def _add_scraps(
     length: tuple[int, int],
     around: np.ndarray | None = None,
 ) -> np.ndarray:
-    """`pixels` with `count` muted bars drawn over it, anywhere or through the neighbourhood of `around`."""
+    """Return `pixels` with `count` muted bars drawn over them, anywhere or near `around`."""
     image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
     pen = ImageDraw.Draw(image)
     for _ in range(count):
@@ -267,14 +267,14 @@ def _add_scraps(
 
 
 def _centre(place: str, radius: float, rng: Generator) -> np.ndarray:
-    """Where the object's centre lies (x, y): `place`, with the object almost wholly inside the picture."""
+    """Return the object's centre (x, y) for `place`, with the object almost wholly inside the picture."""
     room = max(IMAGE_SIZE / 2 - radius, 6.0)
     offset = np.array(PLACES[place]) * rng.uniform(0.6, 0.95) * room
     return IMAGE_SIZE / 2 + offset + rng.uniform(-2.5, 2.5, size=2)
 
 
 def _add_distractor(pixels: np.ndarray, centre: np.ndarray, radius: float, style: Style, rng: Generator) -> None:
-    """Draw a small object of a random kind beside the one at `centre`, half hidden by it at most."""
+    """Draw a small object of a random kind beside the one at `centre`, at most half hidden by it."""
     kind = Kind(_pick(rng, list(PATTERNS)), _pick(rng, list(COLOURS)), _pick(rng, SHAPES))
     angle = rng.uniform(0, 2 * np.pi)
     place = centre + (radius + 7) * np.array([np.cos(angle), np.sin(angle)])
@@ -309,7 +309,7 @@ def _blend(pixels: np.ndarray, alpha: np.ndarray, colour: np.ndarray) -> None:
 
 
 def _silhouette(shape: str, centre: np.ndarray, transform: np.ndarray, style: Style) -> tuple[np.ndarray, np.ndarray]:
-    """Coverage (0 to 1) of the object and of its contour, each (64, 64)."""
+    """Return the coverage (0 to 1) of the object and of its contour, each (64, 64)."""
     mask, contour = Image.new("L", (_CANVAS, _CANVAS)), Image.new("L", (_CANVAS, _CANVAS))
     fill, pen = ImageDraw.Draw(mask), ImageDraw.Draw(contour)
     width = max(1, round((style.outline or 1.0) * _SUPERSAMPLING))
@@ -327,7 +327,7 @@ def _coverage(canvas: Image.Image) -> np.ndarray:
 
 @cache
 def _unit_paths(shape: str) -> tuple[np.ndarray, ...]:
-    """The outline of a shape of radius about 1, y downwards; a second path is a hole. Each is (points, 2)."""
+    """Return the outline of a shape of radius about 1, y downwards; a second path is a hole. Each is (points, 2)."""
     turn = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     round_ = np.stack([np.sin(turn), -np.cos(turn)], axis=1)
     if shape == "circle":
@@ -359,7 +359,7 @@ def _unit_paths(shape: str) -> tuple[np.ndarray, ...]:
 
 
 def _pattern(pattern: str, centre: np.ndarray, radius: float, angle: float, style: Style, rng: Generator) -> np.ndarray:
-    """Where the pattern's second tone goes, 0 to 1, (64, 64), over the whole picture."""
+    """Return the coverage (0 to 1) of the pattern's second tone over the whole picture, (64, 64)."""
     if pattern == "plain":
         return np.zeros((IMAGE_SIZE, IMAGE_SIZE), dtype=np.float32)
     repeats = 2.4 * rng.uniform(*style.pattern_scale) / radius / _SUPERSAMPLING
@@ -369,21 +369,21 @@ def _pattern(pattern: str, centre: np.ndarray, radius: float, angle: float, styl
     shift = rng.uniform(0, 1, size=2)
     u = (np.cos(angle) * x + np.sin(angle) * y) * repeats + shift[0]
     v = (-np.sin(angle) * x + np.cos(angle) * y) * repeats + shift[1]
-    u_part, v_part = u - np.floor(u), v - np.floor(v)
+    u_fraction, v_fraction = u - np.floor(u), v - np.floor(v)
     thin = style.line_art
     if pattern == "striped":
-        marks = u_part < (0.22 if thin else 0.5)
+        marks = u_fraction < (0.22 if thin else 0.5)
     elif pattern == "dotted":
-        marks = (u_part - 0.5) ** 2 + (v_part - 0.5) ** 2 < (0.22 if thin else 0.32) ** 2
+        marks = (u_fraction - 0.5) ** 2 + (v_fraction - 0.5) ** 2 < (0.22 if thin else 0.32) ** 2
     elif thin:
-        marks = (u_part < 0.18) | (v_part < 0.18)
+        marks = (u_fraction < 0.18) | (v_fraction < 0.18)
     else:
         marks = (np.floor(u) + np.floor(v)) % 2 == 0
     return _coverage(Image.fromarray(marks.astype(np.uint8) * 255))
 
 
 def _photograph(pixels: np.ndarray, quality: str, style: Style, rng: Generator) -> Image.Image:
-    """Light, lens and sensor: the cast, contrast, blur and noise of `style` and of the scene's quality."""
+    """Apply light, lens and sensor: cast, contrast, blur and noise of `style` and of the scene's quality."""
     light = np.array(style.cast) + rng.normal(0, style.cast_jitter, size=3)
     contrast = rng.uniform(*style.contrast)
     pixels = np.clip((pixels - 128) * contrast + 128, 0, 255) * light
@@ -400,5 +400,5 @@ def _photograph(pixels: np.ndarray, quality: str, style: Style, rng: Generator) 
 
 
 def _pick(rng: Generator, choices):
-    """One of `choices`, each as likely. (rng.choice would turn them into an array, and is slow.)"""
+    """Return one of `choices` with equal probability. (rng.choice would convert them to an array, and is slow.)"""
     return choices[int(rng.integers(len(choices)))]

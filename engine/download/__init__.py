@@ -1,5 +1,5 @@
-"""Getting datasets: a table of where they are, a download that goes on where it stopped, and safe unpacking."""
+"""Get datasets: a table of their addresses, resumable downloads, and safe unpacking."""
 
-from engine.download.install import by_hand, download
+from engine.download.install import download, manual_steps
 
-__all__ = ["by_hand", "download"]
+__all__ = ["download", "manual_steps"]

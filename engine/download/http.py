@@ -1,8 +1,8 @@
-"""Download a file that may be large, over a network that may break, to a name that only a complete file gets.
+"""Download a large file over an unreliable network; only a complete file gets its final name.
 
-What has arrived is kept in `<name>.part`, and the next call goes on from there (HTTP's Range), in this process or
-another. A server that knows no ranges starts over, and so does one whose file has changed since: `<name>.part.version`
-has what the server calls the version that has arrived in part (HTTP's ETag or Last-Modified).
+The received bytes are kept in `<name>.part`, and the next call, in this process or another, resumes from there (HTTP's
+Range). A server without ranges starts over, and so does one whose file has changed since: `<name>.part.version` has the
+server's version of the received bytes (HTTP's ETag or Last-Modified).
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from engine.errors import UserError
 
 BLOCK = 1 << 20
 TIMEOUT = 30
-"""Seconds that a server may be silent."""
+"""Seconds without an answer from the server."""
 
 Progress = Callable[[str, int, int | None], object]
-"""Hears of what is being done, how many bytes of it are, and of how many, where that is known."""
+"""A callback with a description, the number of bytes done, and the total or None."""
 
 
 class NotDownloaded(UserError):
-    """A file could not be fetched. What has arrived of it is kept."""
+    """A file could not be downloaded. The received bytes are kept."""
 
 
 class _Broken(Exception):
-    """The connection, and not this machine, failed."""
+    """The connection failed, not this machine."""
 
 
 def fetch(url: str, path: Path, progress: Progress, *, room: float = 0.0) -> None:
-    """Download `url` to `path`, unless that is there. A connection that breaks is made again as long as more arrives.
+    """Download `url` to `path`, unless it exists. Reconnect after a break as long as more bytes arrive.
 
-    Raises NotDownloaded when the host cannot be reached, lacks the file or sends no more of it; UserError when the disk
-    has no room for it and, beside it, `room` times its size, and while another process is at it.
+    Raises NotDownloaded if the host cannot be reached, lacks the file or stops sending; UserError if the disk has no
+    room for the file plus `room` times its size, or if another process is downloading it.
     """
     if path.exists():
         return
@@ -50,11 +50,12 @@ def fetch(url: str, path: Path, progress: Progress, *, room: float = 0.0) -> Non
     part = path.with_name(f"{path.name}.part")
     with locked(part) as file:
         arrived = 0
-        while (reason := _go_on(url, file, part, progress, room)) is not None:
+        while (reason := _resume(url, file, part, progress, room)) is not None:
             size = file.seek(0, os.SEEK_END)
             if size <= arrived:
-                kept = f"; {files.shown(size)} of it are in {part}, and the same command goes on from there" * bool(
-                    size
+                kept = (
+                    f"; {files.format_bytes(size)} of it are in {part}. To resume, run the same command again"
+                    * bool(size)
                 )
                 raise NotDownloaded(f"{url} cannot be downloaded ({reason}){kept}")
             arrived = size
@@ -64,7 +65,7 @@ def fetch(url: str, path: Path, progress: Progress, *, room: float = 0.0) -> Non
 
 
 def check_md5(path: Path, md5: str, url: str, progress: Progress) -> None:
-    """Raise UserError for a file that is not the published one. It stays there, for whoever wants to look at it."""
+    """Raise UserError if a file is not the published one. The file is kept for inspection."""
     digest, size = hashlib.md5(usedforsecurity=False), path.stat().st_size
     with files.opening(path), path.open("rb") as file:
         while block := file.read(BLOCK):
@@ -73,20 +74,20 @@ def check_md5(path: Path, md5: str, url: str, progress: Progress) -> None:
     if digest.hexdigest() != md5:
         raise UserError(
             f"{path} is not the published file: its MD5 is {digest.hexdigest()}, not {md5}. It came from {url}."
-            " Remove it, and the same command downloads it again"
+            " Remove it, then run the same command to download it again"
         )
 
 
 @contextmanager
 def locked(part: Path) -> Iterator[BinaryIO]:
-    """The file of what has arrived, or another, for one process at a time. It goes if nothing is in it."""
-    with part.open("ab", buffering=0) as file:  # a buffer that a full disk does not take fails once more, on closing
+    """Open and lock a file for one process at a time; remove it afterwards if it is empty."""
+    with part.open("ab", buffering=0) as file:  # on a full disk, a buffer would fail again on closing
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"{part}: another process is downloading this file") from error
         except OSError as error:
-            raise UserError(f"{part} cannot be locked ({error.strerror}); try another disk (--data_dir)") from error
+            raise UserError(f"{part} cannot be locked ({error.strerror}); use another disk (--data_dir)") from error
         try:
             yield file
         finally:
@@ -95,8 +96,8 @@ def locked(part: Path) -> Iterator[BinaryIO]:
                 part.unlink(missing_ok=True)
 
 
-def _go_on(url: str, file: BinaryIO, part: Path, progress: Progress, room: float) -> str | None:
-    """Fetch what is not in `file` yet. None when all is there, else why the connection broke."""
+def _resume(url: str, file: BinaryIO, part: Path, progress: Progress, room: float) -> str | None:
+    """Download the rest of `file`. Return None if it is complete, else why the connection broke."""
     have, version_file = file.seek(0, os.SEEK_END), _version_file(part)
     version = version_file.read_text(encoding="utf-8") if have and version_file.exists() else None
     try:
@@ -105,11 +106,11 @@ def _go_on(url: str, file: BinaryIO, part: Path, progress: Progress, room: float
             return None
         with response:
             found = _version(response)
-            changed = version and found and found != version  # and the server does not know If-Range
-            if have and (changed or response.status != 206):  # or it sends the whole file, whatever was asked for
+            changed = version and found and found != version  # the server ignored If-Range
+            if have and (changed or response.status != 206):  # or the server sends the whole file
                 file.truncate(0)
                 if response.status == 206:
-                    return _go_on(url, file, part, progress, room)
+                    return _resume(url, file, part, progress, room)
                 have = 0
             if not have:
                 version_file.write_text(found, encoding="utf-8") if found else version_file.unlink(missing_ok=True)
@@ -126,20 +127,20 @@ def _go_on(url: str, file: BinaryIO, part: Path, progress: Progress, room: float
 
 
 def _version_file(part: Path) -> Path:
-    """Where the version of the file is kept that has arrived in part."""
+    """Return the path of the file that has the version of the received bytes."""
     return part.with_name(f"{part.name}.version")
 
 
 def _version(response: HTTPResponse) -> str | None:
-    """Return what a server calls the version of its file: an ETag for these very bytes, or a time; None without."""
+    """Return the server's version of its file: a strong ETag, or a modification time; None without either."""
     tag = response.headers.get("ETag", "")
     return tag if tag.startswith('"') else response.headers.get("Last-Modified")
 
 
 def _open(url: str, have: int, part: Path, version: str | None) -> HTTPResponse | None:
-    """The answer to a request for the bytes from `have` on, None if there are none. Raises NotDownloaded if refused.
+    """Request the bytes from `have` on. Return None if there are none. Raises NotDownloaded if refused.
 
-    A server whose file is no longer of that `version` answers with the whole file.
+    A server whose file has another `version` now answers with the whole file.
     """
     headers = {"User-Agent": "check.py"}
     if have:
@@ -152,56 +153,57 @@ def _open(url: str, have: int, part: Path, version: str | None) -> HTTPResponse 
         size = error.headers.get("Content-Range", "").rpartition("/")[2]
         if error.code == 416 and size == str(have):
             return None
-        reason = f"its server says {error.code} {error.reason}"
+        reason = f"the server answered {error.code} {error.reason}"
         if error.code == 416:
             reason += f"; {part} has {have} bytes, more than the file: remove it"
         raise NotDownloaded(f"{url} cannot be downloaded: {reason}") from error
-    except (OSError, HTTPException) as error:  # URLError is an OSError, and so is all that sockets and TLS raise
+    except (OSError, HTTPException) as error:  # URLError and all errors of sockets and TLS are OSErrors
         raise _Broken(getattr(error, "reason", None) or error) from error
     start = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
     if response.status == 206 and start != str(have):
-        raise NotDownloaded(f"{url}: asked for the bytes from {have} on, its server sent those from {start} on")
+        raise NotDownloaded(f"{url}: the server sent the bytes from {start} on, not from {have} on")
     return response
 
 
 def _read(response: HTTPResponse) -> bytes:
-    """What has arrived of an answer, a block at most. Raises _Broken where the network, and not the disk, fails."""
+    """Return the received bytes of an answer, a block at most. Raises _Broken if the network fails, not the disk."""
     try:
         return response.read1(BLOCK)
     except (OSError, HTTPException) as error:
         raise _Broken(error) from error
 
 
-def _write(file: BinaryIO, block: bytes, part: Path, size: int, what: str) -> None:
-    """Write a block to `file`, which is `part`. What a full disk takes of it stays there.
+def _write(file: BinaryIO, block: bytes, part: Path, size: int, content: str) -> None:
+    """Write a block to `file`, which is `part`. If the disk is full, the bytes written so far stay.
 
-    Raises UserError, which states how large `what` is: `size` bytes.
+    Raises UserError, which states the size of `content`: `size` bytes.
     """
     left = memoryview(block)
     try:
         while left:
             left = left[file.write(left) :]
     except OSError as error:
-        remedy = after(error, part.parent, size, what)
+        remedy = remedy_for(error, part.parent, size, content)
         raise UserError(f"{part} cannot be written ({error.strerror}){remedy}") from error
 
 
-def require_room(folder: Path, size: int, what: str) -> None:
+def require_room(folder: Path, size: int, content: str) -> None:
     """Raise UserError unless `size` bytes can still be written in `folder`."""
     if size > files.free_space(folder):
-        raise UserError(_room(folder, size, what))
+        raise UserError(_room(folder, size, content))
 
 
-def after(error: OSError, folder: Path, size: int, what: str) -> str:
-    """Return what to do after writing in `folder` failed, to be said behind the reason; `size` is in bytes."""
+def remedy_for(error: OSError, folder: Path, size: int, content: str) -> str:
+    """Return the remedy after writing in `folder` failed, to follow the reason; `content` takes `size` bytes."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return "; once that is mended, the same command goes on"
-    return f". {_room(folder, size, what)}"
+        return ". Fix this, then run the same command again to resume"
+    return f". {_room(folder, size, content)}"
 
 
-def _room(folder: Path, size: int, what: str) -> str:
-    needs = f"{what} takes about {files.shown(size)}, and " * bool(size)  # some servers do not tell
+def _room(folder: Path, size: int, content: str) -> str:
+    needs = f"{content} takes about {files.format_bytes(size)}, and " * bool(size)  # some servers do not state a size
+    left = files.format_bytes(files.free_space(folder))
     return (
-        f"{needs}{folder} has {files.shown(files.free_space(folder))} left. Make room there, or make the dataset's"
-        " folder a symbolic link to another disk; the same command goes on from there"
+        f"{needs}{folder} has {left} left. Make room there, or replace the dataset's folder by a symbolic link to"
+        " another disk. Then run the same command again to resume"
     )

@@ -1,7 +1,7 @@
-"""Where datasets are to be had. What is not in these tables takes a person: DATASETS.md says how, for all of them.
+"""Addresses of datasets. Other datasets are installed by hand; DATASETS.md describes all of them.
 
-URLs and MD5 sums of archives are those that torchvision's datasets of the same names know (`torchvision/datasets`);
-Google Drive's ids of split files are those that CoOp's DATASETS.md links. Hosts move: what arrives is checked.
+URLs and MD5 sums of archives are from torchvision's datasets of the same names (`torchvision/datasets`); Google Drive's
+ids of split files are from CoOp's DATASETS.md. Hosts move, so downloads are checked.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Archive:
-    """A .zip or .tar.gz. Of its folder `inside`, what it `keeps` becomes the dataset's folder, under the same names.
+    """A .zip or .tar.gz. The entries `keeps` of its folder `inside` are moved to the dataset's folder.
 
-    `inner` is an archive within the archive that is meant instead. None for `md5`: nobody published it.
+    `inner` names an archive within the archive to use instead. `md5` is None if none is published.
     """
 
     url: str
@@ -24,7 +24,7 @@ class Archive:
 
     @property
     def name(self) -> str:
-        """The file's name."""
+        """Return the name of the archive file."""
         return self.url.rsplit("/", 1)[1]
 
 
@@ -52,7 +52,7 @@ ARCHIVES = {
         "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
         None,
         "fgvc-aircraft-2013b/data",
-        ("images", *(f"images_variant_{part}.txt" for part in ("train", "val", "test")), "variants.txt"),
+        ("images", *(f"images_variant_{split}.txt" for split in ("train", "val", "test")), "variants.txt"),
     ),
     "food101": Archive(
         "http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz",
@@ -83,8 +83,7 @@ ARCHIVES = {
 
 @dataclass(frozen=True)
 class SplitFile:
-    """A file of lists: where a program gets it (`url`), where a person looks at it (`page`), and its SHA-256 if we have
-    seen it."""
+    """A split file: its address for programs (`url`) and for browsers (`page`), and its SHA-256 if known."""
 
     url: str
     page: str
@@ -92,7 +91,7 @@ class SplitFile:
 
 
 def _on_drive(identity: str, sha256: str | None = None) -> SplitFile:
-    """A small file on Google Drive, which has a page of its own for large ones."""
+    """Return the entry of a small file on Google Drive, which has another address for large ones."""
     return SplitFile(
         f"https://drive.google.com/uc?export=download&id={identity}",
         f"https://drive.google.com/file/d/{identity}/view",

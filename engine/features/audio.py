@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from engine import sounds
-from engine.datasets.checks import first
+from engine.datasets.checks import list_preview
 from engine.datasets.esc50 import Sounds
 from engine.errors import UserError
 from engine.features import store
@@ -181,14 +181,14 @@ def check_formats(dataset: Sounds, positions: Iterable[int], rate: int, length: 
             unequal.append(f"{path} ({found.length})")
     if others and not resample:
         raise UserError(
-            f"{len(others)} clips are not mono of {rate} Hz: {first(others, len(others))}.\n"
+            f"{len(others)} clips are not mono of {rate} Hz: {list_preview(others)}.\n"
             "Fetch them again, or convert them as they are read: --resample"
         )
-    notes = [f"{len(others)} clips are converted to mono of {rate} Hz: {first(others, len(others))}"] if others else []
+    notes = [f"{len(others)} clips are converted to mono of {rate} Hz: {list_preview(others)}"] if others else []
     if unequal:
         notes.append(
             f"{len(unequal)} clips are not {length} samples long, and are cut or zero-padded at the end:"
-            f" {first(unequal, len(unequal))}"
+            f" {list_preview(unequal)}"
         )
     return notes
 

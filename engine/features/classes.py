@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from engine import files, schema
-from engine.datasets import Benchmark
+from engine.datasets import ImageDataset
 from engine.features.store import MissingFeatures, Place
 
 
@@ -30,7 +30,7 @@ class ShiftedClasses:
         return hashlib.sha256(json.dumps([self.list_digest, self.parent_labels]).encode()).hexdigest()
 
 
-def classes_of(benchmark: Benchmark) -> ShiftedClasses | None:
+def classes_of(benchmark: ImageDataset) -> ShiftedClasses | None:
     """Return the classes of a shifted test set; None for any other dataset."""
     if benchmark.parent_labels is None:
         return None

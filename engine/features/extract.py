@@ -23,10 +23,10 @@ from torch.utils.data import Dataset
 
 from engine.clip import names
 from engine.clip.load import Encoder
-from engine.datasets import Benchmark
-from engine.datasets.benchmark import BACKGROUND, content_digest
-from engine.datasets.checks import first
+from engine.datasets import ImageDataset
+from engine.datasets.checks import list_preview
 from engine.datasets.custom.tracking import file_states
+from engine.datasets.image_dataset import BACKGROUND, content_digest
 from engine.errors import UserError
 from engine.features.decoding import Batch, batches, dead_workers
 from engine.features.listing import Listing
@@ -57,7 +57,7 @@ class Plan:
     """The images that are asked for of one part of a dataset, in one view, and by number of trainable layers the banks
     that lack some of them."""
 
-    benchmark: Benchmark
+    benchmark: ImageDataset
     part: str
     view: str
     asked: frozenset[int]
@@ -65,7 +65,7 @@ class Plan:
 
     def seed(self, position: int) -> str:
         """The seed of an image's random view. In a custom dataset, where positions move, it follows the content."""
-        state = self.benchmark.files.get(self.benchmark.part(self.part)[position].impath)
+        state = self.benchmark.files.get(self.benchmark.items(self.part)[position].impath)
         image = state.content if state else f"{self.part}/{position}"
         return f"{self.benchmark.name}/{image}/{self.view}"
 
@@ -76,7 +76,7 @@ class Plan:
 
     def path(self, position: int) -> Path:
         """Return the path of an image file."""
-        return self.benchmark.path(self.benchmark.part(self.part)[position])
+        return self.benchmark.path(self.benchmark.items(self.part)[position])
 
 
 class CorruptImages(UserError):
@@ -96,7 +96,7 @@ class CorruptImages(UserError):
 
 
 def plan(
-    benchmark: Benchmark,
+    benchmark: ImageDataset,
     part: str,
     view: str,
     positions: list[int],
@@ -118,7 +118,7 @@ def plan(
             names.folder(encoder.name),
             encoder.digest,
             benchmark.digest(part) if listing is None else BY_CONTENT,
-            len(benchmark.part(part)) if listing is None else 0,
+            len(benchmark.items(part)) if listing is None else 0,
             precision=encoder.precision,
             layer=layers,
             decode=decode,
@@ -228,7 +228,7 @@ class _Chunk:
         if changed := [impath for impath in impaths if now[impath].content != files[impath].content]:
             raise UserError(
                 f"{self.plan.benchmark.image_dir}: images changed while their features were made:"
-                f" {first(changed, len(changed))}. The same command makes them anew"
+                f" {list_preview(changed)}. The same command makes them anew"
             )
 
     def uniform(self, start: int, batch: Batch) -> list[str]:
@@ -240,7 +240,7 @@ class _Chunk:
     def write(self, encoded: list[dict[int, Tensor]]) -> None:
         """Write what was encoded of the images, batch after batch: features [b, ...] by number of trainable layers."""
         benchmark = self.plan.benchmark
-        items = benchmark.part(self.plan.part)
+        items = benchmark.items(self.plan.part)
         contents = self._listed(self.positions)
         if contents:
             self._require_unchanged([items[position].impath for position in self.positions])

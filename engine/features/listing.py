@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from engine import files
-from engine.datasets import Benchmark
-from engine.datasets.benchmark import PARTS, image_keys
-from engine.datasets.checks import counted, first
+from engine.datasets import ImageDataset
+from engine.datasets.checks import list_preview, pluralize
+from engine.datasets.image_dataset import SPLITS, image_keys
 from engine.errors import UserError
 from engine.features.store import Listed, MissingFeatures, Place
 
@@ -34,13 +34,13 @@ class Listing:
         return {part: image_keys(self.part(part).contents, self.part(part).paths) for part in ("train", "val")}
 
 
-def listing_of(benchmark: Benchmark) -> Listing | None:
+def listing_of(benchmark: ImageDataset) -> Listing | None:
     """Return the lists of a custom dataset as they are now; None for a published dataset."""
     if not benchmark.files:
         return None
     lists = {
-        part: Listed([item.impath for item in benchmark.part(part)], benchmark.labels(part), benchmark.contents(part))
-        for part in PARTS
+        part: Listed([item.impath for item in benchmark.items(part)], benchmark.labels(part), benchmark.contents(part))
+        for part in SPLITS
     }
     return Listing(benchmark.classnames, **lists)
 
@@ -57,8 +57,8 @@ def read_listing(place: Place) -> Listing | None:
         return None
     try:
         content = files.parse_json(files.read_bytes(place.listing))
-        listing = Listing(content["classnames"], **{part: Listed(**content[part]) for part in PARTS})
-        if not all(_is_sound(listing.part(part), len(listing.classnames)) for part in PARTS):
+        listing = Listing(content["classnames"], **{part: Listed(**content[part]) for part in SPLITS})
+        if not all(_is_sound(listing.part(part), len(listing.classnames)) for part in SPLITS):
             raise ValueError("it does not list the images of each split")
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise MissingFeatures(f"{place.listing} is damaged ({error}); features.py writes it anew") from error
@@ -85,7 +85,7 @@ def require_same(place: Place, images: str, now: Listing) -> None:
     Two folders of one name would take turns in the same features, splits and results.
     """
     then = stored_listing(place) or now
-    contents = [{content for part in PARTS for content in own.part(part).contents} for own in (then, now)]
+    contents = [{content for part in SPLITS for content in own.part(part).contents} for own in (then, now)]
     if contents[0].isdisjoint(contents[1]):
         raise UserError(
             f"{place.folder} has features of other images: not one of them is in {images} now. If this is another"
@@ -97,7 +97,7 @@ def require_same(place: Place, images: str, now: Listing) -> None:
 def changes(then: Listing, now: Listing) -> list[str]:
     """Return in short phrases how the images changed between two listings; nothing if they did not."""
     old, new = (
-        {path: (content, label, part) for part in PARTS for path, label, content in _rows(listing.part(part))}
+        {path: (content, label, part) for part in SPLITS for path, label, content in _rows(listing.part(part))}
         for listing in (then, now)
     )
     kept = [path for path in new if path in old]
@@ -107,7 +107,7 @@ def changes(then: Listing, now: Listing) -> list[str]:
         "removed": [path for path in old if path not in new],
         "moved to another class or split": [path for path in kept if old[path][1:] != new[path][1:]],
     }
-    said = [f"{counted(len(own), 'image')} {kind} ({first(own, len(own))})" for kind, own in kinds.items() if own]
+    said = [f"{pluralize(len(own), 'image')} {kind} ({list_preview(own)})" for kind, own in kinds.items() if own]
     return said + ["other class names"] * (then.classnames != now.classnames)
 
 

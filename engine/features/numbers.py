@@ -27,7 +27,7 @@ def check_finite(features: Tensor, positions: Iterable[int], what: str) -> None:
     if not finite.all():
         rows = [position for position, right in zip(positions, finite.tolist(), strict=True) if not right]
         raise UserError(
-            f"{what}: features that are not finite numbers, at positions {checks.first(rows, len(rows))}; remove them"
+            f"{what}: features that are not finite numbers, at positions {checks.list_preview(rows)}; remove them"
             " there and make them again"
         )
 
@@ -41,5 +41,5 @@ def check_norms(features: Tensor, positions: Iterable[int], what: str) -> None:
         rows = [position for position, right in zip(positions, usable.tolist(), strict=True) if not right]
         raise UserError(
             f"{what}: features that are all zero, or too small or too large to be normalised, at positions"
-            f" {checks.first(rows, len(rows))}; remove them there and make them again, with sound weights and images"
+            f" {checks.list_preview(rows)}; remove them there and make them again, with sound weights and images"
         )

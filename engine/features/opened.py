@@ -78,7 +78,7 @@ class OpenedFeatures:
         self.text_part = encoder.text[wanted.text_layer] if encoder else None
         place = Place.of(feature_dir, wanted.encoder, wanted.dataset)
         self.listing = read_listing(place)
-        if self.listing is None and datasets.is_own(wanted.dataset):
+        if self.listing is None and datasets.is_custom(wanted.dataset):
             raise MissingFeatures(
                 f"no features of {wanted.dataset}: {place.listing}, which lists their images, is not there"
             )
@@ -95,7 +95,7 @@ class OpenedFeatures:
         self.text_path = place.texts(wanted.text_layer, wanted.text_augmentation)
         self.text_source = texts_source(self.text_path)
         check_layers(self.text_path, self.text_source, wanted.text_layer, encoder)
-        if self.listing and not templates.are_of(self.listing.classnames, *read_wordings(self.text_path)):
+        if self.listing and not templates.are_prompts_of(self.listing.classnames, *read_wordings(self.text_path)):
             raise MissingFeatures(f"{self.text_path} has the prompts of other class names than {place.listing}")
         self._check_banks(encoder)
         mined = wanted.text_augmentation == templates.MINING
@@ -114,7 +114,7 @@ class OpenedFeatures:
                 f"{self.text_path} is from before prompts knew the names of classes; features.py adds them, and"
                 " encodes nothing again"
             )
-        return list(map(templates.spelled, self.texts.classnames))
+        return list(map(templates.spell, self.texts.classnames))
 
     @property
     def train_source(self):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engine import files, templates
 from engine.clip.load import Encoder
-from engine.datasets import Benchmark
+from engine.datasets import ImageDataset
 from engine.datasets.few_shot import FewShotSplit
 from engine.errors import UserError
 from engine.features.classes import ShiftedClasses, are_stored, classes_of
@@ -29,7 +29,9 @@ class Need:
     size: int
 
     def __str__(self) -> str:
-        what = f"{self.missing} of {self.asked} missing, {files.shown(self.size)}" if self.missing else "complete"
+        what = (
+            f"{self.missing} of {self.asked} missing, {files.format_bytes(self.size)}" if self.missing else "complete"
+        )
         return f"{self.name}: {what}"
 
 
@@ -101,12 +103,12 @@ class DatasetPlan:
         asked = sum(len(images.asked) for images in self.images)
         return (
             f"{self.title}: {sum(len(texts.prompts) for texts in self.texts)} prompts; {asked} images, counting views,"
-            f" {self.passes} of them to encode; {files.shown(self.size)} to write"
+            f" {self.passes} of them to encode; {files.format_bytes(self.size)} to write"
         )
 
 
 def plan_dataset(
-    benchmark: Benchmark, splits: list[FewShotSplit], request: Request, place: Place, encoder: Encoder
+    benchmark: ImageDataset, splits: list[FewShotSplit], request: Request, place: Place, encoder: Encoder
 ) -> DatasetPlan:
     """What is missing at `place` of what training on `splits` and testing need; of the test alone without splits.
 
@@ -171,7 +173,7 @@ def require_room(plans: list[DatasetPlan], feature_dir: str | Path) -> str:
     size, free = sum(plan.size for plan in plans), files.free_space(Path(feature_dir))
     if size > free:
         raise UserError(
-            f"these features take {files.shown(size)}, and {feature_dir} has {files.shown(free)} left."
+            f"these features take {files.format_bytes(size)}, and {feature_dir} has {files.format_bytes(free)} left."
             " Make room there, or give another --feature_dir"
         )
-    return f"in total {files.shown(size)} to write; {feature_dir} has {files.shown(free)} left"
+    return f"in total {files.format_bytes(size)} to write; {feature_dir} has {files.format_bytes(free)} left"

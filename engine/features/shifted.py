@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine import datasets
-from engine.datasets.checks import first
+from engine.datasets.checks import list_preview
 from engine.errors import UserError
 from engine.features.classes import ShiftedClasses, read_classes
 from engine.features.store import Bank, MissingFeatures, Place
-from engine.templates import spelled
+from engine.templates import spell
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +64,9 @@ def classes_of(shifted: ShiftedSet, parent: str, count: int, parent_names: list[
         raise UserError(f"{folder} has {len(labels)} classes, up to label {max(labels)}; {parent} has {count}")
     if parent_names is not None and not is_whole:
         pairs = zip(shifted.classes.classnames, (parent_names[label] for label in labels), strict=True)
-        if other := [f"{own} ({name})" for own, name in pairs if spelled(own) != spelled(name)]:
+        if other := [f"{own} ({name})" for own, name in pairs if spell(own) != spell(name)]:
             raise UserError(
-                f"{folder}: classes have other names in {parent}: {first(other, len(other))}; make the features of one"
+                f"{folder}: classes have other names in {parent}: {list_preview(other)}; make the features of one"
                 " of them anew, with lists of the same classes"
             )
     return labels

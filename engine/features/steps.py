@@ -10,8 +10,8 @@ from typing import Any
 
 from engine import datasets, files, terminal
 from engine.clip.load import Encoder, load_encoder
-from engine.datasets import Benchmark
-from engine.datasets.checks import NotInstalled, counted, first
+from engine.datasets import ImageDataset
+from engine.datasets.checks import NotInstalled, list_preview, pluralize
 from engine.datasets.few_shot import FewShotSplit
 from engine.errors import UserError
 from engine.features.classes import write_classes
@@ -36,7 +36,7 @@ def load(name: str, *settings: Any) -> Encoder:
 
 def extract_all(
     encoders: list[str],
-    wanted: list[tuple[Benchmark, list[FewShotSplit]]],
+    wanted: list[tuple[ImageDataset, list[FewShotSplit]]],
     request: Request,
     place_of: Callable[[str, str], Place],
     load_one: Callable[[str], Encoder],
@@ -94,7 +94,7 @@ def make(plan: DatasetPlan, encoder: Encoder, *, batch_size: int, workers: int) 
     if uniform:
         verb = "is" if len(uniform) == 1 else "are"
         terminal.warn(
-            f"note: {counted(len(uniform), 'image')} {verb} of one colour: {first(uniform, len(uniform))}; a common"
+            f"note: {pluralize(len(uniform), 'image')} {verb} of one colour: {list_preview(uniform)}; a common"
             " sign of files that are read wrongly"
         )
     if corrupt:
@@ -112,15 +112,15 @@ def _remarks(texts: TextPlan, encoder: str) -> list[str]:
     if cut := texts.truncated:
         remarks.append(f"warning: {len(cut)} prompts are too long for {encoder} and lose their end, such as '{cut[0]}'")
     if alike := texts.alike:
-        shown = first((f"'{one}' and '{other}'" for one, other in alike), len(alike))
+        shown = list_preview((f"'{one}' and '{other}'" for one, other in alike), len(alike))
         remarks.append(
-            f"note: in {counted(len(alike), 'pair')} of classes, prompts are the same tokens for {encoder},"
+            f"note: in {pluralize(len(alike), 'pair')} of classes, prompts are the same tokens for {encoder},"
             f" which cannot tell them apart: {shown}"
         )
     count, least = len(texts.prompts), min(DEFAULT.grid.axes["batch_size"]) // 2 + 1
     if count < least:
         remarks.append(
-            f"note: {counted(count, 'prompt')} where cross-modal training takes {least} or more: name others with"
+            f"note: {pluralize(count, 'prompt')} where cross-modal training takes {least} or more: name others with"
             " --templates FILE, or --text-augmentation template_mining"
         )
     return remarks
@@ -167,17 +167,19 @@ def verify(paths: list[Path], repair: bool) -> int:
             if file.fault and file.can_be_opened and repair:
                 file.path.unlink(missing_ok=True)
     what = "removed, and features.py makes them anew" if repair else "which --repair removes"
-    terminal.say(f"{counted(len(paths), 'file')}, {bad} of them bad" + f", {what}" * (bad > 0))
+    terminal.say(f"{pluralize(len(paths), 'file')}, {bad} of them bad" + f", {what}" * (bad > 0))
     if unopened:
-        terminal.say(f"{counted(unopened, 'file')} that cannot be opened, and may be sound: --repair leaves them alone")
+        terminal.say(
+            f"{pluralize(unopened, 'file')} that cannot be opened, and may be sound: --repair leaves them alone"
+        )
     if undigested:
         terminal.say(
-            f"{counted(undigested, 'file')} from before there were digests: whether they are as written is not known"
+            f"{pluralize(undigested, 'file')} from before there were digests: whether they are as written is not known"
         )
     return bad + unopened
 
 
-def verify_images(place: Place, benchmark: Benchmark, repair: bool) -> int:
+def verify_images(place: Place, benchmark: ImageDataset, repair: bool) -> int:
     """Compare the content of images with what their features were made of, and name those that changed; how many.
 
     With `repair` features.py makes their features anew.

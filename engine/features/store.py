@@ -33,7 +33,7 @@ from torch import Tensor
 
 from engine.digests import tensors_digest
 from engine.errors import UserError
-from engine.files import matching, opening, parse_json, write_tensors
+from engine.files import list_matching, opening, parse_json, write_tensors
 from engine.preprocessing import USUAL
 
 
@@ -173,7 +173,7 @@ class Bank:
         self._shape = torch.Size()
         self._rows: dict[int, tuple[Path, int]] = {}
         by_content: dict[str, tuple[Path, int]] = {}
-        for path in matching(folder, "*.safetensors"):
+        for path in list_matching(folder, "*.safetensors"):
             header = read_header(path)
             self._require_same(header, path)
             self.source, self._shape = header.source, header.row_shape

@@ -15,10 +15,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from engine.datasets import Benchmark
-from engine.datasets.benchmark import PARTS
-from engine.datasets.checks import first
+from engine.datasets import ImageDataset
+from engine.datasets.checks import list_preview
 from engine.datasets.custom.tracking import file_states
+from engine.datasets.image_dataset import SPLITS
 from engine.errors import UserError
 from engine.features.classes import read_classes
 from engine.features.listing import read_listing, stored_listing
@@ -40,7 +40,7 @@ from engine.features.store import (
     reading,
     shard_path,
 )
-from engine.files import CannotOpen, entries_below, matching, opening
+from engine.files import CannotOpen, entries_below, list_matching, opening
 
 READ_BYTES = 1 << 24
 """How much of a file is read at a time."""
@@ -75,7 +75,7 @@ def stored_files(places: Iterable[Place]) -> list[Path]:
         below = entries_below(place.folder) if place.folder.exists() else ()
         paths += [Path(entry.path) for entry in below if entry.name.endswith(".safetensors")]
         for name in (place.mined("*").name, place.listing.name, place.classes.name):
-            paths += matching(place.folder, name)
+            paths += list_matching(place.folder, name)
     return sorted(paths, key=lambda path: (path.parent, path.name))
 
 
@@ -86,17 +86,17 @@ def check(paths: list[Path], progress: Callable[[int], object] = lambda count: N
         yield from _twice(_mixed(files))
 
 
-def changed_images(place: Place, benchmark: Benchmark) -> dict[str, list[Path]]:
+def changed_images(place: Place, benchmark: ImageDataset) -> dict[str, list[Path]]:
     """Return the images whose content is not that which features at `place` were made of, with the shards that have it.
 
     All images with features are read. In a custom dataset a shard has an image by its content, so none is at fault.
     """
     listing, made_of, shards = stored_listing(place), {}, {}
     if listing is not None:
-        lists = [listing.part(part) for part in PARTS]
+        lists = [listing.part(part) for part in SPLITS]
         made_of = {path: content for own in lists for path, content in zip(own.paths, own.contents, strict=True)}
-    for part in PARTS if listing is None else ():
-        items, digest = benchmark.part(part), benchmark.digest(part)
+    for part in SPLITS if listing is None else ():
+        items, digest = benchmark.items(part), benchmark.digest(part)
         for path in sorted(place.folder.glob(f"{part}-layer_*/*/*.safetensors")):
             try:
                 header = read_header(path)
@@ -163,7 +163,7 @@ def _fault_of_shard(tensors: dict[str, Tensor], source: Source, path: Path) -> s
     by_content = source.list_digest == BY_CONTENT
     outside = positions[(positions < 0) | (positions >= source.length)].tolist()
     if outside and not by_content:
-        return f"has rows of a list of {source.length} images at positions {first(outside, len(outside))}"
+        return f"has rows of a list of {source.length} images at positions {list_preview(outside)}"
     if len(positions.unique()) < len(positions):
         return "has an image twice"
     if shard_path(path.parent, positions.tolist(), _contents(tensors, source)).name != path.name:
@@ -184,7 +184,7 @@ def _fault_of_rows(features: Tensor, labels: Tensor, positions: Tensor) -> str |
     for wrong, what in ((~finite, "features that are not finite numbers"), (labels < 0, "labels below 0")):
         if wrong.any():
             bad = positions[wrong].tolist()
-            return f"has {what}, at positions {first(bad, len(bad))}"
+            return f"has {what}, at positions {list_preview(bad)}"
     return None
 
 

@@ -7,7 +7,7 @@ wants it (its centre crop, or all of it), `flip` its mirror image, `randomcrop_0
 
 from __future__ import annotations
 
-from engine.datasets import Benchmark
+from engine.datasets import ImageDataset
 from engine.datasets.few_shot import FewShotSplit
 
 Rows = list[tuple[str, str, list[int]]]
@@ -20,7 +20,7 @@ def training_views(augmentation: str, views: int) -> list[str]:
     return ["none", *added[augmentation]]
 
 
-def wanted_rows(benchmark: Benchmark, splits: list[FewShotSplit], views: list[str]) -> Rows:
+def wanted_rows(benchmark: ImageDataset, splits: list[FewShotSplit], views: list[str]) -> Rows:
     """The images that training on `splits` and testing need; those of the test alone when there are no splits."""
     train = [position for split in splits for position in split.train]
     val = [position for split in splits for position in split.val]

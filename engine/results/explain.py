@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from engine import datasets
-from engine.datasets.few_shot import order, read_shots
+from engine.datasets.few_shot import parse_shots, shots_sort_key
 from engine.errors import UserError
 from engine.results.runs import TEST, TRAINED, VAL, WISEFT, ZEROSHOT, Cell, Record, read_cell, selected
 from engine.training.grid import SPOKEN, Hparams, shown
@@ -40,7 +40,7 @@ def explain(cell: Cell, result_dir: str | Path) -> str:
 def _none_there(cell: Cell, result_dir: str | Path) -> str:
     folder = cell.folder(result_dir)
     lines = [f"there are no runs of {cell} in {folder}"]
-    if cells := [f"{datasets.given(c.dataset)},{c.shots},{c.seed}" for c in cells_there(cell, result_dir)]:
+    if cells := [f"{datasets.cli_name(c.dataset)},{c.shots},{c.seed}" for c in cells_there(cell, result_dir)]:
         lines.append(f"cells of this method that have some: {'  '.join(cells)}")
     of_cell = folder.parents[2]
     if others := sorted({str(path.parents[1].relative_to(of_cell)) for path in of_cell.glob("*/*/*/*/record.json")}):
@@ -91,10 +91,10 @@ def cells_there(like: Cell, result_dir: str | Path) -> list[Cell]:
     found = []
     for folder in Path(result_dir).glob("*-shot_*-seed_*"):
         match = re.match(r"(.+)-shot_(\d+|all)-seed_(\d+)", folder.name)
-        cell = replace(like, dataset=match[1], shots=read_shots(match[2]), seed=int(match[3])) if match else None
+        cell = replace(like, dataset=match[1], shots=parse_shots(match[2]), seed=int(match[3])) if match else None
         if cell and cell.folder(result_dir).parents[2] == folder and _has_runs(cell, result_dir):
             found.append(cell)
-    return sorted(found, key=lambda cell: (cell.dataset, order(cell.shots), cell.seed))
+    return sorted(found, key=lambda cell: (cell.dataset, shots_sort_key(cell.shots), cell.seed))
 
 
 def _has_runs(cell: Cell, result_dir: str | Path) -> bool:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine import schema
-from engine.datasets.checks import first
+from engine.datasets.checks import list_preview
 from engine.digests import tensors_digest
 from engine.errors import UserError
 from engine.files import CannotOpen, entries_below, opening, parse_json, write_tensors
@@ -88,7 +88,7 @@ class MissingClassifier(UserError):
 
     def __init__(self, place: Path, cells: dict[Cell, Path | None]):
         named = list(dict.fromkeys(map(str, cells)))  # cells of several methods are called alike
-        super().__init__(f"{place} has no classifier, as none was kept of {first(named, len(named))}")
+        super().__init__(f"{place} has no classifier, as none was kept of {list_preview(named)}")
         self.cells = cells
 
 
@@ -228,7 +228,7 @@ def _check_weights(kept: Kept) -> None:
     """Raise ValueError, naming tensors, for weights that are not finite numbers."""
     bad = [name for name, tensor in kept.tensors.items() if not tensor.float().isfinite().all()]
     if bad:
-        raise ValueError(f"weights that are not finite numbers: {first(bad, len(bad))}")
+        raise ValueError(f"weights that are not finite numbers: {list_preview(bad)}")
 
 
 def _digest(about: dict[str, Any], tensors: dict[str, Tensor]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from engine.datasets.few_shot import ALL, order
+from engine.datasets.few_shot import ALL, shots_sort_key
 from engine.files import write_atomically
 from engine.results.tables import zeroshot_lines
 
@@ -20,7 +20,7 @@ def accuracy_against_shots(summaries: dict[str, pd.DataFrame], title: str, path:
     """Plot mean accuracy (percent) by shots of each method, with a band of one standard deviation; a PNG."""
     figure = Figure(figsize=(5.6, 4.0), layout="constrained")
     axes = figure.subplots()
-    shots = sorted({s for summary in summaries.values() for s in summary["shots"]}, key=order)
+    shots = sorted({s for summary in summaries.values() for s in summary["shots"]}, key=shots_sort_key)
     place = {s: s for s in shots} | {ALL: 2 * max((s for s in shots if s != ALL), default=1)}
     for (name, line), dashes in zip(zeroshot_lines(summaries).items(), cycle(["--", ":", "-."]), strict=False):
         axes.plot(line.index.map(place), line, dashes, color="0.35", label=name)

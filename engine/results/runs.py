@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from engine import schema
 from engine.datasets.few_shot import MAX_VAL_SHOT, Shots
 from engine.errors import UserError
-from engine.files import matching, parse_json, read_bytes, write_json
+from engine.files import list_matching, parse_json, read_bytes, write_json
 from engine.methods import METHODS, Method
 from engine.results.old_records import converted
 from engine.training.grid import Grid, Hparams
@@ -234,7 +234,7 @@ def read_cell(cell: Cell, result_dir: str | Path) -> dict[Hparams, Record]:
     """
     records: dict[Hparams, Record] = {}
     first: tuple[Path, Record] | None = None
-    for path in (run / RECORD for run in matching(cell.folder(result_dir), "*")):
+    for path in (run / RECORD for run in list_matching(cell.folder(result_dir), "*")):
         if not path.exists():
             continue
         record = read_record(path)

@@ -11,8 +11,8 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from engine import templates
-from engine.datasets.checks import first
-from engine.datasets.few_shot import MAX_VAL_SHOT, Shots, read_shots
+from engine.datasets.checks import list_preview
+from engine.datasets.few_shot import MAX_VAL_SHOT, Shots, parse_shots
 from engine.errors import UserError
 from engine.files import write_text
 from engine.results.runs import (
@@ -206,7 +206,7 @@ def read_method(name: str, eval_dir: str | Path) -> pd.DataFrame:
     for fault, rows in faults.items():
         if rows.any():
             named = [f"{row.dataset} {row.shots}-shot" for row in table[rows].itertuples()]
-            raise UserError(f"{path} has {fault}: {first(named, len(named))}; write it again with eval.py")
+            raise UserError(f"{path} has {fault}: {list_preview(named)}; write it again with eval.py")
     return table
 
 
@@ -215,7 +215,7 @@ def _read(path: Path, layouts: list[list[str]]) -> pd.DataFrame | None:
     try:  # a lone seed, or a digest without letters, would be a number
         table = pd.read_csv(path, dtype={"shots": str, "seeds": str, "runs": str}, na_filter=False)
         if "shots" in table:
-            table["shots"] = table["shots"].map(read_shots)
+            table["shots"] = table["shots"].map(parse_shots)
     except ValueError:  # what pandas raises for files that are empty or no CSV
         return None
     if list(table.columns) not in layouts or table.empty:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from engine import config, datasets, templates, terminal
 from engine.clip import names
-from engine.datasets.checks import counted
+from engine.datasets.checks import pluralize
 from engine.errors import UserError
 from engine.features.listing import changes, listing_of, require_same
 from engine.features.opened import OpenedFeatures
@@ -45,7 +45,7 @@ def train(args: argparse.Namespace, cells: list[Cell], shifted: dict[str, list[s
     while loaded:
         refused += _train_dataset(loaded.pop(0), options)  # and let go of it before the next one
     if refused:
-        raise UserError(f"{counted(refused, 'cell')} cannot be trained, as said above; all others are complete")
+        raise UserError(f"{pluralize(refused, 'cell')} cannot be trained, as said above; all others are complete")
 
 
 def _train_dataset(data: ImageTasks, options: sweep.Options) -> int:
@@ -110,7 +110,7 @@ def load_features(
 
 def _check_images(data: ImageTasks, place: Place) -> None:
     """Raise MissingFeatures if the images of a custom dataset are on this machine and changed since the features."""
-    images = datasets.given(data.cells[0].dataset)
+    images = datasets.cli_name(data.cells[0].dataset)
     if not data.is_custom or not os.path.exists(images):
         return  # features are enough to train
     now = listing_of(datasets.load(data.cells[0].dataset, "", write=False))
@@ -126,7 +126,7 @@ def _check_paths(data: ImageTasks, cell: Cell, args: argparse.Namespace) -> None
 
     Raises MissingFeatures where classifiers are kept, or templates compared, and the store does not know class names.
     """
-    file = templates.given(cell.text_augmentation)
+    file = templates.cli_name(cell.text_augmentation)
     is_file = cell.text_augmentation not in templates.AUGMENTATIONS and os.path.exists(file)
     names = data.classnames if is_file or args.save_heads else []
     today = templates.templates(cell.text_augmentation, cell.dataset) if is_file else []

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from engine import memory
-from engine.datasets.checks import counted
+from engine.datasets.checks import pluralize
 from engine.errors import UserError
 from engine.model import Embedding, LinearClassifier, LinearHead, wise_ft
 from engine.model.zeroshot import ZeroShot
@@ -332,12 +332,12 @@ def outstanding(grids: list[CellSweep], options: Options) -> str:
     """Return a line about what `grids` of one dataset still lack."""
     cell, shifted = grids[0].cell, grids[0].shifted_digests
     runs, missing = sum(len(grid.points) for grid in grids), sum(len(grid.to_train()) for grid in grids)
-    size = f"{counted(len(grids), 'cell')}, {counted(runs, 'run')}"
+    size = f"{pluralize(len(grids), 'cell')}, {pluralize(runs, 'run')}"
     title = f"{cell.encoder} {cell.dataset}: {size}, {missing:,} to train on {options.device}"
     if shifted:
         title += f"; shifted test sets: {', '.join(shifted)}"
     if outdated := sum(grid.outdated for grid in grids):
-        title += f"\nnote: {counted(outdated, 'run')} used images, splits or class names that have changed"
+        title += f"\nnote: {pluralize(outdated, 'run')} used images, splits or class names that have changed"
     return title
 
 

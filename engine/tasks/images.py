@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.datasets.benchmark import BACKGROUND
+from engine.datasets.image_dataset import BACKGROUND
 from engine.errors import UserError
 from engine.features.belonging import check_balance
 from engine.features.opened import OpenedFeatures, Prompts, Wanted

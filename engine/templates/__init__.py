@@ -1,4 +1,4 @@
-"""Prompts, as data (sections 3 and 7 of the protocol)."""
+"""Prompt templates, as data (PROTOCOL sections 3 and 7)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMAGENET = [
     "art of the {}.",
     "a photo of the small {}.",
 ]
-"""The seven of CLIP's eighty ImageNet templates that OpenAI's notebook singles out; ImageNet's variants share them."""
+"""The seven of CLIP's eighty ImageNet templates that OpenAI's notebook selects; ImageNet's variants share them."""
 
 PHOTO = ["a photo of a {}."]
 
@@ -40,48 +40,48 @@ HAND_CRAFTED = {
     "imagenet_a": IMAGENET,
     "imagenet_r": IMAGENET,
 }
-"""CLIP's hand-crafted templates per dataset; a dataset that is not here gets `PHOTO`."""
+"""CLIP's hand-crafted templates per dataset; any other dataset uses `PHOTO`."""
 
 MINING = "template_mining"
 """The `--text-augmentation` whose templates depend on the few-shot split: the best of a pool."""
 MINED = 21
-"""How many templates of the pool are mined (section 7 of the protocol)."""
+"""How many templates of the pool are mined (PROTOCOL section 7)."""
 
 AUGMENTATIONS = ["hand_crafted", "classname", "vanilla", MINING]
-"""What `--text-augmentation` takes, beside the paths of files of templates."""
+"""The values of `--text-augmentation`, besides paths of template files."""
 
-_OWN: dict[str, str] = {}
-"""Paths of templates of one's own, as they were given, by name."""
+_CUSTOM: dict[str, str] = {}
+"""Paths of custom template files, as typed, by name."""
 
 
-def own(path: str) -> str:
-    """Take in a file of templates; gives its name, under which their features and results lie: the file's.
+def add_custom(path: str) -> str:
+    """Register a template file; return its name, taken from the file, under which features and results are stored.
 
-    It is not looked for: who works on cached features needs the name alone. Raises UserError where other templates have
-    the name already.
+    The file need not exist: cached features are found by the name alone. Raises UserError if other templates already
+    have the name.
     """
     name = re.sub(r"[^\w.]+", "_", Path(path).stem)
     if name in AUGMENTATIONS:
-        raise UserError(f"{path} would be called {name}, as templates of the project are; rename it")
-    there = _OWN.setdefault(name, path)
+        raise UserError(f"{path}: the name {name} belongs to templates of the project; rename the file")
+    there = _CUSTOM.setdefault(name, path)
     if os.path.abspath(there) != os.path.abspath(path):
-        raise UserError(f"{there} and {path} would both be called {name}, in features and results; rename one")
+        raise UserError(f"{there} and {path} have the same name, {name}, for features and results; rename one")
     return name
 
 
-def given(augmentation: str) -> str:
-    """What to type for templates: the path they were given by, or the name; a place to fill in, if nobody gave one."""
-    return augmentation if augmentation in AUGMENTATIONS else _OWN.get(augmentation, f"FILE-OF-{augmentation}")
+def cli_name(augmentation: str) -> str:
+    """Return the command-line value for templates: the path of a custom file, or the name; a placeholder if unknown."""
+    return augmentation if augmentation in AUGMENTATIONS else _CUSTOM.get(augmentation, f"FILE-OF-{augmentation}")
 
 
 def templates(augmentation: str, dataset: str) -> list[str]:
-    """The templates of a `--text-augmentation` for a dataset, each with one `{}` for the class name.
+    """Return the templates of a `--text-augmentation` for a dataset, each with one `{}` for the class name.
 
-    For `template_mining` they are the whole pool: which of them a few-shot split takes, `engine.features.mining` finds.
-    Raises UserError for a file of them that is not there, or holds something else.
+    For `template_mining`, return the whole pool; `engine.features.mining` selects from it for each few-shot split.
+    Raises UserError if a template file does not exist or is malformed.
     """
-    if augmentation in _OWN:
-        return _read(Path(_OWN[augmentation]))
+    if augmentation in _CUSTOM:
+        return _read(Path(_CUSTOM[augmentation]))
     if augmentation == MINING:
         return pool()
     if augmentation == "hand_crafted":
@@ -90,29 +90,29 @@ def templates(augmentation: str, dataset: str) -> list[str]:
 
 
 def _read(path: Path) -> list[str]:
-    """The templates in a file, one a line."""
+    """Read the templates in a file, one per line."""
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file of templates")
+        raise UserError(f"{path}: no such template file")
     found = {number: line for number, line in enumerate(read_lines(path), start=1) if line}
     for number, template in found.items():
         if template.count("{}") != 1:
-            raise UserError(f"{path}, line {number}: a template has one {{}}, for the class name: '{template}'")
+            raise UserError(f"{path}, line {number}: a template needs one {{}} for the class name, not '{template}'")
     if not found:
-        raise UserError(f"{path}: no templates; it should have one a line, such as '{PHOTO[0]}'")
+        raise UserError(f"{path} has no templates; it needs one per line, such as '{PHOTO[0]}'")
     return list(found.values())
 
 
 @functools.cache
 def pool() -> list[str]:
-    """The 180 templates that are mined (Table 18 of the paper), in its order. Three of them are there twice."""
+    """Return the 180 templates for mining (Table 18 of the paper), in its order. Three of them occur twice."""
     return read_json(Path(__file__).with_name("template_pool.json"))["templates"]
 
 
-def are_of(classnames: list[str], filled: list[str], labels: list[int]) -> bool:
-    """Return whether the prompts `filled` are those of some templates, whichever, and of these class names."""
-    names = list(map(spelled, classnames))
+def are_prompts_of(classnames: list[str], filled: list[str], labels: list[int]) -> bool:
+    """Return whether the prompts `filled` are made from these class names and any templates."""
+    names = list(map(spell, classnames))
     count = len(filled) // len(names)
-    for number, prompt in enumerate(filled[:count]):  # of the first class, whose name may be in it more than once
+    for number, prompt in enumerate(filled[:count]):  # of the first class; its name may occur repeatedly
         places = [at for at in range(len(prompt)) if prompt.startswith(names[0], at)]
         around = [(prompt[:at], prompt[at + len(names[0]) :]) for at in places]
         if not any([before + name + after for name in names] == filled[number::count] for before, after in around):
@@ -120,16 +120,14 @@ def are_of(classnames: list[str], filled: list[str], labels: list[int]) -> bool:
     return labels == [label for label in range(len(names)) for _ in range(count)]
 
 
-def spelled(classname: str) -> str:
+def spell(classname: str) -> str:
     """Return a class name as prompts and classifiers spell it."""
     return classname.replace("_", " ")
 
 
 def prompts(templates: list[str], classnames: list[str]) -> tuple[list[str], list[int]]:
-    """Every template filled with every class name (`_` becomes a space), class by class, and the label of each."""
+    """Fill every template with every class name (`_` becomes a space), class by class; return prompts and labels."""
     filled = [
-        (template.replace("{}", spelled(name)), label)
-        for label, name in enumerate(classnames)
-        for template in templates
+        (template.replace("{}", spell(name)), label) for label, name in enumerate(classnames) for template in templates
     ]
     return [prompt for prompt, _ in filled], [label for _, label in filled]

@@ -90,7 +90,7 @@ def test_what_is_no_checkpoint(saved, tmp_path):
             checkpoint.load_encoder(path)
         assert str(path) in str(error.value)
 
-    refuse(tmp_path / "none.pt", "is not there.\nGet AudioCLIP-Partial-Training.pt")
+    refuse(tmp_path / "none.pt", "does not exist.\nGet AudioCLIP-Partial-Training.pt")
     (tmp_path / "text.pt").write_text("not found")
     refuse(tmp_path / "text.pt", "cannot be read as a PyTorch state dict")
     (tmp_path / "empty.pt").touch()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from engine.datasets.registry import FORMATS
+from engine.datasets.registry import DATASETS
 
 REAL_SPLITS = Path(__file__).resolve().parents[3] / "shared" / "splits"
 
@@ -46,7 +46,7 @@ def install_split(tmp_path: Path, put_images: Callable) -> Callable[[str, Any], 
     """`install_split(name, split)`: a dataset of CoOp's format with its images; returns DATA_DIR."""
 
     def install(name: str, split: Any, images: bool = True) -> Path:
-        layout = FORMATS[name]
+        layout = DATASETS[name]
         root = tmp_path / "data" / layout.folder
         root.mkdir(parents=True, exist_ok=True)
         (root / layout.split_file).write_text(json.dumps(split))
@@ -62,10 +62,10 @@ def install_folders(tmp_path: Path, put_images: Callable) -> Callable[..., Path]
     """`install_folders(name, folders, classes)`: two images a folder, and `classnames.txt`; returns DATA_DIR."""
 
     def install(name: str, folders: Iterable[str], classes: Iterable[tuple[str, str]]) -> Path:
-        root = tmp_path / "data" / FORMATS[name].folder
+        root = tmp_path / "data" / DATASETS[name].folder
         root.mkdir(parents=True)
         (root / "classnames.txt").write_text("".join(f"{class_id} {classname}\n" for class_id, classname in classes))
-        put_images(root / FORMATS[name].images, [f"{folder}/{file}.jpg" for folder in folders for file in "ba"])
+        put_images(root / DATASETS[name].images, [f"{folder}/{file}.jpg" for folder in folders for file in "ba"])
         return tmp_path / "data"
 
     return install

@@ -51,8 +51,8 @@ def test_another_list_has_another_digest(install, change):
         ([*ROWS, "1-3-A-0.wav,x,0,dog,True,3,A"], HEADER, "line 5: fold and target must be whole numbers"),
         ([*ROWS, "1-3-A-0.wav"], HEADER, "line 5: fold and target must be whole numbers"),
         ([*ROWS, "1-3-A-0.wav,1,-1,dog,True,3,A"], HEADER, "line 5: a clip needs"),
-        ([*ROWS, ROWS[0]], HEADER, "audio/1-1-A-3.wav is there twice"),
-        ([*ROWS, "9.wav,1,0,cat,True,3,A"], HEADER, "class 0 is called both dog and cat"),
+        ([*ROWS, ROWS[0]], HEADER, "audio/1-1-A-3.wav is listed twice"),
+        ([*ROWS, "9.wav,1,0,cat,True,3,A"], HEADER, "class 0 has two names, dog and cat"),
     ],
 )
 def test_what_is_no_such_table(install, rows, header, message):
@@ -62,7 +62,7 @@ def test_what_is_no_such_table(install, rows, header, message):
 
 
 def test_what_is_missing_is_said_with_what_to_download(install, tmp_path):
-    with pytest.raises(NotInstalled, match=r"meta/esc50.csv, and is not there.\nGet `master.zip`.*ESC-50-master"):
+    with pytest.raises(NotInstalled, match=r"meta/esc50.csv does not exist.\nGet `master.zip`.*ESC-50-master"):
         esc50.load(tmp_path)
     with pytest.raises(NotInstalled, match=r"1 of its 4 clips are not in .*: audio/9.wav.\nGet"):
         esc50.load(install([*ROWS, "9.wav,1,5,cat,True,3,A"]))

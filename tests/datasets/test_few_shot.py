@@ -12,7 +12,7 @@ import pytest
 
 from engine import datasets
 from engine.datasets import few_shot
-from engine.datasets.benchmark import Benchmark, Item
+from engine.datasets.image_dataset import ImageDataset, Item
 from engine.errors import UserError
 
 with (few_shot.PUBLISHED / "sha256.csv").open() as file:
@@ -38,7 +38,7 @@ def plainly(train, val, shots, seed, max_val_shot=4):
 def benchmark_of(train, val, test=(0,), name="demo"):
     """A dataset of these labels."""
     parts = [[Item(f"{label}.jpg", label, str(label)) for label in labels] for labels in (train, val, test)]
-    return Benchmark(name, None, *parts, classnames=[str(label) for label in range(max(train) + 1)])
+    return ImageDataset(name, None, *parts, classnames=[str(label) for label in range(max(train) + 1)])
 
 
 # --- drawing ---------------------------------------------------------------------------------------------------------
@@ -48,7 +48,7 @@ def test_all_published_splits_are_drawn_again():
     assert len(ROWS) == 175
     for row in ROWS:
         dataset, shots, seed = row["dataset"], int(row["shot"]), int(row["seed"])
-        train, val = few_shot.draw(*few_shot.classes(dataset, "no such folder"), shots, seed)
+        train, val = few_shot.draw(*few_shot.positions_by_class(dataset, "no such folder"), shots, seed)
         split = few_shot.FewShotSplit(dataset, shots, seed, train, val)
         assert (len(split.train), len(split.val)) == (int(row["n_train"]), int(row["n_val"]))
         assert split.digest == row["sha256"], row
@@ -76,7 +76,9 @@ def test_contiguous_labels_give_what_the_counts_give():
         [label for label, count in zip(counts["labels"], counts[part], strict=True) for _ in range(count)]
         for part in ("train", "val")
     )
-    assert few_shot.sample(train, val, 16, 3) == few_shot.draw(*few_shot.classes("oxford_flowers", ""), 16, 3)
+    assert few_shot.sample(train, val, 16, 3) == few_shot.draw(
+        *few_shot.positions_by_class("oxford_flowers", ""), 16, 3
+    )
 
 
 def test_a_class_with_too_few_images_gives_all_in_order():
@@ -96,9 +98,11 @@ def test_all_shots_are_all_images_in_order(tmp_path):
         few_shot.load_splits(tmp_path, "demo", ["all", 16, 2], [4])
     assert missing.value.wanted == {"dataset": ["demo"], "train_shot": [2, 16, "all"], "seed": [4]}
     items = [Item(f"{k}.jpg", k % 2, "ab"[k % 2]) for k in range(4)]
-    benchmark = Benchmark("demo", tmp_path, items, items, items, ["a", "b"])
+    benchmark = ImageDataset("demo", tmp_path, items, items, items, ["a", "b"])
     few_shot.check(few_shot.FewShotSplit("demo", few_shot.ALL, 1, [0, 2, 1, 3], [0, 2, 1, 3]), benchmark)
-    with pytest.raises(UserError, match="class 0 has 2 images in val, of which the split has 1 instead of 2"):
+    with pytest.raises(
+        UserError, match="class 0 has 2 images in val, and the few-shot split has 1 of them instead of 2"
+    ):
         few_shot.check(few_shot.FewShotSplit("demo", few_shot.ALL, 1, [0, 2, 1, 3], [0, 1, 3]), benchmark)
 
 
@@ -110,11 +114,11 @@ def test_impossible_arguments(shots, seed, max_val_shot):
 
 def test_other_datasets_are_read(install_split, small_split):
     data_dir = install_split("demo", small_split, images=False)
-    train, val = few_shot.classes("demo", data_dir)
+    train, val = few_shot.positions_by_class("demo", data_dir)
     assert [list(positions) for positions in train] == [[0, 1, 2], [3, 4]]
     assert [list(positions) for positions in val] == [[0], [1]]
     with pytest.raises(UserError, match="imagenet_r has only a test set: models for it are trained on imagenet"):
-        few_shot.classes("imagenet_r", data_dir)
+        few_shot.positions_by_class("imagenet_r", data_dir)
 
 
 # --- on disk ---------------------------------------------------------------------------------------------------------
@@ -142,13 +146,13 @@ def test_another_number_of_val_shots_is_another_file(tmp_path):
 
 def test_a_different_split_is_never_replaced(tmp_path):
     few_shot.save(few_shot.FewShotSplit("demo", 1, 1, [5], [0]), tmp_path)
-    with pytest.raises(UserError, match=r"shot_1-seed_1.json holds another split .* delete it"):
+    with pytest.raises(UserError, match=r"shot_1-seed_1.json differs from the few-shot split .* delete it"):
         few_shot.save(few_shot.FewShotSplit("demo", 1, 1, [6], [0]), tmp_path)
     assert few_shot.load_split(tmp_path, "demo", 1, 1).train == [5]
 
 
 def test_missing_splits_are_told_at_once(tmp_path):
-    with pytest.raises(few_shot.MissingSplits, match=r"shot_3-seed_9.json is missing; few_shot_split.py makes it$"):
+    with pytest.raises(few_shot.MissingSplits, match=r"shot_3-seed_9.json is missing; few_shot_split.py creates it$"):
         few_shot.load_split(few_shot.PUBLISHED, "dtd", 3, 9)
     few_shot.save(few_shot.FewShotSplit("dtd", 2, 1, [5], [0]), tmp_path)
     with pytest.raises(few_shot.MissingSplits, match=r"shot_2-seed_3.json and 2 more are missing") as caught:
@@ -199,11 +203,17 @@ def test_a_right_split_passes():
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        (split_of(train=[0, 1, 2, 3, 5, 60]), "train has 7 images, the split has position 60"),
-        (split_of(train=[0, 1, 2, 3, 5]), "class 1 has 2 images in train, of which the split has 1 instead of 2"),
-        (split_of(train=[0, 1, 2, 3, 4, 5, 6]), "class 0 has 5 images in train, of which the split has 5 instead of 4"),
-        (split_of(val=[0, 1, 2]), "class 1 has 3 images in val, of which the split has 0 instead of 3"),
-        (split_of(val=[6]), "val has 6 images, the split has position 6"),
+        (split_of(train=[0, 1, 2, 3, 5, 60]), "train has 7 images, but the few-shot split has position 60"),
+        (
+            split_of(train=[0, 1, 2, 3, 5]),
+            "class 1 has 2 images in train, and the few-shot split has 1 of them instead of 2",
+        ),
+        (
+            split_of(train=[0, 1, 2, 3, 4, 5, 6]),
+            "class 0 has 5 images in train, and the few-shot split has 5 of them instead of 4",
+        ),
+        (split_of(val=[0, 1, 2]), "class 1 has 3 images in val, and the few-shot split has 0 of them instead of 3"),
+        (split_of(val=[6]), "val has 6 images, but the few-shot split has position 6"),
     ],
 )
 def test_a_split_of_another_dataset(split, message):
@@ -231,14 +241,14 @@ def swap_blocks(train, val, test):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda train, val, test: train.pop(), "train has 13499 images, the split was made for 13500"),
-        (lambda train, val, test: val.append(9), "val has 5401 images, the split was made for 5400"),
-        (lambda train, val, test: test.pop(), "test has 8099 images, the split was made for 8100"),
+        (lambda train, val, test: train.pop(), "train has 13499 images, not 13500"),
+        (lambda train, val, test: val.append(9), "val has 5401 images, not 5400"),
+        (lambda train, val, test: test.pop(), "test has 8099 images, not 8100"),
         (
             lambda train, val, test: train.__setitem__(1499, 1),
-            "train has 1499 images of class 0 where the split was made for 1500 of class 0",
+            "train has 1499 images of class 0, not 1500 of class 0",
         ),
-        (swap_blocks, "train has 1500 images of class 1 where the split was made for 1500 of class 0"),
+        (swap_blocks, "train has 1500 images of class 1, not 1500 of class 0"),
     ],
 )
 def test_a_published_split_and_another_installation(change, message):
@@ -252,16 +262,16 @@ def test_a_folder_of_splits_may_have_class_counts_of_its_own(tmp_path):
     """As a small installation under a published name has them, whose splits are drawn from them and checked by them."""
     own = {"labels": [0, 1], "train": [3, 2], "val": [1, 1], "test": 2}
     (tmp_path / "class_counts.json").write_text(json.dumps({"dtd": own}))
-    train, val = few_shot.classes("dtd", "no such folder", tmp_path)
+    train, val = few_shot.positions_by_class("dtd", "no such folder", tmp_path)
     assert [list(positions) for positions in train + val] == [[0, 1, 2], [3, 4], [0], [1]]
     few_shot.save(few_shot.FewShotSplit("dtd", 1, 1, *few_shot.draw(train, val, 1, 1)), tmp_path)
     split = few_shot.load_split(tmp_path, "dtd", 1, 1)
     few_shot.check(split, benchmark_of([0, 0, 0, 1, 1], [0, 1], test=[0, 1]))
-    with pytest.raises(UserError, match="test has 1 images, the split was made for 2"):
+    with pytest.raises(UserError, match="test has 1 images, not 2"):
         few_shot.check(split, benchmark_of([0, 0, 0, 1, 1], [0, 1], test=[0]))
     (tmp_path / "dtd" / "class_counts.json").write_text("{")
     with pytest.raises(UserError, match=r"class_counts\.json: not JSON"):
-        few_shot.classes("dtd", "", tmp_path / "dtd")
+        few_shot.positions_by_class("dtd", "", tmp_path / "dtd")
     parts = {"labels": [0], "train": [1], "val": [1], "test": 1}
     for number, of in enumerate(
         ([], "x", 1, {}, parts | {"val": "1"}, parts | {"test": [1]}, parts | {"train": [1, 2]})
@@ -270,7 +280,7 @@ def test_a_folder_of_splits_may_have_class_counts_of_its_own(tmp_path):
         path.parent.mkdir()
         path.write_text(json.dumps({"dtd": of}))
         with pytest.raises(UserError, match=rf"{number}/class_counts\.json: not class counts"):
-            few_shot.classes("dtd", "", path.parent)
+            few_shot.positions_by_class("dtd", "", path.parent)
 
 
 def test_the_class_counts_add_up():

@@ -11,7 +11,7 @@ import pytest
 
 from engine import datasets
 from engine.datasets import few_shot
-from engine.datasets.registry import FORMATS
+from engine.datasets.registry import DATASETS
 from engine.demo import install as installer
 from engine.errors import UserError
 
@@ -28,13 +28,13 @@ def says(*parts: str) -> str:
 
 @pytest.mark.parametrize("name", REAL)
 def test_the_published_splits_fit_the_real_split_files(real_splits, tmp_path, name):
-    layout = FORMATS[name]
+    layout = DATASETS[name]
     (tmp_path / layout.folder).mkdir()
     (tmp_path / layout.folder / layout.split_file).symlink_to(real_splits / layout.split_file)
     benchmark = datasets.load(name, tmp_path, check_images=False)
     counts = few_shot.class_counts()[name]
     assert len(benchmark.classnames) == len(counts["labels"])
-    assert [len(benchmark.part(part)) for part in ("train", "val", "test")] == [
+    assert [len(benchmark.items(part)) for part in ("train", "val", "test")] == [
         sum(counts["train"]),
         sum(counts["val"]),
         counts["test"],
@@ -47,13 +47,13 @@ def test_the_published_splits_fit_the_real_split_files(real_splits, tmp_path, na
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_split_files_read_with_their_images(real_splits, install_split, name):
-    split = json.loads((real_splits / FORMATS[name].split_file).read_text())
+    split = json.loads((real_splits / DATASETS[name].split_file).read_text())
     if name != "oxford_pets":  # that one whole, of the others every 25th image and the first of each class
         split = {part: thin(rows) for part, rows in split.items()}
     data_dir = install_split(name, split)
     benchmark = datasets.load(name, data_dir)
     for part, rows in split.items():
-        assert [[item.impath, item.label, item.classname] for item in benchmark.part(part)] == rows
+        assert [[item.impath, item.label, item.classname] for item in benchmark.items(part)] == rows
     assert all(benchmark.classnames[label] == classname for rows in split.values() for _, label, classname in rows)
     assert benchmark.path(benchmark.test[0]).is_file()
     assert benchmark.parent_labels is None
@@ -77,7 +77,7 @@ def test_a_split_file_becomes_a_benchmark(install_split, small_split):
     assert benchmark.labels("train") == [1, 1, 1, 0, 0]
     assert benchmark.path(benchmark.train[0]) == data_dir / "dtd" / "images" / "b" / "0.jpg"
     with pytest.raises(ValueError, match="train, val, test, not 'tests'"):
-        benchmark.part("tests")
+        benchmark.items("tests")
 
 
 def test_two_classes_may_share_a_name(install_split, small_split):
@@ -112,7 +112,7 @@ def test_a_missing_demo_is_drawn_where_it_was_looked_for(tmp_path, monkeypatch, 
     data_dir = tmp_path / "my data"
     if interrupted:
         (data_dir / name).mkdir(parents=True)
-    with pytest.raises(UserError, match=says(name, str(data_dir), "DATASETS.md", "this draws it")) as caught:
+    with pytest.raises(UserError, match=says(name, str(data_dir), "DATASETS.md", "To draw it, run")) as caught:
         datasets.load(name, data_dir)
     python, *words = shlex.split(str(caught.value).splitlines()[-1])
     assert (python, words[:2]) == ("python", ["-m", "engine.demo.install"])
@@ -133,7 +133,9 @@ def test_a_missing_image_folder_is_no_list_of_images(install_split, small_split)
 def test_missing_images_are_counted_and_the_first_five_named(install_split, small_split):
     data_dir = install_split("dtd", small_split)
     (data_dir / "dtd" / "images" / "a" / "3.jpg").unlink()
-    with pytest.raises(UserError, match=says("dtd: 1 image of its list is not in", ": a/3.jpg. DATASETS.md")):
+    with pytest.raises(
+        UserError, match=says("dtd: 1 image of its list is not in", ": a/3.jpg. For the folder tree, see DATASETS.md")
+    ):
         datasets.load("dtd", data_dir)
     for file in (data_dir / "dtd" / "images" / "b").iterdir():
         file.unlink()
@@ -300,10 +302,14 @@ def test_readme_and_hidden_files_are_no_images(install_folders):
     [
         ("demo_sketch", ["n000", "n001"], ["class folders are missing: n002, n003, n004, n005, n006 and 5 more"]),
         ("demo_v2", ["0", "1"], ["class folders are missing: 2, 3"]),
-        ("demo_a", ["n000", "n999"], ["folders that are no class: n999"]),
-        ("demo_v2", [*map(str, range(13))], ["folders that are no class: 12"]),
+        ("demo_a", ["n000", "n999"], ["folders that are not classes: n999"]),
+        ("demo_v2", [*map(str, range(13))], ["folders that are not classes: 12"]),
         ("demo_a", [], ["demo_a: its image folder"]),
-        ("imagenet_a", ["n000"], ["imagenet-a: 1 class folders, but imagenet_a has 2 of imagenet's 12: an incomplete"]),
+        (
+            "imagenet_a",
+            ["n000"],
+            ["imagenet-a: 1 class folders, but imagenet_a has 2 of imagenet's 12; incomplete installation"],
+        ),
         ("imagenet_r", ["n000", "n001", "n002"], ["3 class folders, but imagenet_r has 2 of imagenet's 12"]),
     ],
 )
@@ -321,7 +327,7 @@ def test_empty_class_folders(install_folders):
     with pytest.raises(UserError, match=says(str(folder), "without images")):
         datasets.load("demo_a", data_dir)
     folder.rmdir()
-    with pytest.raises(UserError, match="0 class folders, but at least one is needed"):
+    with pytest.raises(UserError, match="0 class folders, but it needs at least one"):
         datasets.load("demo_a", data_dir)
 
 
@@ -329,7 +335,7 @@ def test_empty_class_folders(install_folders):
     ("lines", "message"),
     [
         ("n000 tench\nn001\n", "line 2: not `<id> <class name>`: 'n001'"),
-        ("n000 tench\nn000 shark\n", "line 2: the id is there twice: 'n000 shark'"),
+        ("n000 tench\nn000 shark\n", "line 2: the id occurs twice: 'n000 shark'"),
     ],
 )
 def test_malformed_classnames(install_folders, lines, message):
@@ -369,7 +375,7 @@ def test_the_table_has_the_fifteen_and_the_demo():
 
 
 def test_an_unknown_name_lists_the_names(tmp_path):
-    with pytest.raises(UserError, match=says("no dataset is called 'cifar'", "caltech101, imagenet", "demo_r")):
+    with pytest.raises(UserError, match=says("unknown dataset 'cifar'", "caltech101, imagenet", "demo_r")):
         datasets.load("cifar", tmp_path)
 
 
@@ -377,7 +383,7 @@ def test_every_dataset_has_its_section_in_datasets_md():
     text = (Path(__file__).resolve().parents[2] / "DATASETS.md").read_text()
     headings = re.findall(r"^### (\w+)$", text, flags=re.M)
     assert headings == datasets.names()
-    for name, layout in FORMATS.items():
+    for name, layout in DATASETS.items():
         section = text.split(f"\n### {name}\n")[1].split("\n### ")[0].split("\n## ")[0]
         assert f"{layout.folder}/" in section, name
         assert getattr(layout, "split_file", "classnames.txt" if datasets.parent(name) else "variants.txt") in section

@@ -8,7 +8,7 @@ import torch
 
 from engine.clip.load import load_encoder
 from engine.datasets import esc50
-from engine.demo import hearing, install, pretrain_audio, sounds, world
+from engine.demo import audio_encoder, install, pretrain_audio, sounds, world
 from engine.sounds import read, read_format
 
 
@@ -66,12 +66,12 @@ def test_the_files_are_like_esc50(tmp_path):
 
 def test_the_encoder_has_learned_what_it_never_heard():
     """It names kinds that are not in its training by their sounds, against the text encoder of demo-RN."""
-    encoder, clip = hearing.load(), load_encoder(pretrain_audio.CLIP).model
-    assert hearing.PATH.stat().st_size < 1 << 20
+    encoder, clip = audio_encoder.load(), load_encoder(pretrain_audio.CLIP).model
+    assert audio_encoder.PATH.stat().st_size < 1 << 20
     accuracy = pretrain_audio.zero_shot_accuracy(encoder, clip, sounds.PRETRAINING, per_class=3, seed=5)
     assert accuracy > 50
     samples = torch.zeros(2, 1, sounds.LENGTH)
-    assert encoder(samples).shape == (2, hearing.DIMENSION)
+    assert encoder(samples).shape == (2, audio_encoder.DIMENSION)
     torch.testing.assert_close(encoder(samples).norm(dim=1), torch.ones(2))
 
 
@@ -85,11 +85,11 @@ def test_pretraining_hears_no_class_of_the_demo_and_learns(tmp_path, monkeypatch
     assert not set(kinds) & set(world.HELD_OUT)
     assert (heard.shape, images.shape, texts.shape) == ((48, 1, 8000), (48, 128), (48, 128))
     torch.manual_seed(0)
-    encoder = hearing.AudioEncoder()
+    encoder = audio_encoder.AudioEncoder()
     losses = list(pretrain_audio.train(encoder, heard, images, texts, steps=10, batch_size=48, seed=0))
     assert losses[-1] < losses[0] - 0.2
     pretrain_audio.save(encoder, tmp_path / "encoder.safetensors")
-    again = hearing.load(tmp_path / "encoder.safetensors")
+    again = audio_encoder.load(tmp_path / "encoder.safetensors")
     torch.testing.assert_close(again(heard[:4]), encoder(heard[:4]), atol=2e-3, rtol=0)
 
 

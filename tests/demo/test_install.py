@@ -6,7 +6,7 @@ from PIL import Image
 
 from engine.demo import install as installer
 from engine.demo import world
-from engine.demo.install import CLASSNAMES, PARTS, SHIFTED_IMAGES, SHIFTED_SETS, install
+from engine.demo.install import CLASSNAMES, SHIFTED_IMAGES, SHIFTED_SETS, SPLITS, install
 
 
 def digests(folder):
@@ -21,7 +21,7 @@ FEW, FEW_SHIFTED = {"train": 3, "val": 1, "test": 2}, 2
 def few_images():
     """The real layout with fewer images a class: drawing all of them takes ten seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(installer, "PARTS", FEW)
+        patch.setattr(installer, "SPLITS", FEW)
         patch.setattr(installer, "SHIFTED_IMAGES", FEW_SHIFTED)
         yield
 
@@ -36,7 +36,7 @@ def installed(few_images, tmp_path_factory):
 
 
 def test_there_are_images_enough():
-    assert all(PARTS[part] >= least for part, least in {"train": 16, "val": 4, "test": 50}.items())
+    assert all(SPLITS[part] >= least for part, least in {"train": 16, "val": 4, "test": 50}.items())
     assert SHIFTED_IMAGES >= 20
     assert len(CLASSNAMES) >= 20
 

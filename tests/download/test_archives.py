@@ -126,13 +126,13 @@ LISTED = b"PK\1\2"
 )
 def test_what_is_no_sound_archive(unpack, content, reason):
     inner = "x/in.tar.gz" if b"x/in.tar.gz" in content else None
-    with pytest.raises(UserError, match=rf"{reason}.*\)\. Remove it, and the same command downloads it again"):
+    with pytest.raises(UserError, match=rf"{reason}.*\)\. Remove it, then run the same command to download it again"):
         unpack(content, inner=inner)
     assert not unpack.target.exists()
 
 
 def test_names_that_the_disk_does_not_take(unpack):
-    with pytest.raises(UserError, match=r"cannot be unpacked \(.*: File name too long\); once that is mended"):
+    with pytest.raises(UserError, match=r"cannot be unpacked \(.*: File name too long\)\. Fix this"):
         unpack(tar({f"d/images/{'x' * 300}": b""}))
 
 

@@ -106,7 +106,7 @@ def test_a_server_without_ranges_starts_over(site, fetch):
 
 
 def test_no_such_file_and_no_such_host(site, fetch):
-    with pytest.raises(http.NotDownloaded, match="/none cannot be downloaded: its server says 404"):
+    with pytest.raises(http.NotDownloaded, match="/none cannot be downloaded: the server answered 404"):
         fetch("/none")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen

@@ -1,4 +1,4 @@
-"""How images are divided into train, val and test: drawn once, written beside the images, compared from then on."""
+"""Divide images into train, val and test: drawn once, written beside the images, and compared from then on."""
 
 from __future__ import annotations
 
@@ -9,119 +9,121 @@ from dataclasses import astuple
 from pathlib import Path
 
 from engine.datasets import checks
-from engine.datasets.benchmark import PARTS, Benchmark, FileState, Item
-from engine.datasets.checks import first
-from engine.datasets.custom.finding import Found
+from engine.datasets.checks import list_preview
+from engine.datasets.custom.folders import FoundImage
+from engine.datasets.image_dataset import SPLITS, FileState, ImageDataset, Item
 from engine.errors import UserError
 from engine.files import CannotOpen, opening, write_text
 from engine.preprocessing import DEPTH
 
 SHARES = {"train": 0.5, "val": 0.2, "test": 0.3}
-"""How the images of a class are divided where nothing says it, as CoOp does for datasets without a split."""
+"""The share of each split in a class that is divided at random, as CoOp does for datasets without splits."""
 
 
-def new_split(parts: dict[str, list[Found]], names: dict[str, str], name: str, folder: Path) -> Benchmark:
-    """The images by part as a dataset, after a look at what an image must be."""
-    depth = inspect_images(folder, sorted(image.impath for own in parts.values() for image in own)) or DEPTH
+def new_split(lists: dict[str, list[FoundImage]], names: dict[str, str], name: str, folder: Path) -> ImageDataset:
+    """Return the images by split as a dataset. Raises UserError for files that are not usable images."""
+    depth = inspect_images(folder, sorted(image.impath for images in lists.values() for image in images)) or DEPTH
     labels = {label: number for number, label in enumerate(names)}
-    items = {part: [Item(i.impath, labels[i.label], names[i.label]) for i in own] for part, own in parts.items()}
-    return Benchmark(name, folder, **items, classnames=list(names.values()), depth=depth)
-
-
-def write_split(split: Benchmark, split_file: Path) -> str:
-    """Write the split file, with the states of the image files; return a note of what it has."""
-    lists = {
-        part: [json.dumps([i.impath, i.label, i.classname], ensure_ascii=False) for i in split.part(part)]
-        for part in PARTS
+    items = {
+        split: [Item(image.impath, labels[image.label], names[image.label]) for image in images]
+        for split, images in lists.items()
     }
-    text = ",\n".join(f'"{part}": [\n' + ",\n".join(rows) + "\n]" for part, rows in lists.items())
+    return ImageDataset(name, folder, **items, classnames=list(names.values()), depth=depth)
+
+
+def write_split(dataset: ImageDataset, split_file: Path) -> str:
+    """Write the split file, with the states of the image files; return a note on its content."""
+    lists = {
+        split: [json.dumps([i.impath, i.label, i.classname], ensure_ascii=False) for i in dataset.items(split)]
+        for split in SPLITS
+    }
+    text = ",\n".join(f'"{split}": [\n' + ",\n".join(rows) + "\n]" for split, rows in lists.items())
     try:
-        about = f'"depth": {json.dumps(split.depth)},\n"images": {{\n{_states(split.files)}\n}}'
+        about = f'"depth": {json.dumps(dataset.depth)},\n"images": {{\n{_format_states(dataset.files)}\n}}'
         write_text(split_file, f"{{\n{text},\n{about}\n}}\n")
     except UserError as error:
         raise UserError(
-            f"{error}. The split is written beside the images, once; where that cannot be, a folder elsewhere with"
-            f" links to all that is in {split.image_dir} will do as well"
+            f"{error}. The split file is written beside the images. If that folder is read-only, use another folder,"
+            f" with links to all entries of {dataset.image_dir}"
         ) from error
-    counts = ", ".join(f"{len(lists[part])} {part}" for part in PARTS)
-    return f"{split_file} written: {len(split.classnames)} classes, {counts}"
+    counts = ", ".join(f"{len(lists[split])} {split}" for split in SPLITS)
+    return f"{split_file} written: {len(dataset.classnames)} classes, {counts}"
 
 
-def _states(files: Mapping[str, FileState]) -> str:
+def _format_states(files: Mapping[str, FileState]) -> str:
     """Return the states of image files as JSON, a line each: impath: [bytes, modification time in ns, content]."""
-    rows = (f"{json.dumps(impath, ensure_ascii=False)}: {json.dumps(astuple(own))}" for impath, own in files.items())
-    return ",\n".join(rows)
+    rows = ((json.dumps(impath, ensure_ascii=False), json.dumps(astuple(state))) for impath, state in files.items())
+    return ",\n".join(f"{impath}: {state}" for impath, state in rows)
 
 
-def copies_note(split: Benchmark) -> list[str]:
-    """Return a note on images that are there more than once, if there are any."""
+def note_copies(dataset: ImageDataset) -> list[str]:
+    """Return a note on images that occur more than once, or nothing."""
     same: dict[str, list[str]] = {}
-    for impath, state in sorted(split.files.items()):
+    for impath, state in sorted(dataset.files.items()):
         same.setdefault(state.content, []).append(impath)
-    copies = [" and ".join(own[:2]) for own in same.values() if len(own) > 1]
+    copies = [" and ".join(impaths[:2]) for impaths in same.values() if len(impaths) > 1]
     note = (
-        f"{split.image_dir}: images that are there more than once, as copies or links: {first(copies, len(copies))};"
+        f"{dataset.image_dir}: duplicate images, as copies or links: {list_preview(copies)};"
         " training images may be among the test images"
     )
     return [note] if copies else []
 
 
-def draw(images: list[Found], source: Path) -> dict[str, list[Found]]:
-    """The images by part, class after class: as given, or drawn from each class, seeded by its label alone.
+def draw(images: list[FoundImage], source: Path) -> dict[str, list[FoundImage]]:
+    """Return the images by split, class after class: as found, or drawn from each class, seeded by its label alone.
 
-    A class of few images is trained on, and is then missing in other parts. Raises UserError for classes without an
-    image to train on, and for parts without an image of any class.
+    A class of few images goes to train, and is then missing in other splits. Raises UserError for classes without
+    training images, and for splits without images.
     """
-    given = {image.part for image in images}
-    drawn = PARTS if given == {None} else () if "val" in given else ("train", "val")
-    classes: dict[str, list[Found]] = {}
+    found = {image.split for image in images}
+    drawn = SPLITS if found == {None} else () if "val" in found else ("train", "val")
+    classes: dict[str, list[FoundImage]] = {}
     for image in images:
         classes.setdefault(image.label, []).append(image)
-    parts: dict[str, list[Found]] = {part: [] for part in PARTS}
+    lists: dict[str, list[FoundImage]] = {split: [] for split in SPLITS}
     untrained = []
-    for label, own in classes.items():
-        of_class = {part: [image for image in own if image.part == part] for part in PARTS}
+    for label, in_class in classes.items():
+        divided = {split: [image for image in in_class if image.split == split] for split in SPLITS}
         if drawn:
-            of_class |= divide(own if given == {None} else of_class["train"], drawn, label)
-        if not of_class["train"]:
+            divided |= divide(in_class if found == {None} else divided["train"], drawn, label)
+        if not divided["train"]:
             untrained.append(label)
-        for part in PARTS:
-            parts[part] += of_class[part]
+        for split in SPLITS:
+            lists[split] += divided[split]
     if untrained:
+        raise UserError(f"{source}: no training images of {list_preview(untrained)}. Add some, or remove the class")
+    if empty := [split for split in SPLITS if not lists[split]]:
         raise UserError(
-            f"{source}: no images to train on of {first(untrained, len(untrained))}. Add some, or remove the class"
+            f"{source}: every class has too few images: none are left for {' and '.join(empty)}. A class needs"
+            f" {len(drawn)}{' in train' * (found != {None})} to be in each of {', '.join(drawn)}; add images to one"
+            " class at least, better to all"
         )
-    if empty := [part for part in PARTS if not parts[part]]:
-        raise UserError(
-            f"{source}: too few images of every class: none is left for {' and '.join(empty)}. A class needs"
-            f" {len(drawn)}{' in train' * (given != {None})} to be in each of {', '.join(drawn)}; add some to one class"
-            " at least, better to all"
-        )
-    return parts
+    return lists
 
 
-def divide(images: list[Found], parts: Sequence[str], seed: str) -> dict[str, list[Found]]:
-    """A class's images by part, in their order: a share of each, at least one, and to train on what is left.
+def divide(images: list[FoundImage], splits: Sequence[str], seed: str) -> dict[str, list[FoundImage]]:
+    """Divide a class's images into splits, in their order: a share for each, at least one, and the rest for train.
 
-    Where there are fewer images than parts, one is to train on, and a second one to test on rather than to validate.
+    With fewer images than splits, the first goes to train and a second to test, not to val.
     """
-    left, divided = random.Random(seed).sample(images, len(images)), {}
-    whole = sum(SHARES[part] for part in parts)
-    for part in parts:
-        if part != "train":
-            count = max(1, round(len(images) * SHARES[part] / whole))
-            if len(images) < len(parts):
-                count = int(len(images) == 2 and part == "test")
-            divided[part], left = left[:count], left[count:]
-    return {part: sorted(own, key=lambda image: image.impath) for part, own in {**divided, "train": left}.items()}
+    rest, divided = random.Random(seed).sample(images, len(images)), {}
+    whole = sum(SHARES[split] for split in splits)
+    for split in splits:
+        if split != "train":
+            count = max(1, round(len(images) * SHARES[split] / whole))
+            if len(images) < len(splits):
+                count = int(len(images) == 2 and split == "test")
+            divided[split], rest = rest[:count], rest[count:]
+    divided["train"] = rest
+    return {split: sorted(drawn, key=lambda image: image.impath) for split, drawn in divided.items()}
 
 
 def inspect_images(folder: Path, impaths: list[str]) -> int | None:
-    """Return the depth in bits of those images that have more than 8, None where there are none.
+    """Return the largest depth in bits among images with more than 8, or None.
 
-    Raises UserError for files that are no images, or too large, before a split has them.
+    Raises UserError for files that are not images, or too large, before a split includes them.
     """
-    from engine.images import inspect  # a split that is there needs no decoder
+    from engine.images import inspect  # a dataset with a split file needs no decoder
 
     faults, depths = [], []
     for impath in impaths:
@@ -134,5 +136,5 @@ def inspect_images(folder: Path, impaths: list[str]) -> int | None:
             faults.append(f"  {folder / impath}: {error}")
     if faults:
         lines = "\n".join([*faults[: checks.SHOWN], *["  ..."] * (len(faults) > checks.SHOWN)])
-        raise UserError(f"files that are no images, or too large: {len(faults)}. Replace or remove them:\n{lines}")
+        raise UserError(f"files that are not images, or too large: {len(faults)}. Replace or remove them:\n{lines}")
     return max(filter(None, depths), default=None)

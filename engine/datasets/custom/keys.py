@@ -1,4 +1,4 @@
-"""Keys of images: what few-shot splits of custom datasets name them by, whose positions change."""
+"""Keys of images, by which few-shot splits of custom datasets refer to them: positions change."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 
 def find_positions(wanted: Sequence[str | int], keys: Sequence[str]) -> list[int | None]:
-    """The positions of images by their keys, None for one that is not there.
+    """Return the positions of images by their keys, None for a missing image.
 
-    An image that was renamed is found by its content. Each of several images of one content is taken once.
+    A renamed image is found by its content. Each of several images with the same content is used once.
     """
     places = {key: position for position, key in enumerate(keys)}
     same = [places.get(key) for key in wanted]
@@ -23,10 +23,10 @@ def find_positions(wanted: Sequence[str | int], keys: Sequence[str]) -> list[int
 
 
 def content_of(key: str) -> str:
-    """The content digest of an image's key."""
+    """Return the content digest in an image's key."""
     return key.partition(" ")[0]
 
 
 def is_tracked(content: dict[str, list[str] | list[int]]) -> bool:
-    """Whether a split has keys of images, and not positions."""
-    return any(isinstance(one, str) for one in content["train"])
+    """Return whether a few-shot split has keys of images instead of positions."""
+    return any(isinstance(entry, str) for entry in content["train"])

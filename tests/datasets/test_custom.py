@@ -15,15 +15,15 @@ from PIL import Image
 
 from engine import datasets
 from engine.datasets import few_shot, registry
-from engine.datasets.benchmark import PARTS
 from engine.datasets.custom import dividing, splits
+from engine.datasets.image_dataset import SPLITS
 from engine.errors import UserError
 
 
 @pytest.fixture(autouse=True)
 def _no_names_stay(monkeypatch):
     """What a test takes in is gone after it."""
-    monkeypatch.setattr(registry, "FORMATS", dict(registry.FORMATS))
+    monkeypatch.setattr(registry, "DATASETS", dict(registry.DATASETS))
 
 
 @pytest.fixture
@@ -51,15 +51,15 @@ def photos(tmp_path, put_images):
 
 def read(path, **how):
     """The dataset at a path."""
-    return datasets.load(datasets.own(str(path)), "no such folder", **how)
+    return datasets.load(datasets.add_custom(str(path)), "no such folder", **how)
 
 
 def paths(benchmark, part):
-    return [item.impath for item in benchmark.part(part)]
+    return [item.impath for item in benchmark.items(part)]
 
 
 def every_path(benchmark):
-    return sorted(path for part in PARTS for path in paths(benchmark, part))
+    return sorted(path for part in SPLITS for path in paths(benchmark, part))
 
 
 def error(path):
@@ -74,8 +74,8 @@ def error(path):
 def test_a_folder_of_class_folders_is_divided_by_class(photos):
     found = read(photos)
     assert (found.name, found.classnames) == ("photos", ["big_dog", "cat"])
-    assert [len(found.part(part)) for part in PARTS] == [10, 4, 6]
-    for part, count in zip(PARTS, (5, 2, 3), strict=True):
+    assert [len(found.items(part)) for part in SPLITS] == [10, 4, 6]
+    for part, count in zip(SPLITS, (5, 2, 3), strict=True):
         assert found.labels(part) == [0] * count + [1] * count
     assert every_path(found) == sorted(str(path.relative_to(photos)) for path in photos.glob("*/*.jpg"))
     assert all(found.path(item).is_file() for item in found.train)
@@ -89,7 +89,7 @@ def test_the_split_is_written_once_and_then_read(photos):
     split["val"].append(split["test"].pop())
     (photos / "split.json").write_text(json.dumps(split))
     again = read(photos)
-    assert ([len(again.part(part)) for part in PARTS], again.notes) == ([10, 5, 5], ())
+    assert ([len(again.items(part)) for part in SPLITS], again.notes) == ([10, 5, 5], ())
 
 
 def test_nothing_is_written_unless_it_shall_be(photos):
@@ -98,20 +98,22 @@ def test_nothing_is_written_unless_it_shall_be(photos):
     assert (drawn.notes, list(photos.glob("*.json"))) == ((), [])
     first = read(photos)
     written = read(photos)
-    for part in PARTS:
-        assert drawn.part(part) == written.part(part)
+    for part in SPLITS:
+        assert drawn.items(part) == written.items(part)
         assert drawn.digest(part) == first.digest(part) == written.digest(part)
 
 
 def test_parts_must_not_become_empty(tmp_path, put_images):
     root = tmp_path / "photos"
-    put_images(root, [f"{part}/{name}/{n}.jpg" for part in PARTS for name in ("cat", "dog") for n in range(3)])
+    put_images(root, [f"{part}/{name}/{n}.jpg" for part in SPLITS for name in ("cat", "dog") for n in range(3)])
     read(root)
     shutil.rmtree(root / "val")
-    assert "split.json: no image is left in val. Add some, or delete this file: the images are then" in error(root)
+    assert "split.json: no image is left in val. Add some, or delete this file to divide the images again" in error(
+        root
+    )
     put_images(root, ["val/dog/9.jpg"])
     shutil.rmtree(root / "train" / "cat")
-    assert "split.json: no image to train on is left of cat. Add some, remove the class, or delete" in error(root)
+    assert "split.json: no training image is left of cat. Add some, remove the class, or delete" in error(root)
 
 
 def test_the_depth_of_images_that_come_later(photos):
@@ -134,15 +136,15 @@ def test_files_that_changed_are_told_from_files_that_were_touched(photos):
     shutil.copytree(photos, photos.parent / "moved" / "photos", copy_function=shutil.copyfile)
     picture.write_bytes(picture.read_bytes()[:-1] + b"?")
     (note,) = read(photos, write=False).notes
-    assert "1 image replaced (cat/3.jpg). features.py brings the file up to date" in note
+    assert "1 image replaced (cat/3.jpg). To update the file, run features.py" in note
     (note,) = read(photos).notes
-    assert "1 image replaced (cat/3.jpg). The file is up to date now" in note
+    assert "1 image replaced (cat/3.jpg). The file is updated." in note
     assert read(photos).notes == ()
     changed = [path for path, state in read(photos).files.items() if state.content != before.files[path].content]
     assert changed == ["cat/3.jpg"]
-    registry.FORMATS.pop("photos")
+    registry.DATASETS.pop("photos")
     moved = read(photos.parent / "moved" / "photos")
-    assert [moved.contents(part) for part in PARTS] == [before.contents(part) for part in PARTS]
+    assert [moved.contents(part) for part in SPLITS] == [before.contents(part) for part in SPLITS]
 
 
 def test_times_alone_need_no_folder_that_can_be_written_to(photos, monkeypatch):
@@ -150,12 +152,12 @@ def test_times_alone_need_no_folder_that_can_be_written_to(photos, monkeypatch):
     os.utime(photos / "cat" / "3.jpg", ns=(1, 1))
     monkeypatch.setattr(dividing, "write_text", _fail)
     after = read(photos)
-    assert [after.contents(part) for part in PARTS] == [before.contents(part) for part in PARTS]
+    assert [after.contents(part) for part in SPLITS] == [before.contents(part) for part in SPLITS]
     picture = photos / "cat" / "3.jpg"
     picture.write_bytes(picture.read_bytes() + b"another")
     assert "cannot be written" in error(photos)
     picture.write_bytes(b"another")
-    assert f"files that are no images, or too large: 1. Replace or remove them:\n  {picture}" in error(photos)
+    assert f"files that are not images, or too large: 1. Replace or remove them:\n  {picture}" in error(photos)
 
 
 def _fail(path, text):
@@ -167,7 +169,7 @@ def test_copies_and_links_are_noted(photos):
     shutil.copy(photos / "cat" / "1.jpg", photos / "cat" / "copy.jpg")
     (photos / "cat" / "again").symlink_to(photos / "big_dog")
     (_, note) = read(photos).notes
-    assert "more than once, as copies or links: big_dog/0.jpg and cat/again/0.jpg, big_dog/1.jpg and" in note
+    assert "duplicate images, as copies or links: big_dog/0.jpg and cat/again/0.jpg, big_dog/1.jpg and" in note
     assert "and 6 more; training images may be among" in note
 
 
@@ -177,7 +179,7 @@ def test_a_line_of_the_split_that_was_copied_is_refused(photos):
     split = json.loads((photos / "split.json").read_text(encoding="utf-8"))
     split["test"].append(split["train"][0])
     (photos / "split.json").write_text(json.dumps(split))
-    assert f"split.json has images more than once: {split['train'][0][0]}; leave one line of each" in error(photos)
+    assert f"split.json lists images more than once: {split['train'][0][0]}; keep one line for each" in error(photos)
 
 
 def test_a_class_is_drawn_from_its_own_images_alone(photos, put_images):
@@ -186,7 +188,7 @@ def test_a_class_is_drawn_from_its_own_images_alone(photos, put_images):
     (photos / "split.json").unlink()
     put_images(photos, [f"ant/{number}.jpg" for number in range(7)])
     after = read(photos)
-    for part in PARTS:
+    for part in SPLITS:
         assert [path for path in paths(after, part) if not path.startswith("ant/")] == paths(before, part)
 
 
@@ -194,7 +196,7 @@ def test_a_class_is_drawn_from_its_own_images_alone(photos, put_images):
 def test_each_part_has_an_image_of_each_class(tmp_path, put_images, count, divided):
     put_images(tmp_path / "few", [f"{name}/{number}.png" for name in "ab" for number in range(count)])
     found = read(tmp_path / "few")
-    assert [len(found.part(part)) // 2 for part in PARTS] == divided
+    assert [len(found.items(part)) // 2 for part in SPLITS] == divided
 
 
 def test_images_that_come_later_are_divided_and_the_others_stay(photos, put_images):
@@ -221,9 +223,9 @@ def test_images_that_went_leave_the_others_where_they_were(photos):
     (photos / gone).unlink()
     assert gone in paths(read(photos, check_images=False), "test")  # enough to draw few-shot splits
     (note,) = (after := read(photos)).notes
-    assert f"photos/split.json is older than the images: 1 image removed ({gone}). The file is up to date" in note
-    assert [paths(after, part) for part in PARTS] == [
-        [path for path in paths(before, part) if path != gone] for part in PARTS
+    assert f"photos/split.json is older than the images: 1 image removed ({gone}). The file is updated" in note
+    assert [paths(after, part) for part in SPLITS] == [
+        [path for path in paths(before, part) if path != gone] for part in SPLITS
     ]
     for path in photos.glob("cat/*"):
         if f"cat/{path.name}" in paths(after, "train"):
@@ -238,7 +240,7 @@ def test_images_that_went_leave_the_others_where_they_were(photos):
         item for item in after.train if item.classname != "cat"
     ]
     shutil.rmtree(photos / "cat")
-    assert "has one class" in error(photos)
+    assert "has only one class" in error(photos)
 
 
 def test_images_and_classes_with_new_names_are_recognised(photos):
@@ -249,14 +251,14 @@ def test_images_and_classes_with_new_names_are_recognised(photos):
     (note,) = (after := read(photos)).notes
     assert "11 images renamed (" in note
     assert "cat/2.jpg to cat/two.jpg" in note or "and 6 more" in note
-    assert "class big_dog is called wolf now" in note
+    assert "class big_dog is now called wolf" in note
     assert after.classnames == ["wolf", "cat"]
-    for part in PARTS:
+    for part in SPLITS:
         assert sorted(after.contents(part)) == sorted(before.contents(part))
     (photos / "wolf" / "5.jpg").rename(photos / "cat" / "from wolf.jpg")
     (note,) = (after := read(photos)).notes
     assert "1 image renamed (wolf/5.jpg to cat/from wolf.jpg); 1 image moved to another class or split (" in note
-    assert next(item.label for part in PARTS for item in after.part(part) if "from wolf" in item.impath) == 1
+    assert next(item.label for part in SPLITS for item in after.items(part) if "from wolf" in item.impath) == 1
 
 
 def test_split_files_of_earlier_versions_are_kept(photos):
@@ -268,7 +270,7 @@ def test_split_files_of_earlier_versions_are_kept(photos):
     (photos / "split.json").write_text(json.dumps(split))
     again = read(photos)
     assert again.notes == ()
-    assert [again.part(part) for part in PARTS] == [before.part(part) for part in PARTS]
+    assert [again.items(part) for part in SPLITS] == [before.items(part) for part in SPLITS]
     assert again.files == before.files
     assert "images" in json.loads((photos / "split.json").read_text(encoding="utf-8"))
 
@@ -278,7 +280,7 @@ def test_states_that_are_none_are_refused(photos, states):
     read(photos)
     split = json.loads((photos / "split.json").read_text(encoding="utf-8"))
     (photos / "split.json").write_text(json.dumps(split | {"images": states}))
-    assert 'split.json: "images" does not hold [bytes, modification time, content digest]' in error(photos)
+    assert 'split.json: "images" does not have [bytes, modification time, content digest]' in error(photos)
 
 
 def test_parts_in_folders(tmp_path, put_images):
@@ -294,14 +296,14 @@ def test_val_is_drawn_from_train_where_there_is_none(tmp_path, put_images):
     counts = {"train": 7, "test": 3}
     put_images(tmp_path / "own", [f"{p}/{name}/{i}.jpg" for p, n in counts.items() for name in "ab" for i in range(n)])
     found = read(tmp_path / "own")
-    assert [len(found.part(part)) for part in PARTS] == [10, 4, 6]
+    assert [len(found.items(part)) for part in SPLITS] == [10, 4, 6]
     assert all(path.startswith("train/") for path in paths(found, "val"))
     assert len(every_path(found)) == len(set(every_path(found)))
     assert read(tmp_path / "own").notes == ()
     put_images(tmp_path / "own", ["val/a/0.jpg", "val/b/0.jpg"])
     (note,) = (found := read(tmp_path / "own")).notes
     assert "2 images added (val/a/0.jpg, val/b/0.jpg); 4 images moved to another class or split" in note
-    assert [len(found.part(part)) for part in PARTS] == [14, 2, 6]
+    assert [len(found.items(part)) for part in SPLITS] == [14, 2, 6]
 
 
 def test_folders_are_gone_through_to_the_last(photos, put_images):
@@ -317,11 +319,11 @@ def test_folders_are_gone_through_to_the_last(photos, put_images):
     assert len(every_path(found)) == 23
     assert {"cat/deep/er/10.JPG", "cat/link.Jpeg", "cat/folder/two.jpg"} < set(every_path(found))
     said = "\n".join(found.notes)
-    assert "names do not end as images' do are passed over: .txt (2), .HEIC (1). `pip install pillow-heif` lets" in said
+    assert "ignored files without an image ending: .txt (2), .HEIC (1). To read HEIC files, `pip" in said
     assert f"{photos}: 3 hidden or system names skipped: .git (1), .hidden.jpg (1), .thumbnails (1)" in said
-    assert f"{photos}: beside the class folders, in none, and so left out: 1 image (top.jpg)" in said
+    assert f"{photos}: ignored because they are in no class folder: 1 image (top.jpg)" in said
     (photos / "cat" / "deep" / "loop").symlink_to(photos / "cat")
-    assert "cat/deep/loop is a link to a folder that it lies in; remove it" in error(photos)
+    assert "cat/deep/loop is a link to a folder that contains it; remove it" in error(photos)
 
 
 @pytest.mark.parametrize(
@@ -341,7 +343,7 @@ def test_parts_are_spelt_in_many_ways(tmp_path, put_images, spelt):
     assert found.classnames == ["a", "b"]
     for part, count in counts.items():
         assert paths(found, part) == [f"{spelt[part]}/{name}/{i}.jpg" for name in "ab" for i in range(count)]
-    assert f"left out: 2 images (loose.jpg, {spelt['val']}/loose.jpg)" in found.notes[0]
+    assert f"in no class folder: 2 images (loose.jpg, {spelt['val']}/loose.jpg)" in found.notes[0]
     assert read(root).digest("train") == found.digest("train")
 
 
@@ -365,7 +367,7 @@ def test_what_systems_leave_is_skipped(photos, put_images):
     put_images(photos, [*left, "System Volume Information/1.jpg", "lost+found/1.jpg", ".AppleDouble/1.jpg"])
     put_images(photos, ["cat/Thumbs.db", "cat/deeper/thumbs.db", "cat/0.jpg.part", "cat/0.jpg~", "cat/~$0.jpg"])
     after = read(photos)
-    assert [paths(after, part) for part in PARTS] == [paths(before, part) for part in PARTS]
+    assert [paths(after, part) for part in SPLITS] == [paths(before, part) for part in SPLITS]
     assert f"{photos}: 12 hidden or system names skipped: " in after.notes[0]
     assert len(after.notes) == 2
 
@@ -374,13 +376,13 @@ def test_what_systems_leave_is_skipped(photos, put_images):
 def test_classes_of_one_or_two_images_are_trained_on(photos, few, divided):
     _cut(photos, few)
     found = read(photos)
-    assert [found.labels(part).count(1) for part in PARTS] == divided
+    assert [found.labels(part).count(1) for part in SPLITS] == divided
     said = "\n".join(found.notes)
     assert "photos: 1 of 2 classes has no image in val, so settings are selected without them: cat" in said
-    assert (few == 1) == ("no image in test, so test accuracy says nothing of how well they are recogn" in said)
+    assert (few == 1) == ("no image in test, so test accuracy does not show how well they are recogn" in said)
     train, val = few_shot.sample(found.labels("train"), found.labels("val"), 4, 1)
     few_shot.check(few_shot.FewShotSplit("photos", 4, 1, train, val), found)
-    assert len(splits.shortages(found, [4])) == 2
+    assert len(splits.note_shortages(found, [4])) == 2
     assert read(photos).notes == found.notes[: -3 + (few == 2)] + found.notes[-2 + (few == 2) :]
 
 
@@ -420,7 +422,7 @@ def test_a_list_is_divided_as_folders_are(csv):
     path = csv(["image,label", *rows], encoding="utf-8-sig")
     found = read(path)
     assert (found.name, found.classnames) == ("birds", ["tit/blue", "wren"])
-    assert [len(found.part(part)) for part in PARTS] == [10, 4, 6]
+    assert [len(found.items(part)) for part in SPLITS] == [10, 4, 6]
     assert found.notes == (f"{path.parent}/birds.split.json written: 2 classes, 10 train, 4 val, 6 test",)
     assert read(path).notes == ()
 
@@ -435,7 +437,7 @@ def test_a_list_with_a_split(csv):
     csv(["image,label,split", *[row.rsplit(",", 2)[0] for row in rows[:-1]], "images/19.jpg,n 1,train"])
     (note,) = (found := read(path)).notes
     assert "1 image moved to another class or split (images/19.jpg)" in note
-    assert [len(found.part(part)) for part in PARTS] == [11, 4, 5]
+    assert [len(found.items(part)) for part in SPLITS] == [11, 4, 5]
 
 
 @pytest.mark.parametrize(
@@ -443,28 +445,31 @@ def test_a_list_with_a_split(csv):
     [
         (["picture,label", "images/0.jpg,a"], "the columns image,label or image,label,split, not ['picture', 'label']"),
         (["image|label", "images/0.jpg|a"], "not ['image|label']"),
-        (["image,label,Label", "images/0.jpg,a,b"], "columns of the same name: label; rename those to be passed over"),
+        (["image,label,Label", "images/0.jpg,a,b"], "columns of the same name: label; rename those to ignore"),
         ([], "not []"),
         (["image,label"], "lists no images"),
         (["image,label", "images/0.jpg,a", "images/1.jpg"], "line 3: more or fewer fields"),
-        (["image,label", "images/0.jpg,a, b"], "line 2: more or fewer fields than the first line has (a sep"),
+        (["image,label", "images/0.jpg,a, b"], "line 2: more or fewer fields than the first line (put"),
         (["image,label", "images/0.jpg, "], "line 2: no label"),
-        (["image,label", "/etc/0.jpg,a"], "line 2: '/etc/0.jpg' is no path below the folder of the list"),
-        (["image,label", "images/../../0.jpg,a"], "'images/../../0.jpg' is no path below"),
-        (["image,label", ",a"], "line 2: '' is no path below"),
+        (["image,label", "/etc/0.jpg,a"], "line 2: '/etc/0.jpg' is not below the folder of the list"),
+        (["image,label", "images/../../0.jpg,a"], "'images/../../0.jpg' is not below"),
+        (["image,label", ",a"], "line 2: '' is not below"),
         (["image,label,split", "images/0.jpg,a,eval"], "line 2: split is 'eval', not train, val or test"),
-        (["image,label,split", "images/0.jpg,a,train"], "split should have train, test and perhaps val"),
+        (["image,label,split", "images/0.jpg,a,train"], "the column split needs train and test, and may have val"),
         (["image,label", "images/0.jpg,a", "./images//0.jpg,b"], "listed more than once: images/0.jpg"),
-        (["image,label", "images/0.jpg,a", "images/x.jpg,a", "y/0.jpg,b"], "2 of 3 images are not there: images/x.jpg"),
+        (["image,label", "images/0.jpg,a", "images/x.jpg,a", "y/0.jpg,b"], "2 of 3 images do not exist: images/x.jpg"),
         (["image,label", "images/0.jpg,a\0"], "birds.csv"),
-        (["image,label", *[f"images/{i}.jpg,a" for i in range(9)]], "has one class, a; a classifier needs two or more"),
+        (
+            ["image,label", *[f"images/{i}.jpg,a" for i in range(9)]],
+            "has only one class, a; a classifier needs two or more",
+        ),
         (
             ["image,label", *[f"images/{i}.jpg,{i // 2}" for i in range(20)]],
-            "too few images of every class: none is left",
+            "every class has too few images: none are left",
         ),
         (
             ["image,label,split", *[f"images/{i}.jpg,{'ab'[i % 2]},{'train' if i else 'test'}" for i in range(3)]],
-            "none is left for val. A class needs 2 in train to be in each of train, val; add some",
+            "none are left for val. A class needs 2 in train to be in each of train, val; add images",
         ),
     ],
 )
@@ -482,7 +487,7 @@ def test_lists_of_other_programs(csv, separator):
     rows[3][0] = str(path.parent / "images" / "3.jpg")
     csv(separator.join(row) for row in [["IMAGE", " Label", "Split"], *rows])
     found = read(path)
-    assert [len(found.part(part)) for part in PARTS] == [10, 4, 6]
+    assert [len(found.items(part)) for part in SPLITS] == [10, 4, 6]
     assert every_path(found) == sorted(f"images/{i}.jpg" for i in range(20))
 
 
@@ -500,16 +505,14 @@ def test_lists_name_files_with_accents_as_they_like(csv, put_images):
 
 def test_what_is_missing_is_shown_with_what_is_there(csv):
     said = error(csv(["image,label", "images/19.JPEG,a", "image\\0.jpg,a", "images/12.jpg,b"]))
-    assert (
-        "2 of 3 images are not there: images/19.JPEG (there is images/19.jpg), image\\0.jpg (there is images)" in said
-    )
+    assert "2 of 3 images do not exist: images/19.JPEG (there is images/19.jpg), image\\0.jpg (there is images)" in said
 
 
 @pytest.mark.parametrize(("column", "word"), [("fold", "1"), ("Subset", "a"), ("set", "test"), ("what for", "dev")])
 def test_columns_that_look_like_parts_are_noted(csv, column, word):
     path = csv([f"image,label,{column}", *[f"images/{i}.jpg,n{i % 2},{word}" for i in range(20)]])
     assert read(path).notes[0] == (
-        f"{path}: not read: {column.lower()}. A column that says train, val or test has to be called split"
+        f"{path}: ignored columns: {column.lower()}. If a column has train, val or test, name it split"
     )
 
 
@@ -543,7 +546,7 @@ def test_classes_are_renamed(photos, put_images):
     }
     (photos / "classnames.txt").unlink()
     (note,) = read(photos).notes
-    assert "class lion, tiger is called big cat now; class Bernhardiner-Hündin is called big_dog now" in note
+    assert "class lion, tiger is now called big cat; class Bernhardiner-Hündin is now called big_dog" in note
     assert read(photos).classnames == ["big cat", "big x", "big_dog", "cat"]
     (photos / "split.json").unlink()
     (photos / "classnames.json").write_text('{"cat": "Katze"}')
@@ -563,9 +566,9 @@ def test_accents_are_the_same_however_they_are_stored(photos, name, text):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("classnames.txt", "bird robin", "classnames.txt: no class is called bird; there are big_dog, cat"),
+        ("classnames.txt", "bird robin", "classnames.txt: unknown classes bird; the classes are big_dog, cat"),
         ("classnames.txt", "cat", "line 1: not `<folder> <class name>`: 'cat'"),
-        ("classnames.txt", "cat Katze\ncat Kater", "line 2: cat has a name already"),
+        ("classnames.txt", "cat Katze\ncat Kater", "line 2: cat already has a name"),
         ("classnames.json", '["cat"]', "not an object of class names by folder"),
         ("classnames.json", '{"cat": ""}', "not an object of class names by folder"),
         ("classnames.json", '{"cat": 1}', "not an object of class names by folder"),
@@ -573,9 +576,9 @@ def test_accents_are_the_same_however_they_are_stored(photos, name, text):
         (
             "classnames.json",
             '{"cat": "Katze", "cat": "Kater"}',
-            "classnames.json: named more than once: cat; leave one",
+            "classnames.json: named more than once: cat; keep one",
         ),
-        ("classnames.txt", "cat BIG Dog", "same name, but for capitals and underscores: big_dog and cat"),
+        ("classnames.txt", "cat BIG Dog", "differ only in capitals and underscores: big_dog and cat"),
     ],
 )
 def test_names_that_are_refused(photos, name, text, message):
@@ -586,16 +589,16 @@ def test_names_that_are_refused(photos, name, text, message):
 def test_two_lists_of_names_are_refused(photos):
     for name in ("classnames.txt", "classnames.json"):
         (photos / name).write_text("{}")
-    assert "both rename classes; remove one" in error(photos)
+    assert "both name the classes; remove one" in error(photos)
 
 
 def test_labels_that_say_nothing_are_noted(tmp_path, put_images):
     """Numbers of any form, and what programs write for a label that is missing."""
     put_images(tmp_path / "digits", [f"{label}/{number}.jpg" for label in ("0", "-1.0", "1e3") for number in range(3)])
-    assert "classes are called -1.0, 0, 1e3; prompts need names" in read(tmp_path / "digits").notes[0]
+    assert "classes are called -1.0, 0, 1e3, but prompts need names" in read(tmp_path / "digits").notes[0]
     put_images(tmp_path / "named", [f"{label}/{number}.jpg" for label in ("NaN", "7", "cat") for number in range(3)])
     (note, _) = read(tmp_path / "named").notes
-    assert "a class is called NaN, as programs write where a label is missing; if it is none, remove its images" in note
+    assert "a class is called NaN, which programs write for a missing label; if its images have no label" in note
 
 
 # --- what makes no dataset -------------------------------------------------------------------------------------------
@@ -643,20 +646,20 @@ def _parts_in_classes(photos):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda photos: (photos / "ant").mkdir(), "photos/ant: a class folder without images; remove it, or put some"),
+        (lambda photos: (photos / "ant").mkdir(), "photos/ant: a class folder without images; remove it, or add"),
         (lambda photos: _cut(photos, 0), "photos/cat: a class folder without images"),
-        (lambda photos: [p.rename(p.with_suffix(".txt")) for p in photos.glob("*/*")], "(what is there ends in .txt)"),
-        (lambda photos: shutil.rmtree(photos / "cat"), "photos has one class, big_dog"),
+        (lambda photos: [p.rename(p.with_suffix(".txt")) for p in photos.glob("*/*")], "(only files ending in .txt)"),
+        (lambda photos: shutil.rmtree(photos / "cat"), "photos has only one class, big_dog"),
         (lambda photos: [shutil.rmtree(path) for path in photos.iterdir()], "photos has no folders"),
         (
             lambda photos: [shutil.rmtree(photos / "big_dog"), _cut(photos, 2), put_two(photos)],
-            "too few images of every class: none is left for val. A class needs 3 to be in each of train, val, test",
+            "every class has too few images: none are left for val. A class needs 3 to be in each of train, val, test",
         ),
         (lambda photos: shutil.copytree(photos / "cat", photos / "Big Dog"), "underscores: Big Dog and big_dog"),
         (lambda photos: [shutil.copytree(photos / "cat", photos / n) for n in ("é", "e\u0301")], "underscores: e"),
-        (lambda photos: _part(photos, "train", "val"), "train, val, and no test. It needs train and test, and may"),
-        (lambda photos: _part(photos, "Train", "valid"), "has the folders Train (train), valid (val), and no test"),
-        (lambda photos: _part(photos, "train", "valid"), "If valid is what you test on, rename it test"),
+        (lambda photos: _part(photos, "train", "val"), "train, val, but no test. It needs train and test, and may"),
+        (lambda photos: _part(photos, "Train", "valid"), "has the folders Train (train), valid (val), but no test"),
+        (lambda photos: _part(photos, "train", "valid"), "If you test on valid, rename it test"),
         (
             lambda photos: _part(photos, "TRAIN", "training_set", "test"),
             "TRAIN and training_set all mean train; keep one",
@@ -667,32 +670,38 @@ def _parts_in_classes(photos):
         ),
         (
             lambda photos: [_part(photos, "train", "test"), shutil.rmtree(photos / "train/cat")],
-            "photos: no images to train on of cat. Add some, or remove the class",
+            "photos: no training images of cat. Add some, or remove the class",
         ),
         (
             lambda photos: _part(photos, "learn", "exam"),
             "photos: exam, learn would be the classes, but all have the same folders in them: big_dog, cat. If these",
         ),
-        (_parts_in_classes, "each class (big_dog, cat) has folders of parts in it: Testing, train. Parts come first"),
+        (
+            _parts_in_classes,
+            "each class (big_dog, cat) has split folders in it: Testing, train. Split folders come first",
+        ),
         (
             lambda photos: [_part(photos, "train"), put_two(photos / "unlabelled")],
-            "photos: train would be a class, but is called as a part is, and has folders in it: big_dog, cat. If",
+            "photos: train would be a class, but has the name of a split, and folders in it: big_dog, cat. If",
         ),
-        (_flat_test, "photos/test has no folders: it should have one for each class"),
-        (lambda photos: (photos / "cat" / "gone.jpg").symlink_to("nowhere"), "gone.jpg: a link to a file that is not"),
-        (lambda photos: os.mkfifo(photos / "cat" / "pipe.jpg"), "pipe.jpg: a link to a file that is not there, or no"),
+        (_flat_test, "photos/test has no folders; it needs one folder per class"),
+        (lambda photos: (photos / "cat" / "gone.jpg").symlink_to("nowhere"), "gone.jpg: a link to a missing file"),
+        (lambda photos: os.mkfifo(photos / "cat" / "pipe.jpg"), "pipe.jpg: a link to a missing file, or not"),
         (
             lambda photos: (photos / "cat" / os.fsdecode(b"\xff.jpg")).touch(),
-            "not in UTF-8, rename them: '\\udcff.jpg'",
+            "not in UTF-8; rename them: '\\udcff.jpg'",
         ),
-        (lambda photos: (photos / "cat" / "text.jpg").write_text("text"), "files that are no images, or too large: 1."),
+        (
+            lambda photos: (photos / "cat" / "text.jpg").write_text("text"),
+            "files that are not images, or too large: 1.",
+        ),
         (lambda photos: (photos / "cat" / "0.jpg").rename(photos / "split.json"), "split.json: not JSON"),
         (
             lambda photos: (photos / "split.json").touch(),
-            "split.json: not JSON (Expecting value: line 1 column 1 (char 0)). Restore this file, or delete it: the",
+            "split.json: not JSON (Expecting value: line 1 column 1 (char 0)). Restore this file, or delete it to",
         ),
-        (lambda photos: shutil.rmtree(photos), "photos: there is no such folder, or list of images"),
-        (lambda photos: [shutil.rmtree(photos), photos.touch()], "neither a folder of images nor a list of them"),
+        (lambda photos: shutil.rmtree(photos), "photos: no such folder or list of images"),
+        (lambda photos: [shutil.rmtree(photos), photos.touch()], "neither a folder of images nor a list of images"),
     ],
 )
 def test_folders_that_are_refused(photos, change, message):
@@ -710,7 +719,7 @@ def test_a_folder_that_cannot_be_written_to(photos):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert f"{photos}/split.json cannot be written (" in said
-    assert "a folder elsewhere with links" in said
+    assert "use another folder, with links" in said
     assert sorted(path.name for path in photos.iterdir()) == ["big_dog", "cat"]
 
 
@@ -725,22 +734,22 @@ def test_a_large_picture_is_refused_before_the_split_is_drawn(photos):
 def test_a_path_gives_the_name(tmp_path, monkeypatch):
     (tmp_path / "Søren's photos, 2024").mkdir()
     monkeypatch.chdir(tmp_path / "Søren's photos, 2024")
-    assert datasets.own(".") == "Søren-s-photos-2024"
-    assert datasets.own(f"{tmp_path}/Søren's photos, 2024/") == "Søren-s-photos-2024"
-    assert (datasets.own("a.b/c.d"), datasets.own("x/list.CSV")) == ("c.d", "list")
-    assert datasets.is_own("list")
-    assert not datasets.is_own("dtd")
-    assert (datasets.given("list"), datasets.given("dtd"), datasets.given("unknown")) == (
+    assert datasets.add_custom(".") == "Søren-s-photos-2024"
+    assert datasets.add_custom(f"{tmp_path}/Søren's photos, 2024/") == "Søren-s-photos-2024"
+    assert (datasets.add_custom("a.b/c.d"), datasets.add_custom("x/list.CSV")) == ("c.d", "list")
+    assert datasets.is_custom("list")
+    assert not datasets.is_custom("dtd")
+    assert (datasets.cli_name("list"), datasets.cli_name("dtd"), datasets.cli_name("unknown")) == (
         "x/list.CSV",
         "dtd",
         "PATH-OF-unknown",
     )
-    with pytest.raises(UserError, match=r"/list.CSV and y/list would both be called list"):
-        datasets.own("y/list")
-    with pytest.raises(UserError, match=r"data/dtd would be called dtd, as a dataset of the project is.*--dataset dtd"):
-        datasets.own("data/dtd")
+    with pytest.raises(UserError, match=r"/list.CSV and y/list have the same name, list"):
+        datasets.add_custom("y/list")
+    with pytest.raises(UserError, match=r"data/dtd: the name dtd belongs to a dataset of the project.*--dataset dtd"):
+        datasets.add_custom("data/dtd")
     with pytest.raises(UserError, match="has no name"):
-        datasets.own("/")
+        datasets.add_custom("/")
 
 
 # --- few-shot splits -------------------------------------------------------------------------------------------------
@@ -752,13 +761,13 @@ def test_few_shot_splits_are_drawn_and_shortages_named(photos, tmp_path):
     asked = tmp_path / "indices", [1, 8, few_shot.ALL], [1, 2]
     assert [done for _, done in splits.update_splits(found, *asked)] == ["written"] * 6
     assert [done for _, done in splits.update_splits(found, *asked)] == ["exists"] * 6
-    drawn = few_shot.checked_splits(found, *asked)
+    drawn = few_shot.load_checked_splits(found, *asked)
     assert [len(split.train) for split in drawn] == [2, 2, 7, 7, 7, 7]
     assert [len(split.val) for split in drawn] == [2, 2, 3, 3, 3, 3]
-    train, val = splits.shortages(found, asked[1])
-    assert "of 8 images a class in train, some have fewer, and give all they have: big_dog (5), cat (2). 2 are" in train
-    assert "of 4 images a class in val, some have fewer, and give all they have: big_dog (2), cat (1). 1 are" in val
-    assert splits.shortages(found, [1, few_shot.ALL]) == []
+    train, val = splits.note_shortages(found, asked[1])
+    assert "some classes have fewer than 8 images in train; all of them are used: big_dog (5), cat (2). Every" in train
+    assert "some classes have fewer than 4 images in val; all of them are used: big_dog (2), cat (1). Every" in val
+    assert splits.note_shortages(found, [1, few_shot.ALL]) == []
 
 
 def test_few_shot_splits_keep_the_images_that_are_there_still(photos, put_images, tmp_path):
@@ -770,16 +779,16 @@ def test_few_shot_splits_keep_the_images_that_are_there_still(photos, put_images
     (photos / drawn[6]).rename(photos / Path(drawn[6]).parent / "renamed.jpg")
     put_images(photos, ["ant/0.jpg", "ant/1.jpg", "ant/2.jpg"])
     found = read(photos)
-    with pytest.raises(UserError, match=r"shot_4-seed_1.json has images that photos does not have now"):
-        few_shot.checked_splits(found, *asked)
+    with pytest.raises(UserError, match=r"shot_4-seed_1.json has images that photos no longer has"):
+        few_shot.load_checked_splits(found, *asked)
     ((split, done),) = splits.update_splits(found, *asked)
     assert done == "with 3 images drawn again"  # one for the one that is gone, two of the new class
     kept = {paths(found, "train")[position] for position in split.train}
     assert kept.issuperset({*drawn[:1], *drawn[2:6], drawn[7]})
     assert f"{Path(drawn[6]).parent}/renamed.jpg" in kept
-    assert few_shot.checked_splits(found, *asked) == [split]
+    assert few_shot.load_checked_splits(found, *asked) == [split]
     other = photos.parent / "other" / "photos"
     put_images(other, [f"{name}/{number}.jpg" for name in ("cat", "big_dog") for number in range(10)])
-    registry.FORMATS.pop("photos")
-    with pytest.raises(UserError, match="is a split of other images: not one of them is there now"):
+    registry.DATASETS.pop("photos")
+    with pytest.raises(UserError, match="is a few-shot split of other images: none of them exist now"):
         list(splits.update_splits(read(other), *asked))
