@@ -44,8 +44,8 @@ def main() -> int | None:
     request = Request(args.text_augmentation, views, args.decode, args.store_dtype, prompts_asked)
     how = {"batch_size": args.test_batch_size, "workers": config.workers(args, device)}
     how |= {"feature_dir": args.feature_dir, "dry_run": args.dry_run}
-    places, load = partial(place_of, args), lambda name: steps.load(name, *weights)
-    steps.extract_all(args.clip_encoder, wanted, request, places, load, **how)
+    paths, load = partial(paths_of, args), lambda name: steps.load(name, *weights)
+    steps.extract_all(args.clip_encoder, wanted, request, paths, load, **how)
 
 
 def splits_of(args: argparse.Namespace, benchmark: datasets.Benchmark) -> list[few_shot.FewShotSplit]:
@@ -56,11 +56,11 @@ def splits_of(args: argparse.Namespace, benchmark: datasets.Benchmark) -> list[f
     return few_shot.checked_splits(benchmark, *asked)
 
 
-def place_of(args: argparse.Namespace, encoder: str, dataset: str):
+def paths_of(args: argparse.Namespace, encoder: str, dataset: str):
     """Where the features of a dataset under an encoder lie."""
-    from engine.features.store import Place
+    from engine.features.store import FeaturePaths
 
-    return Place.of(args.feature_dir, names.folder(encoder, args.clip_weights), dataset)
+    return FeaturePaths.of(args.feature_dir, names.folder(encoder, args.clip_weights), dataset)
 
 
 def verify_store(args: argparse.Namespace) -> int:
@@ -69,8 +69,8 @@ def verify_store(args: argparse.Namespace) -> int:
 
     if args.dry_run:
         raise UserError("--dry-run goes with neither --verify nor --repair")
-    places = {dataset: [place_of(args, name, dataset) for name in args.clip_encoder] for dataset in args.dataset}
-    return 1 if verify_all(places, args.data_dir, args.repair) else 0
+    stores = {dataset: [paths_of(args, name, dataset) for name in args.clip_encoder] for dataset in args.dataset}
+    return 1 if verify_all(stores, args.data_dir, args.repair) else 0
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ STRIP = 1024
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
+def open_image(path: Path) -> Iterator[Image.Image]:
     """An image file of which the header is read. Raises OSError for a file that is none, or is too large to decode."""
     require_file(path)
     _take_in_plugins()
@@ -92,7 +92,7 @@ def inspect(path: Path) -> int | None:
     Only one of more than 8 bits is decoded. Raises OSError for a file that is no image or too large, ValueError for
     values of more than 16 bits.
     """
-    with opened(path) as image:
+    with open_image(path) as image:
         lower = _lower_bytes(image)
         if not _is_deep_grey(image) and lower is None:
             return None
@@ -175,7 +175,7 @@ def _lower_bytes(image: Image.Image) -> Image.Image | None:
     tiles = [_in_other_order(tile) for tile in getattr(image, "tile", ())]
     if image.mode != "RGB" or not tiles or None in tiles or not image.filename:
         return None
-    with opened(Path(image.filename)) as lower:
+    with open_image(Path(image.filename)) as lower:
         lower.tile = tiles
         lower.load()
         return lower

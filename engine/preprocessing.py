@@ -35,5 +35,5 @@ class Preprocessing:
         return f"{self.resize_mode} {self.interpolation}{fill}, mean {mean}, std {std}"
 
 
-USUAL = Preprocessing(size=224).description
+OPENAI_PREPROCESSING = Preprocessing(size=224).description
 """The preparation of OpenAI's encoders, and so of features whose files do not state any."""

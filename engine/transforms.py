@@ -19,10 +19,10 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from engine.images import MAX_PIXELS, opened, to_rgb
+from engine.images import MAX_PIXELS, open_image, to_rgb
 from engine.preprocessing import DEPTH, Preprocessing
 
-Decoded = Image.Image | Tensor
+RgbImage = Image.Image | Tensor
 """An RGB image: PIL's, or uint8 [3, H, W]."""
 
 CROP_AREA, CROP_RATIO = (0.9, 1.0), (3 / 4, 4 / 3)
@@ -38,7 +38,7 @@ def open_rgb(path: Path, upright: bool = False, depth: int = DEPTH, background: 
     Raises OSError (and PIL's own errors, most of which are) for a corrupt file, and OSError and ValueError for images
     that cannot be decoded so: too large, or with other numbers for pixels.
     """
-    with opened(path) as image:
+    with open_image(path) as image:
         return to_rgb(image, upright, depth, background)
 
 
@@ -50,7 +50,7 @@ def open_fast(path: Path, upright: bool = False, depth: int = DEPTH, background:
     """
     from torchvision.io import ImageReadMode, decode_image  # which torchvision means to give up some day
 
-    with opened(path) as header:  # torchvision decodes an image of any size
+    with open_image(path) as header:  # torchvision decodes an image of any size
         is_turned = not upright or header.format in ("JPEG", "MPO", "PNG")
         is_shown = not (background and header.has_transparency_data)
     image = None
@@ -63,12 +63,12 @@ def open_fast(path: Path, upright: bool = False, depth: int = DEPTH, background:
     return image
 
 
-def decoded(path: Path, decode: str, upright: bool, depth: int, background: str) -> Decoded:
+def decode_file(path: Path, decode: str, upright: bool, depth: int, background: str) -> RgbImage:
     """An image file as `--decode` says, pil or fast. Raises what `open_rgb` raises."""
     return (open_rgb if decode == "pil" else open_fast)(path, upright, depth, background)
 
 
-def render(image: Decoded, view: str, preprocessing: Preprocessing, seed: str) -> Tensor:
+def render(image: RgbImage, view: str, preprocessing: Preprocessing, seed: str) -> Tensor:
     """Return one view of an RGB image: uint8 [3, size, size], a PIL image resized by PIL.
 
     `none` is the image as the encoder wants it, `flip` its mirror image. A `randomcrop` view draws its crop and its
@@ -112,7 +112,7 @@ def _resized(preprocessing: Preprocessing, height: int, width: int) -> list[int]
     raise ValueError(f"there is no resize mode '{preprocessing.resize_mode}'")
 
 
-def _centre(image: Decoded, size: int, fill_color: int) -> Decoded:
+def _centre(image: RgbImage, size: int, fill_color: int) -> RgbImage:
     """Return an image cut and filled to size x size, its middle where it was."""
     height, width = F.get_size(image)
     across, down = max(0, size - width), max(0, size - height)

@@ -30,7 +30,7 @@ from engine.clip import weights as clip_weights
 from engine.datasets import few_shot
 from engine.features import extract
 from engine.features.prompts import read_texts, write_texts
-from engine.features.store import Bank, Place
+from engine.features.store import Bank, FeaturePaths
 from forks import Fork, as_a_user, can_mount, limit_sharing, unlistable
 from hostile import save_hostile
 
@@ -58,7 +58,7 @@ def world(install_images, random_weights):
     """The dataset, `weights`, `words(...)` of a command line and `start(...)`, which runs it."""
     world = install_images()
     world.weights = random_weights(0)
-    world.place = Place.of(world.root / "features", "demo-RN@tiny", "demo")
+    world.place = FeaturePaths.of(world.root / "features", "demo-RN@tiny", "demo")
 
     def words(*more, weights=world.weights, features="features"):
         encoder = ["--clip-encoder", "demo-RN", *(["--clip-weights", weights] if weights else [])]
@@ -148,7 +148,7 @@ def test_random_crops_are_kept_apart(world):
 
 def test_test_only_datasets_and_several_at_once(world):
     world.start("--dataset", "demo", "demo_v2", "--text-augmentation", "classname").wait(check=0)
-    place = Place.of(world.root / "features", "demo-RN@tiny", "demo_v2")
+    place = FeaturePaths.of(world.root / "features", "demo-RN@tiny", "demo_v2")
     assert sorted(path.name for path in place.folder.iterdir()) == ["classes.json", "test-layer_0", "text-layer_0"]
     assert Bank(place.bank("test", 0, "none")).read()[1].tolist() == [0, 0, 1, 2]
     assert read_texts(place.texts(0, "classname")).prompts == ["red star", "blue {} ring", "dot"]
@@ -159,7 +159,7 @@ def test_a_store_from_before_classes_were_kept_gets_them(world):
     """And nothing is encoded again. Of test-only datasets nobody needs the prompts."""
     words = ["--dataset", "demo", "demo_v2", "--text-layer-idx", "0", "1"]
     world.start(*words).wait(check=0)
-    before, classes = stored(world), Place.of(world.root / "features", "demo-RN@tiny", "demo_v2").classes
+    before, classes = stored(world), FeaturePaths.of(world.root / "features", "demo-RN@tiny", "demo_v2").classes
     content = classes.read_bytes()
     assert json.loads(content)["parent_labels"] == [0, 1, 2]
     assert not list(classes.parent.glob("text-*"))
@@ -184,9 +184,11 @@ def test_several_encoders_at_once(world):
     if not (clip_weights.DEMO_MODELS / "demo-ViT.safetensors").is_file():
         pytest.skip("demo-ViT has no weights yet")
     world.start("--clip-encoder", "demo-RN", "demo-ViT", weights=None).wait(check=0)
-    banks = [Bank(Place.of(world.root / "features", name, "demo").bank("test", 0, "none")) for name in names.DEMO]
+    banks = [
+        Bank(FeaturePaths.of(world.root / "features", name, "demo").bank("test", 0, "none")) for name in names.DEMO
+    ]
     assert not torch.equal(banks[0].read()[0], banks[1].read()[0])
-    assert [bank.source.encoder for bank in banks] == ["demo-RN", "demo-ViT"]
+    assert [bank.provenance.encoder for bank in banks] == ["demo-RN", "demo-ViT"]
 
 
 def test_several_layers_and_prompts_at_once(world):
@@ -239,7 +241,7 @@ def test_neither_workers_nor_batch_size_matter(world):
     world.start(*SEVERAL, "--test-batch-size", "32", features="large").wait(check=0)
     assert stored(world) == stored(world, "four workers")
     small, large = (
-        Bank(Place.of(world.root / name, "demo-RN@tiny", "demo").bank("test", 0, "none")).read()[0]
+        Bank(FeaturePaths.of(world.root / name, "demo-RN@tiny", "demo").bank("test", 0, "none")).read()[0]
         for name in ("features", "large")
     )
     assert torch.allclose(small, large, rtol=0, atol=1e-5 * small.abs().max())
@@ -317,7 +319,7 @@ def test_two_at_once_fill_one_store(world):
     checked = world.start(*SEVERAL, "--train-shot", "1", "2", "4", "8").wait(check=0)
     assert ", 0 of them to encode" in checked.out
     world.start(*SEVERAL, features="alone").wait(check=0)
-    alone = Place.of(world.root / "alone", "demo-RN@tiny", "demo")
+    alone = FeaturePaths.of(world.root / "alone", "demo-RN@tiny", "demo")
     for part, view in (("train", "none"), ("train", "randomcrop_1"), ("val", "none"), ("test", "none")):
         bank, expected = Bank(world.place.bank(part, 0, view)), Bank(alone.bank(part, 0, view))
         rows = sorted(positions(world, part, (4, 1), (8, 2))) if part != "test" else list(range(21))
@@ -426,7 +428,7 @@ def test_no_permission(world):
 
 
 def test_a_killed_worker(world):
-    decoded, victim = extract.decoded, world.benchmark.path(world.benchmark.test[13])
+    decoded, victim = extract.decode_file, world.benchmark.path(world.benchmark.test[13])
     before = world.place.bank("val", 0, "none")  # what comes before the victim's images; workers may be ahead of it
 
     def kill_a_worker():
@@ -437,7 +439,7 @@ def test_a_killed_worker(world):
                 os.kill(os.getpid(), signal.SIGKILL)
             return decoded(path, *how)
 
-        extract.decoded = kill
+        extract.decode_file = kill
 
     run = world.start("--num-workers", "2", prepare=kill_a_worker).wait(check=1)
     assert re.search(r"\nerror: a process that decodes images ended before its work was done.*--num-workers", run.err)

@@ -20,7 +20,7 @@ from engine.demo import world as drawn
 from engine.features import extract
 from engine.features.listing import read_listing
 from engine.features.prompts import read_texts
-from engine.features.store import Bank, Place
+from engine.features.store import Bank, FeaturePaths
 from engine.results.runs import read_record
 from forks import Fork, run_fork, unlistable
 
@@ -55,7 +55,7 @@ def folder_of_work(root, said):
     """Where `my photos` lie, and `.run` types a command."""
     run = functools.partial(run_fork, folder=said, cwd=root)
     return SimpleNamespace(
-        root=root, folder=root / "my photos", run=run, place=Place.of(root / "features", "demo-RN", "my-photos")
+        root=root, folder=root / "my photos", run=run, place=FeaturePaths.of(root / "features", "demo-RN", "my-photos")
     )
 
 
@@ -177,7 +177,7 @@ def test_replaced_images_are_noticed_and_made_anew(extracted):
     extracted.run(*command_in(refused), *FEATURES, "--feature_dir", fresh, check=0)
     listing = read_listing(extracted.place)
     for part in ("train", "val", "test"):
-        banks = [Bank(Place.of(at, "demo-RN", "my-photos").bank(part, 0, "none"), listing.part(part))
+        banks = [Bank(FeaturePaths.of(at, "demo-RN", "my-photos").bank(part, 0, "none"), listing.split(part))
                  for at in (extracted.root / "features", fresh)]  # fmt: skip
         torch.testing.assert_close(banks[0].read()[0], banks[1].read()[0])
     assert "note: 6 runs used images, splits or class names that have changed" in (
@@ -264,14 +264,14 @@ def test_images_that_change_while_they_are_encoded(photos):
     other = sorted(photos.folder.glob("*/*.JPG"))[-1].read_bytes()
 
     def prepare():
-        decode = extract.decoded
+        decode = extract.decode_file
 
         def decoded_and_replaced(*args):
             image = decode(*args)
             victim.write_bytes(other)
             return image
 
-        extract.decoded = decoded_and_replaced
+        extract.decode_file = decoded_and_replaced
 
     refused = Fork("features.py", [*ALL, *FEATURES], photos.root, prepare, photos.root).wait(check=1)
     assert "my photos: images changed while their features were made: " in refused.err
@@ -472,7 +472,7 @@ def test_pictures_of_every_kind(photos):
     cut.write_bytes(whole)
     photos.run("features.py", *ALL, *FEATURES, check=0)
     listing = read_listing(photos.place)
-    banks = [Bank(photos.place.bank(part, 0, "none"), listing.part(part)) for part in ("train", "val", "test")]
+    banks = [Bank(photos.place.bank(part, 0, "none"), listing.split(part)) for part in ("train", "val", "test")]
     assert [len(bank) for bank in banks] == [25, 10, 15]
 
 
@@ -509,7 +509,7 @@ def test_photographs_are_what_a_person_sees(photos):
     both, stored = ["my photos", "as stored"], ["--dataset", "as stored", *ALL[2:]]
     photos.run("features.py", "--dataset", *both, *ALL[2:], *FEATURES, check=0)
     for part in ("train", "val", "test"):
-        places = [Place.of(photos.root / "features", "demo-RN", name.replace(" ", "-")) for name in both]
+        places = [FeaturePaths.of(photos.root / "features", "demo-RN", name.replace(" ", "-")) for name in both]
         seen, made = (Bank(place.bank(part, 0, "none")) for place in places)
         assert torch.equal(seen.read()[0], made.read()[0])
     photos.run("train.py", *stored, *STEPS, "--save-heads", check=0)

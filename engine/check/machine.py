@@ -100,7 +100,7 @@ def encoders(asked: list[str] | None, weights: str | None, stored: set[str]) -> 
         try:
             place = weights_of.locate(name, weights)
             if place.file is None and asked:
-                raise UserError(f"{name}: its weights are not on this machine. {place.remedy}")
+                raise UserError(f"{name}: its weights are not on this machine. {place.instructions}")
             if place.file is None:
                 absent.append(name)
                 continue

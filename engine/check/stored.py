@@ -22,9 +22,9 @@ from engine.datasets.image_files import is_skipped
 from engine.errors import UserError
 from engine.features import audio
 from engine.features.listing import changes, listing_of, read_listing, stored_listing
-from engine.features.mining import read_any
-from engine.features.prompts import prompts_digest, texts_source
-from engine.features.store import BY_CONTENT, Bank, Place, Source
+from engine.features.mining import read_any_mined
+from engine.features.prompts import prompts_digest, read_texts_provenance
+from engine.features.store import BY_CONTENT, Bank, FeaturePaths, Provenance
 from engine.files import CannotOpen
 from engine.results import heads
 from engine.results.runs import RECORD, Cell, Record, read_record, require_grid, selected
@@ -35,8 +35,8 @@ from engine.training.grid import Hyperparameters
 class Stored:
     """The features of a dataset under an encoder: what their banks and prompts (relative paths) were made from."""
 
-    place: Place
-    sources: dict[str, Source] = field(default_factory=dict)
+    place: FeaturePaths
+    sources: dict[str, Provenance] = field(default_factory=dict)
     faults: list[Finding] = field(default_factory=list)
 
     @property
@@ -47,7 +47,7 @@ class Stored:
     def dataset(self) -> str:
         return self.place.folder.name
 
-    def of(self, start: str) -> set[Source]:
+    def of(self, start: str) -> set[Provenance]:
         """The sources of what lies in folders whose names begin with `start`: a part of a dataset, or `text`."""
         return {source for name, source in self.sources.items() if name.startswith(f"{start}-layer_")}
 
@@ -61,7 +61,7 @@ def folders(feature_dir: str | Path) -> list[tuple[str, str]]:
 
 def features(feature_dir: str | Path, encoder: str, dataset: str) -> Stored:
     """Read what the features of a dataset under an encoder say of themselves."""
-    stored = Stored(Place.of(feature_dir, encoder, dataset))
+    stored = Stored(FeaturePaths.of(feature_dir, encoder, dataset))
     root = stored.place.folder
     if (encoder, dataset) == (audio.ENCODER, audio.DATASET):
         _take(stored, "sounds-layer_0", lambda: _folds(root))
@@ -70,8 +70,8 @@ def features(feature_dir: str | Path, encoder: str, dataset: str) -> Stored:
         for bank in _subfolders(folder):
             _take(stored, f"{folder.name}/{bank.name}", lambda bank=bank: _bank(bank, stored))
         for path in sorted(folder.glob("*.safetensors")):
-            _take(stored, f"{folder.name}/{path.stem}", lambda path=path: texts_source(path))
-    readers = dict.fromkeys(sorted(root.glob(stored.place.mined("*").name)), read_any)
+            _take(stored, f"{folder.name}/{path.stem}", lambda path=path: read_texts_provenance(path))
+    readers = dict.fromkeys(sorted(root.glob(stored.place.mined("*").name)), read_any_mined)
     for path, read in {**readers, stored.place: read_listing}.items():
         try:
             read(path)
@@ -80,7 +80,7 @@ def features(feature_dir: str | Path, encoder: str, dataset: str) -> Stored:
     return stored
 
 
-def _take(stored: Stored, name: str, read: Callable[[], Source | None]) -> None:
+def _take(stored: Stored, name: str, read: Callable[[], Provenance | None]) -> None:
     """Add the source that `read` gives, or what is wrong with it."""
     try:
         source = read()
@@ -91,16 +91,16 @@ def _take(stored: Stored, name: str, read: Callable[[], Source | None]) -> None:
         stored.sources[name] = source
 
 
-def _bank(folder: Path, stored: Stored) -> Source | None:
+def _bank(folder: Path, stored: Stored) -> Provenance | None:
     """The source of a bank. Of a test set all is asked for, whatever the splits; less is from an interrupted run."""
     bank = Bank(folder)
-    if bank.source is not None and folder.parent.name.startswith("test-") and len(bank) < bank.source.length:
-        text = f"{folder} has {len(bank)} of {bank.source.length} test images: features.py goes on with it"
+    if bank.provenance is not None and folder.parent.name.startswith("test-") and len(bank) < bank.provenance.length:
+        text = f"{folder} has {len(bank)} of {bank.provenance.length} test images: features.py goes on with it"
         stored.faults.append(Finding(NOTE, text))
-    return bank.source
+    return bank.provenance
 
 
-def _folds(folder: Path) -> audio.AudioSource | None:
+def _folds(folder: Path) -> audio.AudioProvenance | None:
     """The source of the features of sounds."""
     numbers = sorted(int(path.stem.removeprefix("fold_")) for path in folder.glob("fold_*.safetensors"))
     return audio.read_folds(folder, numbers)[numbers[0]].source if numbers else None
@@ -140,7 +140,7 @@ def stale(stored: Stored, weights: str | None, benchmark: Benchmark | None, soun
 
 def _prepared_otherwise(stored: Stored) -> list[str]:
     """Features of images that were not prepared as the encoder's name says, as an earlier version did for some."""
-    name, _ = names.of_folder(stored.encoder)
+    name, _ = names.parse_folder(stored.encoder)
     wanted = preprocessing_of(name)
     made = {source.preprocessing for part in PARTS for source in stored.of(part)}
     return [
@@ -236,7 +236,7 @@ def _are_changed(cell: Cell, records: Iterable[Record], place: Stored, indices_d
         except UserError:
             return True
         rows = {"train": split.train, "val": split.val, "test": None}
-        found |= {part: {listing.part(part).digest(positions)} for part, positions in rows.items()}
+        found |= {part: {listing.split(part).digest(positions)} for part, positions in rows.items()}
     with suppress(CannotOpen):  # which is another finding
         found["split"] = {file_digest(path)} if path.exists() else set()
     inputs = (pair for record in records for pair in record.inputs.items())

@@ -20,12 +20,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from engine.clip.split import causal, image_layer_count, image_stages, text_features, text_layer_count, text_tower
 
-Cached = tuple[Tensor, ...]
+EncoderOutput = tuple[Tensor, ...]
 """What is cached of a batch: image features [B, D] or inputs of a layer, [B, ...]; for texts with layers still to come
 [B, L, width] and the end-of-text positions [B] int64."""
 
 
-class FrozenImages(nn.Module):
+class FrozenImageEncoder(nn.Module):
     """The image tower of an open_clip model in eval mode, up to its last k layers for each k of `layers`."""
 
     def __init__(self, model: nn.Module, layers: Iterable[int]):
@@ -40,7 +40,7 @@ class FrozenImages(nn.Module):
         self.stages = nn.ModuleList(image_stages(visual))
         self.ends = {k: len(self.stages) - image_layer_count(model, k) for k in layers}
 
-    def forward(self, pixels: Tensor, layers: Iterable[int]) -> dict[int, Cached]:
+    def forward(self, pixels: Tensor, layers: Iterable[int]) -> dict[int, EncoderOutput]:
         """What is cached of normalised pixels [B, 3, S, S], for those k that are in `layers`."""
         outputs = {}
         if self.whole is not None and 0 in layers:
@@ -53,7 +53,7 @@ class FrozenImages(nn.Module):
         return outputs
 
 
-class FrozenTexts:
+class FrozenTextEncoder:
     """The text tower of an open_clip model in eval mode, up to its last k layers for each k of `layers`."""
 
     def __init__(self, model: nn.Module, layers: Iterable[int]):
@@ -63,7 +63,7 @@ class FrozenTexts:
         blocks = len(self.tower.transformer.resblocks) if self.tower else 0
         self.ends = {k: blocks - text_layer_count(model, k) for k in layers}  # blocks that are passed; -1: none at all
 
-    def __call__(self, tokens: Tensor, layers: Iterable[int]) -> dict[int, Cached]:
+    def __call__(self, tokens: Tensor, layers: Iterable[int]) -> dict[int, EncoderOutput]:
         """What is cached of tokens [B, L], int64, for those k that are in `layers`."""
         if self.tower is None:
             return {k: (self.encode(tokens),) for k in layers}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from engine import released
 from engine.clip import names
 from engine.clip.fit import build
-from engine.clip.frozen import Cached, FrozenImages, FrozenTexts
+from engine.clip.frozen import EncoderOutput, FrozenImageEncoder, FrozenTextEncoder
 from engine.clip.preprocessing import preprocessing
 from engine.clip.split import trainable_image, trainable_text
 from engine.clip.weights import download, locate
@@ -53,7 +53,7 @@ class Encoder:
     assumed: str = ""
 
     @torch.inference_mode()
-    def encode_images(self, pixels: Tensor, layers: Collection[int] | None = None) -> dict[int, Cached]:
+    def encode_images(self, pixels: Tensor, layers: Collection[int] | None = None) -> dict[int, EncoderOutput]:
         """What the image tower makes of normalised pixels [B, 3, size, size], in one pass.
 
         By number of trainable layers, all of `image` or some: for 0 raw features [B, D], else what goes into them.
@@ -67,7 +67,7 @@ class Encoder:
         return tokens, self._texts.lengths(tokens)
 
     @torch.inference_mode()
-    def encode_texts(self, tokens: Tensor, layers: Collection[int] | None = None) -> dict[int, Cached]:
+    def encode_texts(self, tokens: Tensor, layers: Collection[int] | None = None) -> dict[int, EncoderOutput]:
         """What the text tower makes of tokens [B, L], which may be cut to the longest that matters, in one pass.
 
         By number of trainable layers, all of `text` or some: for 0 raw features [B, D], else [B, L, width] and the
@@ -83,12 +83,12 @@ class Encoder:
         return {layers: features.shape[1:] for layers, (features,) in self.encode_images(blank).items()}
 
     @cached_property
-    def _images(self) -> FrozenImages:
-        return FrozenImages(self.model, self.image)
+    def _images(self) -> FrozenImageEncoder:
+        return FrozenImageEncoder(self.model, self.image)
 
     @cached_property
-    def _texts(self) -> FrozenTexts:
-        return FrozenTexts(self.model, self.text)
+    def _texts(self) -> FrozenTextEncoder:
+        return FrozenTextEncoder(self.model, self.text)
 
     def _autocast(self) -> torch.autocast:
         lower = self.precision != "fp32"
@@ -111,7 +111,7 @@ class Encoder:
         return torch.cat([torch.empty(0, length, dtype=torch.int64), *(self.tokenizer(own, length) for own in chunks)])
 
 
-def _float32(outputs: dict[int, Cached]) -> dict[int, Cached]:
+def _float32(outputs: dict[int, EncoderOutput]) -> dict[int, EncoderOutput]:
     """The same with all numbers that have a point in float32."""
     return {
         layers: tuple(tensor.float() if tensor.is_floating_point() else tensor for tensor in cached)

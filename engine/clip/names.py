@@ -41,7 +41,7 @@ def folder(name: str, weights: str | None = None) -> str:
     return "@".join(folders)
 
 
-def of_folder(made: str) -> tuple[str, str | None]:
+def parse_folder(made: str) -> tuple[str, str | None]:
     """The name that `folder` made this of, and the stem of the local weights, if any.
 
     A name that is neither OpenAI's nor the project's, nor one of open_clip's tags, comes as it stands in the folder.

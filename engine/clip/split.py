@@ -1,6 +1,6 @@
 """Split an encoder in a frozen part, whose outputs are cached, and a trainable part (section 3 of the protocol).
 
-    frozen = FrozenImages(model, [0, 1])  # engine.clip.frozen
+    frozen = FrozenImageEncoder(model, [0, 1])  # engine.clip.frozen
     trainable = trainable_image(model, 1)
     outputs = frozen(pixels)
     trainable(outputs[1])  # what outputs[0] is, and model.encode_image(pixels)
@@ -57,7 +57,7 @@ def trainable_text(model: nn.Module, layers: int) -> nn.Module | None:
     Raises UserError for a number of layers that the tower does not have, and for towers that cannot be split.
     """
     count = text_layer_count(model, layers)
-    return _for_training(_TextTop(text_tower(model), count)) if count else None
+    return _for_training(TrainableTextBlocks(text_tower(model), count)) if count else None
 
 
 def image_layer_count(model: nn.Module, layers: int) -> int:
@@ -274,7 +274,7 @@ def text_tower(model: nn.Module) -> TextTower | None:
     return None if pool_type == "none" else TextTower(*pieces, pool_type, eos_id)
 
 
-class _TextTop(nn.Module):
+class TrainableTextBlocks(nn.Module):
     """The last blocks (or, one more than there are, the positional embedding too), the final norm, the projection."""
 
     def __init__(self, tower: TextTower, count: int):

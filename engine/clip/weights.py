@@ -43,7 +43,7 @@ class Weights:
     assumed: str = ""
 
     @property
-    def remedy(self) -> str:
+    def instructions(self) -> str:
         """What a person does to have them here."""
         wanted = [f"  {self.url}\n    to {OPENAI_CACHE / os.path.basename(self.url)}"] if self.url else []
         if self.repository:
@@ -166,6 +166,6 @@ def download(name: str, place: Weights) -> str:
     except Exception as error:  # whatever the network and its libraries come up with, the remedy is the same
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise UserError(
-            f"the weights of {name} are not on this machine and cannot be downloaded ({reason}).\n{place.remedy}\n"
-            f"or pass a file you have: --clip-encoder {name} --clip-weights FILE"
+            f"the weights of {name} are not on this machine and cannot be downloaded ({reason}).\n"
+            f"{place.instructions}\nor pass a file you have: --clip-encoder {name} --clip-weights FILE"
         ) from error

@@ -4,7 +4,7 @@
 
 One file per fold: features, labels and positions in the metadata's list, then the paths and classes of the clips by
 name, and what all was made from. As in `engine.features.store`, a file is written to a temporary name and renamed,
-states a digest of its content, and features of different sources are never mixed; nothing is unpickled.
+states a digest of its content, and features of different provenances are never mixed; nothing is unpickled.
 
 An encoder in train() mode makes features that depend on who shares the batch. So batches follow the metadata's order
 and never reach over a fold, and each fold starts from the weights as loaded: its features do not depend on which folds
@@ -27,14 +27,14 @@ from engine.datasets.esc50 import Sounds
 from engine.errors import UserError
 from engine.features import store
 from engine.features.numbers import check_finite
-from engine.features.store import MissingFeatures, Source
+from engine.features.store import MissingFeatures, Provenance
 from engine.files import parse_json
 
 ENCODER, DATASET = "AudioCLIP", "ESC-50"
 
 
 @dataclass(frozen=True, kw_only=True)
-class AudioSource(Source):
+class AudioProvenance(Provenance):
     """What features of sounds were made from: `list_digest` and `length` are those of the list of all folds.
 
     Samples in [-1, 1] were multiplied by `audio_scale`; `mode` (train or eval) is the encoder's, in batches of
@@ -58,7 +58,7 @@ class Fold:
     positions: Tensor
     categories: list[str]
     paths: list[str]
-    source: AudioSource
+    provenance: AudioProvenance
 
 
 class CorruptSounds(UserError):
@@ -72,7 +72,7 @@ class CorruptSounds(UserError):
         )
 
 
-def place(feature_dir: str | Path, encoder: str = ENCODER, dataset: str = DATASET) -> Path:
+def folds_dir(feature_dir: str | Path, encoder: str = ENCODER, dataset: str = DATASET) -> Path:
     """The folder of the features of a dataset of sounds."""
     return Path(feature_dir) / encoder / dataset
 
@@ -86,7 +86,7 @@ def write_fold(folder: Path, number: int, fold: Fold) -> None:
     """Write the file of fold `number`, atomically."""
     tensors = {"features": fold.features.contiguous(), "labels": fold.labels, "positions": fold.positions}
     about = {"categories": json.dumps(fold.categories), "paths": json.dumps(fold.paths)}
-    store.save(fold_path(folder, number), tensors, fold.source, **about, fold=str(number))
+    store.save(fold_path(folder, number), tensors, fold.provenance, **about, fold=str(number))
 
 
 def read_fold(folder: Path, number: int) -> Fold:
@@ -98,7 +98,7 @@ def read_fold(folder: Path, number: int) -> Fold:
     path = fold_path(folder, number)
     if not path.is_file():
         raise MissingFeatures(f"no features of sounds {path}")
-    with store.reading(path) as file:
+    with store.open_feature_file(path) as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         if metadata.get("fold", str(number)) != str(number):  # files of earlier versions do not state it
@@ -107,24 +107,24 @@ def read_fold(folder: Path, number: int) -> Fold:
         if stated != found:
             raise ValueError("its digest is not the one that was stated")
         about = {name: parse_json(metadata[name]) for name in ("categories", "paths")}
-        source = parse_json(metadata["source"])
-        source.pop(store.DIGEST)
-        return Fold(**tensors, **about, source=AudioSource(**source))
+        provenance = parse_json(metadata["source"])
+        provenance.pop(store.DIGEST)
+        return Fold(**tensors, **about, provenance=AudioProvenance(**provenance))
 
 
 def read_folds(folder: Path, numbers: Iterable[int] = range(1, 6)) -> dict[int, Fold]:
-    """The features of several folds (ESC-50's five), all of one source.
+    """The features of several folds (ESC-50's five), all of one provenance.
 
-    Raises MissingFeatures as `read_fold` does, UserError for folds of different sources.
+    Raises MissingFeatures as `read_fold` does, UserError for folds of different provenances.
     """
     folds = {number: read_fold(folder, number) for number in numbers}
-    sources = list(dict.fromkeys(fold.source for fold in folds.values()))
-    if len(sources) > 1:
-        raise UserError(f"{folder} mixes features of two sources:\n{store.differences(*sources[:2])}")
+    provenances = list(dict.fromkeys(fold.provenance for fold in folds.values()))
+    if len(provenances) > 1:
+        raise UserError(f"{folder} mixes features of two sources:\n{store.differences(*provenances[:2])}")
     return folds
 
 
-def missing(folder: Path, source: AudioSource, numbers: Iterable[int]) -> list[int]:
+def missing_folds(folder: Path, provenance: AudioProvenance, numbers: Iterable[int]) -> list[int]:
     """Those of the folds `numbers` that are still to be made.
 
     Raises UserError when one of the others was made from something else or is damaged.
@@ -133,9 +133,9 @@ def missing(folder: Path, source: AudioSource, numbers: Iterable[int]) -> list[i
     for number in numbers:
         if not fold_path(folder, number).exists():
             absent.append(number)
-        elif (found := read_fold(folder, number).source) != source:
+        elif (found := read_fold(folder, number).provenance) != provenance:
             raise UserError(
-                f"{fold_path(folder, number)} was made from something else:\n{store.differences(found, source)}\n"
+                f"{fold_path(folder, number)} was made from something else:\n{store.differences(found, provenance)}\n"
                 f"remove {folder} to make all folds anew, or give another --feature_dir"
             )
     return absent
@@ -196,7 +196,7 @@ def check_formats(dataset: Sounds, positions: Iterable[int], rate: int, length: 
 def extract_fold(
     dataset: Sounds,
     number: int,
-    source: AudioSource,
+    provenance: AudioProvenance,
     encode: Callable[[Tensor], Tensor],
     read: Callable[[Path], Tensor],
     progress: Callable[[int], object],
@@ -209,16 +209,16 @@ def extract_fold(
     positions = dataset.folds[number]
     features: list[Tensor] = []
     faults: list[str] = []
-    for start in range(0, len(positions), source.batch_size):
+    for start in range(0, len(positions), provenance.batch_size):
         batch = []
-        for position in positions[start : start + source.batch_size]:
+        for position in positions[start : start + provenance.batch_size]:
             try:
                 batch.append(read(dataset.file(position)))
             except sounds.UnreadableSound as error:
                 faults.append(f"{dataset.file(position)}: {error}")
         if not faults:
-            features.append(encode(torch.stack(batch) * source.audio_scale))
-        progress(len(positions[start : start + source.batch_size]))
+            features.append(encode(torch.stack(batch) * provenance.audio_scale))
+        progress(len(positions[start : start + provenance.batch_size]))
     if faults:
         raise CorruptSounds(faults)
     clips = [dataset.clips[position] for position in positions]
@@ -229,5 +229,5 @@ def extract_fold(
         positions=torch.tensor(positions),
         categories=[clip.category for clip in clips],
         paths=[clip.path for clip in clips],
-        source=source,
+        provenance=provenance,
     )

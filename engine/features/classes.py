@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from engine import files, schema
 from engine.datasets import Benchmark
-from engine.features.store import MissingFeatures, Place
+from engine.features.store import FeaturePaths, MissingFeatures
 
 
 @dataclass(frozen=True)
@@ -37,31 +37,31 @@ def classes_of(benchmark: Benchmark) -> ShiftedClasses | None:
     return ShiftedClasses(benchmark.classnames, benchmark.parent_labels, benchmark.digest("test"))
 
 
-def write_classes(place: Place, classes: ShiftedClasses | None) -> None:
+def write_classes(paths: FeaturePaths, classes: ShiftedClasses | None) -> None:
     """Write the classes of a shifted set beside its features, unless they are there."""
-    if not are_stored(place, classes):
-        files.write_json(place.classes, asdict(classes))
+    if not are_stored(paths, classes):
+        files.write_json(paths.classes, asdict(classes))
 
 
-def are_stored(place: Place, classes: ShiftedClasses | None) -> bool:
-    """Return whether these classes are written at `place`, or there are none to write."""
+def are_stored(paths: FeaturePaths, classes: ShiftedClasses | None) -> bool:
+    """Return whether these classes are written at `paths`, or there are none to write."""
     try:
-        return classes is None or read_classes(place) == classes
+        return classes is None or read_classes(paths) == classes
     except MissingFeatures:
         return False
 
 
-def read_classes(place: Place) -> ShiftedClasses:
+def read_classes(paths: FeaturePaths) -> ShiftedClasses:
     """Read the classes of a shifted set. Raises MissingFeatures for a file that is not there or damaged."""
     try:
-        if not place.classes.exists():
+        if not paths.classes.exists():
             raise ValueError("it is not there")
-        classes = schema.build(ShiftedClasses, files.parse_json(files.read_bytes(place.classes)), "its content")
+        classes = schema.build(ShiftedClasses, files.parse_json(files.read_bytes(paths.classes)), "its content")
         known = set(classes.parent_labels)
         if not len(known) == len(classes.parent_labels) == len(classes.classnames) > 0 or min(known) < 0:
             raise ValueError("it does not have a name and a label for each class")
     except ValueError as error:
         raise MissingFeatures(
-            f"no classes in {place.classes} ({error}); features.py writes them, and encodes nothing again"
+            f"no classes in {paths.classes} ({error}); features.py writes them, and encodes nothing again"
         ) from error
     return classes

@@ -58,7 +58,7 @@ def _unpickled(pixels: np.ndarray, faults: list[str | None], uniform: list[bool]
 def batches(images: Dataset, *, workers: int, **batching: Any) -> Iterator[Batch]:
     """Iterate over the batches of `images`, whose items `Batch.of` takes, in their order; `workers` processes decode.
 
-    `batching` goes to DataLoader. Raises UserError when processes cannot be started. Use it within `dead_workers`.
+    `batching` goes to DataLoader. Raises UserError when processes cannot be started. Use within `report_dead_workers`.
     """
     loader = DataLoader(images, num_workers=workers, collate_fn=Batch.of, worker_init_fn=_never_wait, **batching)
     try:
@@ -73,7 +73,7 @@ def batches(images: Dataset, *, workers: int, **batching: Any) -> Iterator[Batch
 
 
 @contextmanager
-def dead_workers(remedy: str) -> Iterator[None]:
+def report_dead_workers(remedy: str) -> Iterator[None]:
     """Raise UserError when a process that decodes images was killed; `remedy` ends the message.
 
     Torch raises a bare RuntimeError, from a signal's handler and so from any line of the block, or fails to fetch what

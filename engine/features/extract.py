@@ -28,12 +28,12 @@ from engine.datasets.benchmark import BACKGROUND, content_digest
 from engine.datasets.checks import first
 from engine.datasets.custom.tracking import file_states
 from engine.errors import UserError
-from engine.features.decoding import Batch, batches, dead_workers
+from engine.features.decoding import Batch, batches, report_dead_workers
 from engine.features.listing import Listing
 from engine.features.numbers import check_finite
-from engine.features.store import BY_CONTENT, DTYPES, Bank, Place, Source, shard_path, write_shard
+from engine.features.store import BY_CONTENT, DTYPES, Bank, FeaturePaths, Provenance, shard_path, write_shard
 from engine.preprocessing import DEPTH, Preprocessing
-from engine.transforms import decoded, normalise, render
+from engine.transforms import decode_file, normalise, render
 
 FILLED = 32
 """Up to how many images a batch is filled up whatever is asked for: the default of `--test-batch-size`."""
@@ -48,7 +48,7 @@ class Target:
     """A bank that images go to, what its rows are made from, and the positions that it lacks."""
 
     folder: Path
-    source: Source
+    provenance: Provenance
     missing: frozenset[int]
 
 
@@ -58,15 +58,15 @@ class Plan:
     that lack some of them."""
 
     benchmark: Benchmark
-    part: str
+    split: str
     view: str
     asked: frozenset[int]
     banks: dict[int, Target]
 
     def seed(self, position: int) -> str:
         """The seed of an image's random view. In a custom dataset, where positions move, it follows the content."""
-        state = self.benchmark.files.get(self.benchmark.part(self.part)[position].impath)
-        image = state.content if state else f"{self.part}/{position}"
+        state = self.benchmark.files.get(self.benchmark.part(self.split)[position].impath)
+        image = state.content if state else f"{self.split}/{position}"
         return f"{self.benchmark.name}/{image}/{self.view}"
 
     @cached_property
@@ -76,7 +76,7 @@ class Plan:
 
     def path(self, position: int) -> Path:
         """Return the path of an image file."""
-        return self.benchmark.path(self.benchmark.part(self.part)[position])
+        return self.benchmark.path(self.benchmark.part(self.split)[position])
 
 
 class CorruptImages(UserError):
@@ -90,23 +90,23 @@ class CorruptImages(UserError):
         self.lines = list(dict.fromkeys(lines))  # another view of an image finds the same fault
         super().__init__(
             f"image files that cannot be read or decoded: {len(self.lines)}."
-            " Put sound ones in their place (fetch them again), and the same command goes on:\n"
+            " Put sound ones in their paths (fetch them again), and the same command goes on:\n"
             + "\n".join(f"  {line}" for line in self.lines)
         )
 
 
 def plan(
     benchmark: Benchmark,
-    part: str,
+    split: str,
     view: str,
     positions: list[int],
-    place: Place,
+    paths: FeaturePaths,
     encoder: Encoder,
     decode: str = "pil",
     store_dtype: str = "fp32",
     listing: Listing | None = None,
 ) -> Plan:
-    """What is missing at `place` of `positions`, for each number of trainable layers of `encoder`.
+    """What is missing at `paths` of `positions`, for each number of trainable layers of `encoder`.
 
     `decode` and `store_dtype` are what `--decode` and `--store-dtype` say; final features are stored in float32.
     `listing` lists the images of a custom dataset, whose rows are found by content. Raises UserError when a bank there
@@ -114,11 +114,11 @@ def plan(
     """
     banks = {}
     for layers in encoder.image:
-        source = Source(
+        provenance = Provenance(
             names.folder(encoder.name),
             encoder.digest,
-            benchmark.digest(part) if listing is None else BY_CONTENT,
-            len(benchmark.part(part)) if listing is None else 0,
+            benchmark.digest(split) if listing is None else BY_CONTENT,
+            len(benchmark.part(split)) if listing is None else 0,
             precision=encoder.precision,
             layer=layers,
             decode=decode,
@@ -127,19 +127,21 @@ def plan(
             preprocessing=encoder.preprocessing.description,
             depth=benchmark.depth or DEPTH,
         )
-        bank = Bank(place.bank(part, layers, view), listing and listing.part(part))
-        bank.expect(source)
-        banks[layers] = Target(bank.folder, source, frozenset(bank.missing(positions)))
-    return Plan(benchmark, part, view, frozenset(positions), banks)
+        bank = Bank(paths.bank(split, layers, view), listing and listing.split(split))
+        bank.expect(provenance)
+        banks[layers] = Target(bank.folder, provenance, frozenset(bank.missing(positions)))
+    return Plan(benchmark, split, view, frozenset(positions), banks)
 
 
-def row_bytes(encoder: Encoder, source: Source) -> int:
+def row_bytes(encoder: Encoder, provenance: Provenance) -> int:
     """Bytes that the row of an image takes on disk, with its label and position."""
-    size = encoder.image_shapes[source.layer].numel() * DTYPES[source.dtype].itemsize
+    size = encoder.image_shapes[provenance.layer].numel() * DTYPES[provenance.dtype].itemsize
     return size + 2 * torch.int64.itemsize
 
 
-@dead_workers("What is complete is kept, and the same command goes on from there, with fewer --num-workers if need be")
+@report_dead_workers(
+    "What is complete is kept, and the same command goes on from there, with fewer --num-workers if need be"
+)
 def extract(
     plans: list[Plan], encoder: Encoder, *, batch_size: int, workers: int, progress: Callable[[int], object]
 ) -> list[str]:
@@ -218,7 +220,7 @@ class _Chunk:
 
     def _listed(self, positions: list[int]) -> list[str] | None:
         """The content digests that a custom dataset lists; None for a published dataset."""
-        contents = self.plan.benchmark.contents(self.plan.part)
+        contents = self.plan.benchmark.contents(self.plan.split)
         return contents and [contents[position] for position in positions]
 
     def _require_unchanged(self, impaths: list[str]) -> None:
@@ -240,7 +242,7 @@ class _Chunk:
     def write(self, encoded: list[dict[int, Tensor]]) -> None:
         """Write what was encoded of the images, batch after batch: features [b, ...] by number of trainable layers."""
         benchmark = self.plan.benchmark
-        items = benchmark.part(self.plan.part)
+        items = benchmark.part(self.plan.split)
         contents = self._listed(self.positions)
         if contents:
             self._require_unchanged([items[position].impath for position in self.positions])
@@ -248,14 +250,14 @@ class _Chunk:
         for layers in self.layers:
             bank, rows = self.plan.banks[layers], self.rows(layers)
             positions = [self.positions[row] for row in rows]
-            features = torch.cat([batch.pop(layers).to("cpu", DTYPES[bank.source.dtype]) for batch in encoded])
+            features = torch.cat([batch.pop(layers).to("cpu", DTYPES[bank.provenance.dtype]) for batch in encoded])
             if len(rows) < len(features):
                 features = features[rows]
-            what = f"{self.plan.benchmark.name}, {self.plan.part} images, in {bank.source.precision} of"
-            check_finite(features, positions, f"{what} {bank.source.encoder}, stored as {bank.source.dtype}")
+            what = f"{self.plan.benchmark.name}, {self.plan.split} images, in {bank.provenance.precision} of"
+            check_finite(features, positions, f"{what} {bank.provenance.encoder}, stored as {bank.provenance.dtype}")
             write_shard(
                 bank.folder,
-                bank.source,
+                bank.provenance,
                 positions,
                 torch.tensor([items[position].label for position in positions]),
                 features,
@@ -276,7 +278,7 @@ def _chunks(plan: Plan, encoder: Encoder, batch_size: int) -> list[_Chunk]:
     """The images of a plan in as many as the largest of their features allow."""
     if not plan.positions:
         return []
-    largest = max(row_bytes(encoder, bank.source) for bank in plan.banks.values() if bank.missing)
+    largest = max(row_bytes(encoder, bank.provenance) for bank in plan.banks.values() if bank.missing)
     count = max(1, min(SHARD_IMAGES, SHARD_BYTES // largest) // batch_size) * batch_size
     chunks = [_Chunk(plan, plan.positions[at : at + count], batch_size) for at in range(0, len(plan.positions), count)]
     return [chunk for chunk in chunks if not chunk.is_there()]
@@ -294,10 +296,10 @@ class _Images(Dataset):
     def __getitem__(self, index: int) -> Tensor | str:
         plan, position = self.images[index]
         path = plan.path(position)
-        source = next(iter(plan.banks.values())).source
+        provenance = next(iter(plan.banks.values())).provenance
         try:
-            background = BACKGROUND if source.upright else ""
-            image = decoded(path, source.decode, source.upright, source.depth, background)
+            background = BACKGROUND if provenance.upright else ""
+            image = decode_file(path, provenance.decode, provenance.upright, provenance.depth, background)
             return render(image, plan.view, self.preprocessing, plan.seed(position))
         except Exception as error:  # PIL's decoders raise OSError, SyntaxError, ValueError and more on bad bytes
             return f"{path}: {error}"

@@ -13,7 +13,7 @@ from engine.datasets import Benchmark
 from engine.datasets.benchmark import PARTS, image_keys
 from engine.datasets.checks import counted, first
 from engine.errors import UserError
-from engine.features.store import Listed, MissingFeatures, Place
+from engine.features.store import FeaturePaths, ImageList, MissingFeatures
 
 
 @dataclass(frozen=True)
@@ -21,17 +21,17 @@ class Listing:
     """The images of a dataset by split, and its class names by label."""
 
     classnames: list[str]
-    train: Listed
-    val: Listed
-    test: Listed
+    train: ImageList
+    val: ImageList
+    test: ImageList
 
-    def part(self, name: str) -> Listed:
+    def split(self, name: str) -> ImageList:
         """Return the images of a split: train, val or test."""
         return getattr(self, name)
 
     def keys(self) -> dict[str, list[str]]:
         """Return the keys of training and validation images, by which few-shot splits name them."""
-        return {part: image_keys(self.part(part).contents, self.part(part).paths) for part in ("train", "val")}
+        return {split: image_keys(self.split(split).contents, self.split(split).paths) for split in ("train", "val")}
 
 
 def listing_of(benchmark: Benchmark) -> Listing | None:
@@ -39,65 +39,67 @@ def listing_of(benchmark: Benchmark) -> Listing | None:
     if not benchmark.files:
         return None
     lists = {
-        part: Listed([item.impath for item in benchmark.part(part)], benchmark.labels(part), benchmark.contents(part))
-        for part in PARTS
+        split: ImageList(
+            [item.impath for item in benchmark.part(split)], benchmark.labels(split), benchmark.contents(split)
+        )
+        for split in PARTS
     }
     return Listing(benchmark.classnames, **lists)
 
 
-def write_listing(place: Place, listing: Listing | None) -> None:
+def write_listing(paths: FeaturePaths, listing: Listing | None) -> None:
     """Write the lists of a custom dataset beside its features, unless they are there."""
-    if listing is not None and stored_listing(place) != listing:
-        files.write_json(place.listing, asdict(listing))
+    if listing is not None and stored_listing(paths) != listing:
+        files.write_json(paths.listing, asdict(listing))
 
 
-def read_listing(place: Place) -> Listing | None:
+def read_listing(paths: FeaturePaths) -> Listing | None:
     """Read the lists of a custom dataset; None where there are none. Raises MissingFeatures for a damaged file."""
-    if not place.listing.exists():
+    if not paths.listing.exists():
         return None
     try:
-        content = files.parse_json(files.read_bytes(place.listing))
-        listing = Listing(content["classnames"], **{part: Listed(**content[part]) for part in PARTS})
-        if not all(_is_sound(listing.part(part), len(listing.classnames)) for part in PARTS):
+        content = files.parse_json(files.read_bytes(paths.listing))
+        listing = Listing(content["classnames"], **{split: ImageList(**content[split]) for split in PARTS})
+        if not all(_is_sound(listing.split(split), len(listing.classnames)) for split in PARTS):
             raise ValueError("it does not list the images of each split")
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise MissingFeatures(f"{place.listing} is damaged ({error}); features.py writes it anew") from error
+        raise MissingFeatures(f"{paths.listing} is damaged ({error}); features.py writes it anew") from error
     return listing
 
 
-def stored_listing(place: Place) -> Listing | None:
+def stored_listing(paths: FeaturePaths) -> Listing | None:
     """Read the lists of a custom dataset as `read_listing` does; None for a damaged file too."""
     try:
-        return read_listing(place)
+        return read_listing(paths)
     except MissingFeatures:
         return None
 
 
-def _is_sound(listed: Listed, classes: int) -> bool:
+def _is_sound(listed: ImageList, classes: int) -> bool:
     texts = all(isinstance(text, str) for text in (*listed.paths, *listed.contents))
     labels = all(type(label) is int and 0 <= label < classes for label in listed.labels)
     return texts and labels and len(listed.paths) == len(listed.labels) == len(listed.contents)
 
 
-def require_same(place: Place, images: str, now: Listing) -> None:
-    """Raise UserError if the images in the folder `images`, listed in `now`, share nothing with those at `place`.
+def require_same(paths: FeaturePaths, images: str, now: Listing) -> None:
+    """Raise UserError if the images in the folder `images`, listed in `now`, share nothing with those at `paths`.
 
     Two folders of one name would take turns in the same features, splits and results.
     """
-    then = stored_listing(place) or now
-    contents = [{content for part in PARTS for content in own.part(part).contents} for own in (then, now)]
+    then = stored_listing(paths) or now
+    contents = [{content for split in PARTS for content in own.split(split).contents} for own in (then, now)]
     if contents[0].isdisjoint(contents[1]):
         raise UserError(
-            f"{place.folder} has features of other images: not one of them is in {images} now. If this is another"
+            f"{paths.folder} has features of other images: not one of them is in {images} now. If this is another"
             " folder of the same name, rename it, or give other --feature_dir, --indices_dir and --result_dir; if all"
-            f" images were replaced, remove {place.folder}"
+            f" images were replaced, remove {paths.folder}"
         )
 
 
 def changes(then: Listing, now: Listing) -> list[str]:
     """Return in short phrases how the images changed between two listings; nothing if they did not."""
     old, new = (
-        {path: (content, label, part) for part in PARTS for path, label, content in _rows(listing.part(part))}
+        {path: (content, label, split) for split in PARTS for path, label, content in _rows(listing.split(split))}
         for listing in (then, now)
     )
     kept = [path for path in new if path in old]
@@ -111,5 +113,5 @@ def changes(then: Listing, now: Listing) -> list[str]:
     return said + ["other class names"] * (then.classnames != now.classnames)
 
 
-def _rows(listed: Listed) -> zip:
+def _rows(listed: ImageList) -> zip:
     return zip(listed.paths, listed.labels, listed.contents, strict=True)

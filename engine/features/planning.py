@@ -13,8 +13,8 @@ from engine.errors import UserError
 from engine.features.classes import ShiftedClasses, are_stored, classes_of
 from engine.features.extract import Plan, plan, row_bytes
 from engine.features.listing import Listing, listing_of, require_same, stored_listing
-from engine.features.mining import mineable
-from engine.features.store import Place
+from engine.features.mining import unmined_splits
+from engine.features.store import FeaturePaths
 from engine.features.texts import TextPlan, plan_texts
 from engine.features.views import wanted_rows
 
@@ -37,14 +37,14 @@ class Need:
 class Request:
     """What to make of each dataset, whatever the encoder: as features.py's arguments of these names say.
 
-    Test-only datasets get prompts where `prompts_of_tests` asks for them: nothing needs those.
+    Test-only datasets get prompts where `prompts_for_test_sets` asks for them: nothing needs those.
     """
 
     text_augmentations: list[str]
     views: list[str]
     decode: str = "pil"
     store_dtype: str = "fp32"
-    prompts_of_tests: bool = False
+    prompts_for_test_sets: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class DatasetPlan:
 
     encoder: str
     dataset: str
-    place: Place
+    paths: FeaturePaths
     texts: list[TextPlan]
     images: list[Plan]
     needs: list[Need]
@@ -81,57 +81,57 @@ class DatasetPlan:
         return sum(len(texts.prompts) for texts in self.texts if texts.missing)
 
     @property
-    def passes(self) -> int:
+    def images_to_encode(self) -> int:
         """How many images are to be encoded, each in each of its views once."""
         return sum(len(images.positions) for images in self.images)
 
     @property
     def to_mine(self) -> int:
         """On how many splits templates are still to be mined."""
-        return len(mineable(self.place, self.mined))
+        return len(unmined_splits(self.paths, self.mined))
 
     @property
     def is_done(self) -> bool:
         """Whether nothing is missing. What was mined must still be checked against what it was mined from."""
-        is_listed = self.listing is None or self.listing == stored_listing(self.place)
-        is_named = not any(texts.unnamed for texts in self.texts) and are_stored(self.place, self.classes)
-        return is_listed and is_named and not (self.prompts or self.passes or self.mined)
+        is_listed = self.listing is None or self.listing == stored_listing(self.paths)
+        is_named = not any(texts.unnamed for texts in self.texts) and are_stored(self.paths, self.classes)
+        return is_listed and is_named and not (self.prompts or self.images_to_encode or self.mined)
 
     def __str__(self) -> str:
         asked = sum(len(images.asked) for images in self.images)
         return (
             f"{self.title}: {sum(len(texts.prompts) for texts in self.texts)} prompts; {asked} images, counting views,"
-            f" {self.passes} of them to encode; {files.shown(self.size)} to write"
+            f" {self.images_to_encode} of them to encode; {files.shown(self.size)} to write"
         )
 
 
 def plan_dataset(
-    benchmark: Benchmark, splits: list[FewShotSplit], request: Request, place: Place, encoder: Encoder
+    benchmark: Benchmark, splits: list[FewShotSplit], request: Request, paths: FeaturePaths, encoder: Encoder
 ) -> DatasetPlan:
-    """What is missing at `place` of what training on `splits` and testing need; of the test alone without splits.
+    """What is missing at `paths` of what training on `splits` and testing need; of the test alone without splits.
 
     The encoder has a look at a blank image and at a prompt, to know how large is what it makes of them. Raises
     UserError when what is there was made by other weights, in another way, or from other lists.
     """
     listing = listing_of(benchmark)
     if listing is not None:
-        require_same(place, str(benchmark.image_dir), listing)
+        require_same(paths, str(benchmark.image_dir), listing)
     texts = []
-    for augmentation in request.text_augmentations if splits or request.prompts_of_tests else []:
+    for augmentation in request.text_augmentations if splits or request.prompts_for_test_sets else []:
         # of a test-only dataset no templates are mined: the whole pool would be encoded for nothing
         if splits or augmentation != templates.MINING:
             made_of = templates.templates(augmentation, benchmark.name), benchmark.classnames
             how = request.store_dtype, listing is not None
-            texts.append(plan_texts(benchmark.name, augmentation, *made_of, place, encoder, *how))
+            texts.append(plan_texts(benchmark.name, augmentation, *made_of, paths, encoder, *how))
     images = [
-        plan(benchmark, *rows, place, encoder, request.decode, request.store_dtype, listing)
+        plan(benchmark, *rows, paths, encoder, request.decode, request.store_dtype, listing)
         for rows in wanted_rows(benchmark, splits, request.views)
     ]
     needs = [need for own in texts for need in _text_needs(own)]
     needs += [need for own in images for need in _image_needs(own, encoder)]
     mined = splits if templates.MINING in request.text_augmentations else []
     classes = classes_of(benchmark)
-    return DatasetPlan(encoder.name, benchmark.name, place, texts, images, needs, mined, listing, classes)
+    return DatasetPlan(encoder.name, benchmark.name, paths, texts, images, needs, mined, listing, classes)
 
 
 def _text_needs(plan: TextPlan) -> list[Need]:
@@ -149,10 +149,10 @@ def _text_needs(plan: TextPlan) -> list[Need]:
 def _image_needs(plan: Plan, encoder: Encoder) -> list[Need]:
     return [
         Need(
-            _named(f"{plan.part}/{plan.view}", layers, plan.banks),
+            _named(f"{plan.split}/{plan.view}", layers, plan.banks),
             len(plan.asked),
             len(bank.missing),
-            len(bank.missing) * row_bytes(encoder, bank.source) if bank.missing else 0,
+            len(bank.missing) * row_bytes(encoder, bank.provenance) if bank.missing else 0,
         )
         for layers, bank in plan.banks.items()
     ]

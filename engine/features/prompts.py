@@ -14,12 +14,12 @@ from torch import Tensor
 from engine.features.store import (
     DTYPES,
     MissingFeatures,
-    Source,
+    Provenance,
     check_layout,
-    file_source,
+    open_feature_file,
+    parse_provenance,
     read_list,
-    read_source,
-    reading,
+    read_provenance,
     require_labels,
     save,
 )
@@ -37,7 +37,7 @@ class Texts:
     features: Tensor
     labels: Tensor
     prompts: list[str]
-    source: Source
+    provenance: Provenance
     positions: Tensor | None = None
     classnames: list[str] | None = None
 
@@ -48,17 +48,17 @@ class Texts:
 
 
 def prompts_digest(prompts: list[str], labels: list[int]) -> str:
-    """SHA-256 of prompts with their classes: the `list_digest` of their source."""
+    """SHA-256 of prompts with their classes: the `list_digest` of their provenance."""
     return hashlib.sha256(json.dumps([prompts, labels]).encode()).hexdigest()
 
 
 def write_texts(path: Path, texts: Texts) -> None:
-    """Write a file of prompts, atomically, stored as their source says."""
-    tensors = {"features": texts.features.to(DTYPES[texts.source.dtype]), "labels": texts.labels}
+    """Write a file of prompts, atomically, stored as their provenance says."""
+    tensors = {"features": texts.features.to(DTYPES[texts.provenance.dtype]), "labels": texts.labels}
     if texts.positions is not None:
         tensors["positions"] = texts.positions
     names = {} if texts.classnames is None else {"classnames": json.dumps(texts.classnames)}
-    save(path, tensors, texts.source, prompts=json.dumps(texts.prompts), **names)
+    save(path, tensors, texts.provenance, prompts=json.dumps(texts.prompts), **names)
 
 
 def read_texts(path: Path, pick: Callable[[Tensor], Tensor] | None = None) -> Texts:
@@ -68,7 +68,7 @@ def read_texts(path: Path, pick: Callable[[Tensor], Tensor] | None = None) -> Te
     """
     if not path.is_file():
         raise MissingFeatures(f"no text features {path}")
-    with reading(path) as file:
+    with open_feature_file(path) as file:
         prompts = check_layout(file)
         labels = file.get_tensor("labels")
         require_labels(labels)
@@ -84,7 +84,7 @@ def read_texts(path: Path, pick: Callable[[Tensor], Tensor] | None = None) -> Te
             features=features[rows].float(),  # the file is mapped: no more than these rows is read
             labels=labels[rows],
             prompts=[prompts[row] for row in rows.tolist()],
-            source=read_source(file.metadata()),
+            provenance=parse_provenance(file.metadata()),
             positions=None if ends is None else ends[rows],
             classnames=classnames,
         )
@@ -92,7 +92,7 @@ def read_texts(path: Path, pick: Callable[[Tensor], Tensor] | None = None) -> Te
 
 def read_wordings(path: Path) -> tuple[list[str], list[int]]:
     """Return the prompts of a file and the class of each; their features, which may be large, are not read."""
-    with reading(path) as file:
+    with open_feature_file(path) as file:
         return check_layout(file), file.get_tensor("labels").tolist()
 
 
@@ -103,16 +103,16 @@ def fault_of_ends(ends: Tensor | None, features: Tensor) -> str | None:
     return "has ends of texts outside of the texts"
 
 
-def texts_source(path: Path) -> Source:
+def read_texts_provenance(path: Path) -> Provenance:
     """What a file of prompts was made from. Raises MissingFeatures when it is not there or cannot be read."""
     if not path.is_file():
         raise MissingFeatures(f"no text features {path}")
-    return file_source(path)
+    return read_provenance(path)
 
 
-def texts_classnames(path: Path) -> list[str] | None:
+def read_texts_classnames(path: Path) -> list[str] | None:
     """Return the class names in a file of prompts, None for one from before there were any."""
-    with reading(path) as file:
+    with open_feature_file(path) as file:
         return _read_classnames(file.metadata())
 
 

@@ -19,7 +19,7 @@ from engine.features.extract import CorruptImages, extract
 from engine.features.listing import write_listing
 from engine.features.mining import mine_splits
 from engine.features.planning import DatasetPlan, Request, plan_dataset, require_room
-from engine.features.store import Place
+from engine.features.store import FeaturePaths
 from engine.features.texts import TextPlan, extract_texts
 from engine.features.verify import changed_images, check, stored_files
 from engine.features.zeroshot import measure
@@ -38,7 +38,7 @@ def extract_all(
     encoders: list[str],
     wanted: list[tuple[Benchmark, list[FewShotSplit]]],
     request: Request,
-    place_of: Callable[[str, str], Place],
+    paths_of: Callable[[str, str], FeaturePaths],
     load_one: Callable[[str], Encoder],
     *,
     feature_dir: str,
@@ -47,7 +47,7 @@ def extract_all(
 ) -> None:
     """Plan every dataset with its splits under every encoder, print the plans, and make what is missing.
 
-    `place_of` takes the names of an encoder and a dataset, `load_one` the name of an encoder; one is in memory at a
+    `paths_of` takes the names of an encoder and a dataset, `load_one` the name of an encoder; one is in memory at a
     time. `how` are the batch size and the number of decoding processes. With `dry_run` it prints all needs, and makes
     nothing. Raises UserError without room on the disk, CorruptImages once everything was tried.
     """
@@ -56,7 +56,7 @@ def extract_all(
         del encoder  # before the next one is loaded
         encoder = load_one(name)
         for benchmark, splits in wanted:
-            plans.append(plan_dataset(benchmark, splits, request, place_of(name, benchmark.name), encoder))
+            plans.append(plan_dataset(benchmark, splits, request, paths_of(name, benchmark.name), encoder))
             terminal.say("\n  ".join(map(str, [plans[-1], *(plans[-1].needs if dry_run else [])])))
     room = require_room(plans, feature_dir)
     if dry_run:
@@ -83,9 +83,11 @@ def make(plan: DatasetPlan, encoder: Encoder, *, batch_size: int, workers: int) 
             for remark in _remarks(texts, encoder.name):
                 bar.write(remark)
             extract_texts(texts, encoder, bar.update)
-    write_classes(plan.place, plan.classes)
-    write_listing(plan.place, plan.listing)  # after prompts, which are made anew where it had other class names
-    with terminal.bar(total=plan.passes, desc=f"{plan.title} images", unit="image", disable=not plan.passes) as bar:
+    write_classes(plan.paths, plan.classes)
+    write_listing(plan.paths, plan.listing)  # after prompts, which are made anew where it had other class names
+    with terminal.bar(
+        total=plan.images_to_encode, desc=f"{plan.title} images", unit="image", disable=not plan.images_to_encode
+    ) as bar:
         corrupt: list[str] = []
         try:
             uniform = extract(plan.images, encoder, batch_size=batch_size, workers=workers, progress=bar.update)
@@ -101,7 +103,7 @@ def make(plan: DatasetPlan, encoder: Encoder, *, batch_size: int, workers: int) 
         return corrupt
     with terminal.bar(total=plan.to_mine, desc=f"{plan.title} mining", unit="split", disable=not plan.to_mine) as bar:
         if plan.mined:
-            mine_splits(encoder, plan.place, plan.mined, batch_size=batch_size, progress=bar.update)
+            mine_splits(encoder, plan.paths, plan.mined, batch_size=batch_size, progress=bar.update)
     _say_zeroshot(plan)
     return []
 
@@ -134,21 +136,21 @@ def _say_zeroshot(plan: DatasetPlan) -> None:
             terminal.warn(warning)
 
 
-def verify_all(places: dict[str, list[Place]], data_dir: str, repair: bool) -> int:
-    """Check all features at `places`, by dataset, and their images where these are there; return how many are bad.
+def verify_all(stores: dict[str, list[FeaturePaths]], data_dir: str, repair: bool) -> int:
+    """Check all features at `stores`, by dataset, and their images where these are there; return how many are bad.
 
     Raises UserError for no features at all.
     """
-    paths = stored_files(place for own in places.values() for place in own)
-    if not paths:
-        encoders = dict.fromkeys(place.folder.parent for own in places.values() for place in own)
+    checked = stored_files(itertools.chain(*stores.values()))
+    if not checked:
+        encoders = dict.fromkeys(paths.folder.parent for paths in itertools.chain(*stores.values()))
         named = ", ".join(folder.name for folder in encoders)
-        raise UserError(f"{next(iter(encoders)).parent} has no features of {named} for {', '.join(places)}")
-    bad = verify(paths, repair)
-    for dataset, own in places.items():
+        raise UserError(f"{next(iter(encoders)).parent} has no features of {named} for {', '.join(stores)}")
+    bad = verify(checked, repair)
+    for dataset, of_dataset in stores.items():
         with suppress(NotInstalled):  # features can be checked without their images
             benchmark = datasets.load(dataset, data_dir, check_images=False, write=False)
-            bad += sum(verify_images(place, benchmark, repair) for place in own)
+            bad += sum(verify_images(paths, benchmark, repair) for paths in of_dataset)
     return bad
 
 
@@ -177,12 +179,12 @@ def verify(paths: list[Path], repair: bool) -> int:
     return bad + unopened
 
 
-def verify_images(place: Place, benchmark: Benchmark, repair: bool) -> int:
+def verify_images(paths: FeaturePaths, benchmark: Benchmark, repair: bool) -> int:
     """Compare the content of images with what their features were made of, and name those that changed; how many.
 
     With `repair` features.py makes their features anew.
     """
-    changed = changed_images(place, benchmark)
+    changed = changed_images(paths, benchmark)
     for impath in changed:
         terminal.say(f"{benchmark.image_dir / impath} is not the image that its features were made of")
     if repair:

@@ -15,7 +15,7 @@ positions, so two processes that make the same shard leave one file.
 
 A row carries a digest of the content of its image file. In datasets of published lists the position identifies an
 image. In custom datasets, whose files come and go, its content does: the folder's `images.json` lists the images of
-each part as `Listed`, and a bank opened with such a list finds their rows by content (`engine.features.listing`).
+each part as `ImageList`, and a bank opened with such a list finds their rows by content (`engine.features.listing`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from torch import Tensor
 from engine.digests import tensors_digest
 from engine.errors import UserError
 from engine.files import matching, opening, parse_json, write_tensors
-from engine.preprocessing import USUAL
+from engine.preprocessing import OPENAI_PREPROCESSING
 
 
 class MissingFeatures(UserError):
@@ -42,7 +42,7 @@ class MissingFeatures(UserError):
 
 
 @dataclass(frozen=True)
-class Source:
+class Provenance:
     """What the rows of a bank, or a file of prompts, were made from. Features of different sources never mix.
 
     `encoder` is the encoder's name as a folder (`ViT-B/16` and `ViT-B-16` are one encoder) and `encoder_digest` the
@@ -63,20 +63,20 @@ class Source:
     decode: str = "pil"
     dtype: str = "fp32"
     upright: bool = False
-    preprocessing: str = USUAL
+    preprocessing: str = OPENAI_PREPROCESSING
     depth: int = 16
 
     @property
-    def unusual(self) -> dict[str, str]:
+    def non_default_settings(self) -> dict[str, str]:
         """How features.py was told to make the features where that is not the protocol's way, by field."""
         usual = {"precision": "fp32", "decode": "pil", "dtype": "fp32"}
         return {name: getattr(self, name) for name in usual if getattr(self, name) != usual[name]}
 
     @property
-    def settings(self) -> str:
+    def settings_text(self) -> str:
         """The same in words, and the encoder's preparation of images where it is not OpenAI's; else empty."""
-        prepared = {} if self.preprocessing == USUAL else {"preprocessing": self.preprocessing}
-        return ", ".join(f"{name} {value}" for name, value in (self.unusual | prepared).items())
+        prepared = {} if self.preprocessing == OPENAI_PREPROCESSING else {"preprocessing": self.preprocessing}
+        return ", ".join(f"{name} {value}" for name, value in (self.non_default_settings | prepared).items())
 
 
 CONTENT_BYTES = 16
@@ -87,7 +87,7 @@ BY_CONTENT = "by content"
 
 
 @dataclass(frozen=True)
-class Listed:
+class ImageList:
     """The images of one part of a custom dataset, in order: path, label and content digest (32 hex digits) of each."""
 
     paths: list[str]
@@ -102,32 +102,32 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class Place:
+class FeaturePaths:
     """Where the features of one dataset under one encoder lie: `FEATURE_DIR/<encoder>/<dataset>`."""
 
     folder: Path
 
     @classmethod
-    def of(cls, feature_dir: str | Path, encoder_folder: str, dataset: str) -> Place:
+    def of(cls, feature_dir: str | Path, encoder_folder: str, dataset: str) -> FeaturePaths:
         """The place of a dataset under an encoder, whose folder `engine.clip.names.folder` names."""
         return cls(Path(feature_dir) / encoder_folder / dataset)
 
-    def bank(self, part: str, layer: int, view: str) -> Path:
+    def bank(self, split: str, layer: int, view: str) -> Path:
         """The folder of a bank: `part` is train, val or test; `layer` what `--image-layer-idx` says."""
-        return self.folder / f"{part}-layer_{layer}" / view
+        return self.folder / f"{split}-layer_{layer}" / view
 
     def texts(self, layer: int, augmentation: str) -> Path:
         """The file of the prompts of a `--text-augmentation`."""
         return self.folder / f"text-layer_{layer}" / f"{augmentation}.safetensors"
 
-    def unusual(self, image_layer: int, text_layer: int) -> dict[str, str]:
+    def non_default_settings(self, image_layer: int, text_layer: int) -> dict[str, str]:
         """How what is here of these layers was made where that is not the protocol's way, by field of its sources."""
         found: dict[str, str] = {}
         for pattern in (f"*-layer_{image_layer}/*/*.safetensors", f"text-layer_{text_layer}/*.safetensors"):
             of_folder = {path.parent: path for path in sorted(self.folder.glob(pattern))}
             for path in of_folder.values():
                 with suppress(MissingFeatures):  # a damaged file says nothing
-                    found |= file_source(path).unusual
+                    found |= read_provenance(path).non_default_settings
         return found
 
     @property
@@ -161,22 +161,22 @@ READ_ROWS = 256
 class Bank:
     """The shards of one folder, opened for reading: their headers are read at once, rows only when asked for."""
 
-    def __init__(self, folder: Path, listed: Listed | None = None):
+    def __init__(self, folder: Path, listed: ImageList | None = None):
         """Open the bank in `folder`, which may be empty or not exist.
 
         Rows have the positions that their shards state; with `listed`, the positions that their images have there.
         Raises MissingFeatures for a shard that is damaged, CannotOpen for one, or a folder, that may not be read, and
         UserError for two shards of different sources.
         """
-        self.folder, self.listed = folder, listed
-        self.source: Source | None = None
+        self.folder, self.image_list = folder, listed
+        self.provenance: Provenance | None = None
         self._shape = torch.Size()
         self._rows: dict[int, tuple[Path, int]] = {}
         by_content: dict[str, tuple[Path, int]] = {}
         for path in matching(folder, "*.safetensors"):
             header = read_header(path)
             self._require_same(header, path)
-            self.source, self._shape = header.source, header.row_shape
+            self.provenance, self._shape = header.provenance, header.row_shape
             self._rows.update({position: (path, row) for row, position in enumerate(header.positions)})
             by_content.update({content: (path, row) for row, content in enumerate(header.contents)})
         if listed is not None:
@@ -184,10 +184,12 @@ class Bank:
             self._rows = {position: by_content[content] for position, content in contents if content in by_content}
 
     def _require_same(self, header: Header, path: Path) -> None:
-        """Raise UserError for a shard of another source, or of rows of another shape, than those before it."""
-        if self.source not in (None, header.source):
-            raise UserError(f"{self.folder} mixes features of two sources:\n{differences(self.source, header.source)}")
-        if self.source is not None and header.row_shape != self._shape:
+        """Raise UserError for a shard of another provenance, or of rows of another shape, than those before it."""
+        if self.provenance not in (None, header.provenance):
+            raise UserError(
+                f"{self.folder} mixes features of two sources:\n{differences(self.provenance, header.provenance)}"
+            )
+        if self.provenance is not None and header.row_shape != self._shape:
             raise UserError(
                 f"{self.folder} mixes features of two shapes, {list(self._shape)} and {list(header.row_shape)} in"
                 f" {path.name}; remove the shards that are wrong, and make them anew"
@@ -200,34 +202,34 @@ class Bank:
     def length(self) -> int:
         """The length of the list that positions count in. Raises MissingFeatures for a bank without rows."""
         self.require([])
-        return self.source.length if self.listed is None else len(self.listed.labels)
+        return self.provenance.length if self.image_list is None else len(self.image_list.labels)
 
     def list_digest(self, positions: list[int] | None = None) -> str:
         """Return the digest that binds rows to their list; for a custom dataset to the images at `positions` alone."""
-        return self.source.list_digest if self.listed is None else self.listed.digest(positions)
+        return self.provenance.list_digest if self.image_list is None else self.image_list.digest(positions)
 
     def missing(self, positions: list[int]) -> list[int]:
         """Those of `positions` that are not in the bank, ascending, each once."""
         return sorted({position for position in positions if position not in self._rows})
 
-    def expect(self, source: Source) -> None:
-        """Raise UserError unless the bank is empty or made from `source`."""
-        if self.source is not None and source.list_digest == BY_CONTENT != self.source.list_digest:
+    def expect(self, provenance: Provenance) -> None:
+        """Raise UserError unless the bank is empty or made from `provenance`."""
+        if self.provenance is not None and provenance.list_digest == BY_CONTENT != self.provenance.list_digest:
             raise UserError(
                 f"{self.folder} is from before single images were tracked, so its rows cannot be told apart."
                 f" Remove {self.folder.parents[1]}; features.py makes the features anew"
             )
-        if self.source not in (None, source):
-            other_list = self.source.list_digest != source.list_digest
+        if self.provenance not in (None, provenance):
+            other_list = self.provenance.list_digest != provenance.list_digest
             raise UserError(
-                f"{self.folder} was made from something else:\n{differences(self.source, source)}\n"
+                f"{self.folder} was made from something else:\n{differences(self.provenance, provenance)}\n"
                 + "that is, from other images, another list of them, or with other class names;\n" * other_list
                 + "remove that folder to make it anew, or give another --feature_dir"
             )
 
     def require(self, positions: list[int] | None = None) -> list[int]:
         """`positions`, or for None those of the whole list. Raises MissingFeatures when rows are not there."""
-        if self.source is None:
+        if self.provenance is None:
             raise MissingFeatures(f"no features in {self.folder}")
         positions = list(range(self.length)) if positions is None else positions
         if absent := self.missing(positions):
@@ -260,14 +262,14 @@ class Bank:
             by_shard.setdefault(path, []).append((target, row))
         for path, pairs in by_shard.items():
             targets, rows = torch.tensor(pairs).unbind(1)
-            with reading(path) as shard:
+            with open_feature_file(path) as shard:
                 stored = shard.get_tensor("features")
                 for some, own in zip(targets.split(READ_ROWS), rows.split(READ_ROWS), strict=True):
                     features[some] = stored[own].float()
                 labels[targets] = shard.get_tensor("labels")[rows]
                 require_labels(labels[targets])
-        if self.listed is not None:  # an image may have moved to another class
-            labels = torch.tensor([self.listed.labels[position] for position in positions])
+        if self.image_list is not None:  # an image may have moved to another class
+            labels = torch.tensor([self.image_list.labels[position] for position in positions])
         return features, labels
 
 
@@ -280,23 +282,23 @@ def shard_path(folder: Path, positions: list[int], contents: Sequence[str] | Non
 
 def write_shard(
     folder: Path,
-    source: Source,
+    provenance: Provenance,
     positions: list[int],
     labels: Tensor,
     features: Tensor,
     contents: Sequence[str] | None = None,
 ) -> None:
-    """Append a shard: `features` [n, ...] and `labels` [n] of the images at `positions`, stored as `source` says.
+    """Append a shard: `features` [n, ...] and `labels` [n] of the images at `positions`, stored as `provenance` says.
 
     `contents` are the digests of the image files, 32 hex digits each. A shard of rows that are found by content is
     named after these, any other after its positions.
     """
-    features = features.to("cpu", DTYPES[source.dtype]).contiguous()
+    features = features.to("cpu", DTYPES[provenance.dtype]).contiguous()
     tensors = {"features": features, "labels": labels, "positions": torch.tensor(positions)}
     if contents is not None:
         tensors["contents"] = torch.tensor([list(bytes.fromhex(content)) for content in contents], dtype=torch.uint8)
-    path = shard_path(folder, positions, contents if source.list_digest == BY_CONTENT else None)
-    save(path, tensors, source, bank=bank_name(folder))
+    path = shard_path(folder, positions, contents if provenance.list_digest == BY_CONTENT else None)
+    save(path, tensors, provenance, bank=bank_name(folder))
 
 
 def bank_name(folder: Path) -> str:
@@ -304,10 +306,10 @@ def bank_name(folder: Path) -> str:
     return f"{folder.parent.name}/{folder.name}"
 
 
-def file_source(path: Path) -> Source:
+def read_provenance(path: Path) -> Provenance:
     """What a file of prompts or a shard was made from. Raises MissingFeatures when it cannot be read."""
-    with reading(path) as file:
-        return read_source(file.metadata())
+    with open_feature_file(path) as file:
+        return parse_provenance(file.metadata())
 
 
 def digests(metadata: dict[str, str], tensors: dict[str, Tensor]) -> tuple[str | None, str]:
@@ -315,26 +317,26 @@ def digests(metadata: dict[str, str], tensors: dict[str, Tensor]) -> tuple[str |
 
     It covers the metadata too, as they stand in the file: a later version may know more about sources.
     """
-    source = parse_json(metadata["source"])
-    stated = source.pop(DIGEST, None)
-    return stated, tensors_digest(tensors, json.dumps(metadata | {"source": source}, sort_keys=True))
+    provenance = parse_json(metadata["source"])
+    stated = provenance.pop(DIGEST, None)
+    return stated, tensors_digest(tensors, json.dumps(metadata | {"source": provenance}, sort_keys=True))
 
 
 DIGEST = "content"
-"""Where a file states its digest: among its source, as safetensors writes several metadata in any order, and the bytes
-of a shard shall follow from its rows."""
+"""The key of the digest, in the JSON of the provenance: safetensors writes metadata entries in any order, and the bytes
+of a shard must follow from its rows alone."""
 
 
-def save(path: Path, tensors: dict[str, Tensor], source: Source, **metadata: str) -> None:
+def save(path: Path, tensors: dict[str, Tensor], provenance: Provenance, **metadata: str) -> None:
     """Write a file of the store, atomically, with what it was made from and its digest among the metadata."""
-    metadata["source"] = json.dumps(asdict(source))
+    metadata["source"] = json.dumps(asdict(provenance))
     _, digest = digests(metadata, tensors)
-    metadata["source"] = json.dumps(asdict(source) | {DIGEST: digest})
+    metadata["source"] = json.dumps(asdict(provenance) | {DIGEST: digest})
     write_tensors(path, tensors, metadata)
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[safe_open]:
+def open_feature_file(path: Path) -> Iterator[safe_open]:
     """A file of the store, mapped: only what is picked of it is read.
 
     Raises MissingFeatures where it is damaged, CannotOpen where it is only that the system does not let it be read.
@@ -350,18 +352,18 @@ def reading(path: Path) -> Iterator[safe_open]:
         ) from error
 
 
-def read_source(metadata: dict[str, str]) -> Source:
+def parse_provenance(metadata: dict[str, str]) -> Provenance:
     """What the metadata of a file of the store say it was made from."""
-    source = parse_json(metadata["source"])
-    source.pop(DIGEST, None)
-    return Source(**source)
+    provenance = parse_json(metadata["source"])
+    provenance.pop(DIGEST, None)
+    return Provenance(**provenance)
 
 
 @dataclass(frozen=True)
 class Header:
     """What a shard states of its rows; `contents` is empty in one from before image files were tracked."""
 
-    source: Source
+    provenance: Provenance
     positions: list[int]
     contents: list[str]
     row_shape: torch.Size
@@ -377,13 +379,13 @@ def read_header(path: Path) -> Header:
 
     Raises MissingFeatures for a file that cannot be read, UserError for a shard of another bank (a moved folder).
     """
-    with reading(path) as shard:
+    with open_feature_file(path) as shard:
         check_layout(shard)
         metadata = shard.metadata()
         bank = metadata.get("bank")
         contents = shard.get_tensor("contents") if "contents" in shard.keys() else ()  # noqa: SIM118
         header = Header(
-            read_source(metadata),
+            parse_provenance(metadata),
             shard.get_tensor("positions").tolist(),
             contents_of(contents) if len(contents) else [],
             torch.Size(shard.get_slice("features").get_shape()[1:]),
@@ -397,7 +399,7 @@ def check_layout(file: safe_open) -> list[str]:
     """Return the prompts of an open file of the store, none of a shard; only its header is read.
 
     Raises ValueError unless its tensors have a row for each prompt, or for each of some images, and the types that its
-    source says.
+    provenance says.
     """
     tensors = {name: file.get_slice(name) for name in sorted(file.keys())}
     shapes = {name: tensor.get_shape() for name, tensor in tensors.items()}
@@ -415,7 +417,7 @@ def check_layout(file: safe_open) -> list[str]:
             raise ValueError(f"it does not hold a row per image: {held}")
         if shapes.get("contents", [labels[0], CONTENT_BYTES]) != [labels[0], CONTENT_BYTES]:
             raise ValueError("it does not hold a content digest per image")
-    types = {"features": STORED[read_source(file.metadata()).dtype], "labels": "I64", "positions": "I64"}
+    types = {"features": STORED[parse_provenance(file.metadata()).dtype], "labels": "I64", "positions": "I64"}
     types["contents"] = "U8"
     for name in types.keys() & tensors.keys():
         if tensors[name].get_dtype() != types[name]:
@@ -436,7 +438,7 @@ def require_labels(labels: Tensor) -> None:
         raise ValueError("it has labels below 0")
 
 
-def differences(found: Source, wanted: Source) -> str:
+def differences(found: Provenance, wanted: Provenance) -> str:
     """In what two sources differ, a line for each."""
     pairs = zip(asdict(found).items(), asdict(wanted).values(), strict=True)
     return "\n".join(f"  {name}: {mine} there, {other} here" for (name, mine), other in pairs if mine != other)

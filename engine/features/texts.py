@@ -19,8 +19,15 @@ from engine.clip import names
 from engine.clip.load import Encoder
 from engine.errors import UserError
 from engine.features.numbers import check_finite
-from engine.features.prompts import Texts, prompts_digest, read_texts, texts_classnames, texts_source, write_texts
-from engine.features.store import DTYPES, Place, Source
+from engine.features.prompts import (
+    Texts,
+    prompts_digest,
+    read_texts,
+    read_texts_classnames,
+    read_texts_provenance,
+    write_texts,
+)
+from engine.features.store import DTYPES, FeaturePaths, Provenance
 
 BATCH_SIZE = 256
 
@@ -38,7 +45,7 @@ class TextPlan:
     augmentation: str
     prompts: list[str]
     labels: list[int]
-    files: dict[int, tuple[Path, Source]]
+    files: dict[int, tuple[Path, Provenance]]
     sizes: dict[int, int]
     classnames: list[str]
     unnamed: tuple[Path, ...]
@@ -58,12 +65,12 @@ def plan_texts(
     augmentation: str,
     chosen: list[str],
     classnames: list[str],
-    place: Place,
+    paths: FeaturePaths,
     encoder: Encoder,
     store_dtype: str = "fp32",
     is_custom: bool = False,
 ) -> TextPlan:
-    """Which files of the prompts that the templates `chosen` make of `classnames` are missing at `place`.
+    """Which files of the prompts that the templates `chosen` make of `classnames` are missing at `paths`.
 
     There is one for each number of trainable layers. In custom datasets classes come, go and are renamed: there a file
     from the same templates and other class names counts as missing.
@@ -72,7 +79,7 @@ def plan_texts(
     prompts, labels = templates.prompts(chosen, classnames)
     wanted, missing, unnamed = {}, [], []
     for layers in encoder.text:
-        source = Source(
+        provenance = Provenance(
             names.folder(encoder.name),
             encoder.digest,
             prompts_digest(prompts, labels),
@@ -81,18 +88,18 @@ def plan_texts(
             layer=layers,
             dtype=store_dtype if layers else "fp32",
         )
-        path = place.texts(layers, augmentation)
-        wanted[layers] = path, source
+        path = paths.texts(layers, augmentation)
+        wanted[layers] = path, provenance
         if not path.exists():
             missing.append(layers)
-        elif (found := texts_source(path)) == source:
-            unnamed += [path] * (texts_classnames(path) != classnames)
-        elif is_custom and _is_outdated(path, found, source, chosen):
+        elif (found := read_texts_provenance(path)) == provenance:
+            unnamed += [path] * (read_texts_classnames(path) != classnames)
+        elif is_custom and _is_outdated(path, found, provenance, chosen):
             missing.append(layers)
         else:
             raise UserError(
                 f"{path} was not made from the prompts of {dataset} by {encoder.name}, as they are now:"
-                f" {_difference(found, source)}.\nremove it to make it anew, or give another --feature_dir"
+                f" {_difference(found, provenance)}.\nremove it to make it anew, or give another --feature_dir"
             )
     plan = TextPlan(augmentation, prompts, labels, wanted, {}, classnames, tuple(unnamed))
     return _tokenized(plan, missing, encoder) if missing else plan
@@ -116,9 +123,9 @@ def _tokenized(plan: TextPlan, missing: list[int], encoder: Encoder) -> TextPlan
     return replace(plan, sizes=sizes, tokens=tokens, lengths=lengths, truncated=truncated, alike=alike)
 
 
-def _is_outdated(path: Path, found: Source, wanted: Source, chosen: list[str]) -> bool:
+def _is_outdated(path: Path, found: Provenance, wanted: Provenance, chosen: list[str]) -> bool:
     """Return whether a file's prompts are from the templates `chosen` and other class names, and else as wanted."""
-    before = texts_classnames(path)
+    before = read_texts_classnames(path)
     is_of_names = before is not None and found.list_digest == prompts_digest(*templates.prompts(chosen, before))
     return is_of_names and replace(found, list_digest=wanted.list_digest, length=wanted.length) == wanted
 
@@ -134,7 +141,7 @@ def _alike(tokens: Tensor, prompts: list[str], labels: list[int]) -> tuple[tuple
     return tuple(pairs.values())
 
 
-def _difference(found: Source, wanted: Source) -> str:
+def _difference(found: Provenance, wanted: Provenance) -> str:
     """In what a file of prompts is not what is wanted."""
     if found.encoder_digest != wanted.encoder_digest:
         return (
@@ -163,16 +170,20 @@ def extract_texts(plan: TextPlan, encoder: Encoder, progress: Callable[[int], ob
         for layers, (features, *ends) in encoded.items():
             if layers not in whole:
                 whole[layers] = [_empty(plan, layers, features), *(end.new_empty(len(tokens)).cpu() for end in ends)]
-            place = whole[layers][0]
-            (place[:, : features.shape[1]] if layers else place)[rows] = features.to(place)
+            stored = whole[layers][0]
+            (stored[:, : features.shape[1]] if layers else stored)[rows] = features.to(stored)
             for kept, end in zip(whole[layers][1:], ends, strict=True):
                 kept[rows] = end.cpu()
         progress(len(rows))
     for layers, (features, *ends) in whole.items():
-        path, source = plan.files[layers]
-        check_finite(features, range(len(tokens)), f"{path.name}, prompts, in {source.precision} of {source.encoder}")
+        path, provenance = plan.files[layers]
+        check_finite(
+            features, range(len(tokens)), f"{path.name}, prompts, in {provenance.precision} of {provenance.encoder}"
+        )
         positions = ends[0] if ends else None
-        write_texts(path, Texts(features, torch.tensor(plan.labels), plan.prompts, source, positions, plan.classnames))
+        write_texts(
+            path, Texts(features, torch.tensor(plan.labels), plan.prompts, provenance, positions, plan.classnames)
+        )
 
 
 def _empty(plan: TextPlan, layers: int, features: Tensor) -> Tensor:

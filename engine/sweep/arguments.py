@@ -11,7 +11,7 @@ from engine.clip import names
 from engine.errors import UserError
 from engine.features.listing import changes, listing_of, require_same
 from engine.features.prompts import prompts_digest
-from engine.features.store import MissingFeatures, Place
+from engine.features.store import FeaturePaths, MissingFeatures
 from engine.results.runs import Cell
 from engine.sweep.data import DatasetFeatures
 from engine.sweep.shifted import MissingShifted, open_sets
@@ -39,7 +39,7 @@ def load_features(
         for dataset in args.dataset:
             place = (names.folder(encoder, args.clip_weights), dataset)
             own = [cell for cell in cells if (cell.encoder, cell.dataset) == place]
-            same = {"clip_encoder": [encoder], **_as_made(Place.of(args.feature_dir, *place), own[0])}
+            same = {"clip_encoder": [encoder], **_as_made(FeaturePaths.of(args.feature_dir, *place), own[0])}
             tests = []
             try:
                 tests = open_sets((shifted or {}).get(dataset, []), args.feature_dir, own[0])
@@ -49,7 +49,7 @@ def load_features(
             try:
                 loaded.append(DatasetFeatures(own, args.feature_dir, args.indices_dir, device, layers, tests))
                 _check_paths(loaded[-1], own[0], args)
-                _check_images(loaded[-1], Place.of(args.feature_dir, *place))
+                _check_images(loaded[-1], FeaturePaths.of(args.feature_dir, *place))
             except MissingFeatures as error:
                 hint = "" if args.clip_weights else names.hint(encoder)
                 make = config.command("features.py", config.FEATURES, args, dataset=[dataset], **same)
@@ -59,7 +59,7 @@ def load_features(
     return loaded
 
 
-def _check_images(data: DatasetFeatures, place: Place) -> None:
+def _check_images(data: DatasetFeatures, place: FeaturePaths) -> None:
     """Raise MissingFeatures if the images of a custom dataset are on this machine and changed since the features."""
     images = datasets.given(data.cells[0].dataset)
     if not data.is_custom or not os.path.exists(images):
@@ -88,10 +88,12 @@ def _check_paths(data: DatasetFeatures, cell: Cell, args: argparse.Namespace) ->
         )
 
 
-def _as_made(place: Place, cell: Cell) -> dict[str, str]:
+def _as_made(place: FeaturePaths, cell: Cell) -> dict[str, str]:
     """How the features at a place that a cell takes were made, as arguments of features.py: the others must match."""
     arguments = {"precision": "precision", "decode": "decode", "dtype": "store_dtype"}
-    return {arguments[name]: value for name, value in place.unusual(cell.image_layer, cell.text_layer).items()}
+    return {
+        arguments[name]: value for name, value in place.non_default_settings(cell.image_layer, cell.text_layer).items()
+    }
 
 
 def trainable_layers(args: argparse.Namespace, name: str, device: str) -> Encoder | None:

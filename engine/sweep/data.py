@@ -20,8 +20,8 @@ from engine.errors import UserError
 from engine.features.listing import read_listing
 from engine.features.mining import Origin, read_mined
 from engine.features.numbers import check_finite, check_norms
-from engine.features.prompts import Texts, prompts_digest, read_texts, read_wordings, texts_source
-from engine.features.store import Bank, MissingFeatures, Place
+from engine.features.prompts import Texts, prompts_digest, read_texts, read_texts_provenance, read_wordings
+from engine.features.store import Bank, FeaturePaths, MissingFeatures
 from engine.features.views import training_views
 from engine.methods.build import build
 from engine.model import Classifier, Embedding, random_weight, zeroshot_weight
@@ -75,7 +75,7 @@ class DatasetFeatures:
         self.cells, self.device = cells, device
         self.image_part = encoder.image[cell.image_layer] if encoder else None
         self.text_part = encoder.text[cell.text_layer] if encoder else None
-        place = Place.of(feature_dir, cell.encoder, cell.dataset)
+        place = FeaturePaths.of(feature_dir, cell.encoder, cell.dataset)
         self.listing = read_listing(place)
         if self.listing is None and datasets.is_own(cell.dataset):
             raise MissingFeatures(
@@ -88,11 +88,11 @@ class DatasetFeatures:
         self.views = training_views(cell.image_augmentation, cell.image_views)
         parts = [*(("train", view) for view in self.views), ("val", "none"), ("test", "none")]
         self._banks = {
-            (part, view): Bank(place.bank(part, cell.image_layer, view), self.listing and self.listing.part(part))
+            (part, view): Bank(place.bank(part, cell.image_layer, view), self.listing and self.listing.split(part))
             for part, view in parts
         }
         self._text_path = place.texts(cell.text_layer, cell.text_augmentation)
-        self._text_source = texts_source(self._text_path)
+        self._text_source = read_texts_provenance(self._text_path)
         check_layers(self._text_path, self._text_source, cell.text_layer, encoder)
         if self.listing and not templates.are_of(self.listing.classnames, *read_wordings(self._text_path)):
             raise MissingFeatures(f"{self._text_path} has the prompts of other class names than {place.listing}")
@@ -113,7 +113,7 @@ class DatasetFeatures:
         keys = self.listing and self.listing.keys()
         splits = load_splits(indices_dir, cell.dataset, *asked, cell.max_val_shot, keys)
         for split in splits if self.listing else ():
-            check_current(split, {part: self.listing.part(part).labels for part in keys})
+            check_current(split, {part: self.listing.split(part).labels for part in keys})
         return splits
 
     def sizes(self, cell: Cell) -> list[int]:
@@ -150,7 +150,9 @@ class DatasetFeatures:
         rows = {"train": split.train, "val": split.val, "test": None}
         lists = {part: bank.list_digest(rows[part]) for (part, _), bank in self._banks.items()}
         encoder, text = self._text_source.encoder_digest, self._prompts_of(cell).digest
-        ways = zip(WAYS, (self._banks["train", "none"].source.settings, self._text_source.settings), strict=True)
+        ways = zip(
+            WAYS, (self._banks["train", "none"].provenance.settings_text, self._text_source.settings_text), strict=True
+        )
         return {
             "encoder": encoder,
             "text": text,
@@ -268,7 +270,7 @@ class DatasetFeatures:
         shared = Prompts(torch.arange(len(texts.labels)), prompts_digest(texts.prompts, texts.labels.tolist()))
         return texts, dict.fromkeys(self.splits, shared)
 
-    def _mined(self, place: Place) -> tuple[Texts, dict[tuple[int, int], Prompts]]:
+    def _mined(self, place: FeaturePaths) -> tuple[Texts, dict[tuple[int, int], Prompts]]:
         """The prompts that were mined on any split, without the rest of the pool, and those of each split."""
         val = self._banks["val", "none"]
         mined = {
@@ -375,7 +377,7 @@ class DatasetFeatures:
         Images without transparency were shown on no background; new ones may have it.
         """
         bank = self._banks["train", "none"]
-        made, wanted = bank.source, encoder.preprocessing
+        made, wanted = bank.provenance, encoder.preprocessing
         if made.preprocessing != wanted.description:
             raise UserError(
                 f"{bank.folder} was made of images that were prepared otherwise than {encoder.name} wants them"
@@ -387,7 +389,7 @@ class DatasetFeatures:
     def _shifted_test(self, shifted: ShiftedSet, encoder: Encoder | None) -> ShiftedTest:
         """How the runs are tested on a shifted set, whose features must belong to theirs."""
         cell = self.cells[0]
-        check_layers(shifted.bank.folder, shifted.bank.source, cell.image_layer, encoder)
+        check_layers(shifted.bank.folder, shifted.bank.provenance, cell.image_layer, encoder)
         check_encoder(shifted.bank, self._text_path, self._text_source)
         check_settings(shifted.bank, self._banks["train", "none"])
         return shifted_test(shifted, cell.dataset, self.classes, self._texts.classnames, self.device)
@@ -396,7 +398,7 @@ class DatasetFeatures:
         """Refuse banks that lack rows, or that belong neither to each other nor to the prompts."""
         for (part, _), bank in self._banks.items():
             bank.require(self.positions[part])
-            check_layers(bank.folder, bank.source, self.cells[0].image_layer, encoder)
+            check_layers(bank.folder, bank.provenance, self.cells[0].image_layer, encoder)
             check_encoder(bank, self._text_path, self._text_source)
             check_list(bank, self._banks[part, "none"])
             check_settings(bank, self._banks["train", "none"])

@@ -12,7 +12,7 @@ from engine import datasets
 from engine.datasets.checks import first
 from engine.errors import UserError
 from engine.features.classes import ShiftedClasses, read_classes
-from engine.features.store import Bank, MissingFeatures, Place
+from engine.features.store import Bank, FeaturePaths, MissingFeatures
 from engine.results.runs import ALL_CLASSES, Cell
 from engine.templates import spelled
 
@@ -55,12 +55,12 @@ def open_sets(names: list[str], feature_dir: str | Path, cell: Cell) -> list[Shi
     """
     found, missing = [], {}
     for name in names:
-        place = Place.of(feature_dir, cell.encoder, name)
+        place = FeaturePaths.of(feature_dir, cell.encoder, name)
         try:
             bank = Bank(place.bank("test", cell.image_layer, "none"))
             bank.require()
             classes = read_classes(place)
-            if classes.list_digest != bank.source.list_digest:
+            if classes.list_digest != bank.provenance.list_digest:
                 raise MissingFeatures(f"{bank.folder} and {place.classes} are of different lists of images")
             found.append(ShiftedSet(name, bank, classes))
         except MissingFeatures as error:

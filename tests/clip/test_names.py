@@ -50,6 +50,6 @@ def test_folders_are_one_level_and_tell_encoders_apart():
 
 @pytest.mark.parametrize("name", [*names.OPENAI, *names.DEMO, "ViT-B-16:datacomp_xl_s13b_b90k"])
 def test_folders_tell_what_they_were_made_of(name):
-    assert names.of_folder(names.folder(name)) == (name, None)
-    assert names.of_folder(names.folder(name, "/far/away/mine.pt")) == (name, "mine")
-    assert names.of_folder("ViT-H-14@mine") == ("ViT-H-14", "mine")
+    assert names.parse_folder(names.folder(name)) == (name, None)
+    assert names.parse_folder(names.folder(name, "/far/away/mine.pt")) == (name, "mine")
+    assert names.parse_folder("ViT-H-14@mine") == ("ViT-H-14", "mine")

@@ -14,7 +14,7 @@ from torch import nn
 from torchvision.transforms import functional as F
 
 from engine.clip.preprocessing import preprocessing
-from engine.preprocessing import USUAL, Preprocessing
+from engine.preprocessing import OPENAI_PREPROCESSING, Preprocessing
 from engine.transforms import normalise, render
 
 # which this is not about
@@ -117,12 +117,12 @@ def test_images_are_prepared_as_open_clip_does(kind):
 
 def test_the_usual_preparation_is_openais():
     """And the words for it never change: stores hold them."""
-    assert preprocessing("ViT-B-16", get_pretrained_cfg("ViT-B-16", "openai")).description == USUAL
-    assert preprocessing("ViT-B-16", {}).description == USUAL
+    assert preprocessing("ViT-B-16", get_pretrained_cfg("ViT-B-16", "openai")).description == OPENAI_PREPROCESSING
+    assert preprocessing("ViT-B-16", {}).description == OPENAI_PREPROCESSING
     mean, std = "0.48145466 0.4578275 0.40821073", "0.26862954 0.26130258 0.27577711"
-    assert f"shortest bicubic, mean {mean}, std {std}" == USUAL
+    assert f"shortest bicubic, mean {mean}, std {std}" == OPENAI_PREPROCESSING
     of_the_size = {kind.description for kind in KINDS if kind.size == 224}
     assert len(of_the_size) == sum(kind.size == 224 for kind in KINDS)
-    assert Preprocessing(64, resize_mode="longest").description == USUAL.replace(
+    assert Preprocessing(64, resize_mode="longest").description == OPENAI_PREPROCESSING.replace(
         "shortest bicubic", "longest bicubic, fill 0"
     )

@@ -10,7 +10,7 @@ from open_clip.modified_resnet import AttentionPool2d
 from torch import nn
 from torch.nn import functional as F
 
-from engine.clip.frozen import FrozenImages, FrozenTexts
+from engine.clip.frozen import FrozenImageEncoder, FrozenTextEncoder
 from engine.clip.split import AttentionPool, trainable_image, trainable_text, unstackable
 from engine.errors import UserError
 
@@ -94,7 +94,7 @@ def test_image_parts_are_the_whole_at_all_layers(name):
     whole = model.visual(pixels)
     whole = whole[0] if isinstance(whole, tuple) else whole
     several = [*range(LAYERS.get(name, 3) + 1), -1]
-    cached = FrozenImages(model, several)(pixels, several)
+    cached = FrozenImageEncoder(model, several)(pixels, several)
     assert set(cached) == set(several)
     assert difference(*cached[0], whole) < 2e-6
     for layers in several[1:]:
@@ -108,7 +108,7 @@ def test_image_parts_are_the_whole_at_all_layers(name):
 def test_a_pass_for_some_layers_gives_what_the_pass_for_all_gives(name):
     model = image_model(IMAGES[name])
     pixels = torch.randn(2, 3, IMAGES[name]["image_size"], IMAGES[name]["image_size"])
-    frozen = FrozenImages(model, [0, 1, 2, -1])
+    frozen = FrozenImageEncoder(model, [0, 1, 2, -1])
     whole = frozen(pixels, [0, 1, 2, -1])
     for layers in (0, 1, 2, -1):
         (alone,) = frozen(pixels, [layers])[layers]
@@ -119,7 +119,7 @@ def test_a_pass_for_some_layers_gives_what_the_pass_for_all_gives(name):
 def test_other_image_towers_are_trained_whole_or_not_at_all(name):
     model = image_model(WHOLE[name])
     pixels = torch.randn(2, 3, WHOLE[name]["image_size"], WHOLE[name]["image_size"])
-    cached = FrozenImages(model, [0, -1])(pixels, [0, -1])
+    cached = FrozenImageEncoder(model, [0, -1])(pixels, [0, -1])
     assert torch.equal(*cached[-1], pixels)
     assert difference(*cached[0], model.encode_image(pixels)) < 2e-6
     assert difference(trainable_image(model, -1)(pixels), model.encode_image(pixels)) < 2e-6
@@ -131,7 +131,7 @@ def test_other_image_towers_are_trained_whole_or_not_at_all(name):
 def test_text_parts_are_the_whole_at_all_layers(name):
     model, tokens = text_model(name), prompts()
     whole = model.encode_text(tokens)
-    frozen = FrozenTexts(model, [0, 1, 2, 3, -1])
+    frozen = FrozenTextEncoder(model, [0, 1, 2, 3, -1])
     lengths = frozen.lengths(tokens)
     assert lengths.tolist() == ([12] * 3 if "no_causal_mask" in TEXTS[name][1] else [3, 6, 8])
     cached = frozen(tokens[:, : int(lengths.max())], [0, 1, 2, 3, -1])
@@ -141,12 +141,12 @@ def test_text_parts_are_the_whole_at_all_layers(name):
         assert positions.dtype == torch.int64
         assert difference(trainable_text(model, layers)(inputs, positions), whole) < 2e-6, layers
     with pytest.raises(UserError, match=r"--text-layer-idx 4: .* supports 0 to 3, and -1 for all of it"):
-        FrozenTexts(model, [4])
+        FrozenTextEncoder(model, [4])
 
 
 def test_what_is_cached_for_all_text_layers_is_the_embedded_tokens():
     model, tokens = text_model("CLIP"), prompts()
-    inputs, _ = FrozenTexts(model, [-1])(tokens, [-1])[-1]
+    inputs, _ = FrozenTextEncoder(model, [-1])(tokens, [-1])[-1]
     assert torch.equal(inputs, model.token_embedding(tokens))
 
 
@@ -157,7 +157,7 @@ def test_text_towers_that_cannot_be_split_say_so(way):
     model = CustomTextCLIP(embed_dim=24, vision_cfg=RESNET, text_cfg=text).eval()
     model.text.use_pad_mask = way == "use_pad_mask"  # which no configuration of open_clip's can say
     assert trainable_text(model, 0) is None
-    tokens, frozen = prompts(), FrozenTexts(model, [0])
+    tokens, frozen = prompts(), FrozenTextEncoder(model, [0])
     assert frozen.lengths(tokens).tolist() == [12] * 3
     assert torch.equal(*frozen(tokens, [0])[0], model.encode_text(tokens))
     for layers in (1, -1):
@@ -173,7 +173,7 @@ def test_features_of_coca_are_raw_too():
     vision = IMAGES["ViT, attentional pool"]
     model = lively(CoCa(embed_dim=24, multimodal_cfg=decoder, text_cfg=text, vision_cfg=vision))
     pixels, tokens = torch.randn(2, 3, 32, 32), prompts()
-    images, texts = FrozenImages(model, [0, 1])(pixels, [0, 1]), FrozenTexts(model, [0])(tokens, [0])
+    images, texts = FrozenImageEncoder(model, [0, 1])(pixels, [0, 1]), FrozenTextEncoder(model, [0])(tokens, [0])
     assert difference(*images[0], model.encode_image(pixels, normalize=False)) < 2e-6
     assert difference(trainable_image(model, 1)(*images[1]), *images[0]) < 2e-6
     assert difference(*texts[0], model.encode_text(tokens, normalize=False)) < 2e-6
@@ -183,9 +183,9 @@ def parts(name, layers):
     """A model, the frozen and the trainable part of a tower of it."""
     if name in TEXTS:
         model = text_model(name)
-        return model, FrozenTexts(model, [layers]), trainable_text(model, layers)
+        return model, FrozenTextEncoder(model, [layers]), trainable_text(model, layers)
     model = image_model(IMAGES[name])
-    return model, FrozenImages(model, [layers]), trainable_image(model, layers)
+    return model, FrozenImageEncoder(model, [layers]), trainable_image(model, layers)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from engine.clip.load import load_encoder
 from engine.features import texts as module
 from engine.features.prompts import read_texts
-from engine.features.store import Place
+from engine.features.store import FeaturePaths
 from engine.features.texts import extract_texts, plan_texts
 
 IRRELEVANT = ("width", "heads", "layers", "mlp_ratio", "vocab_size", "norm_kwargs", "act_kwargs")
@@ -155,7 +155,7 @@ def test_features_are_those_of_open_clip(small, tmp_path, monkeypatch, architect
     assert (expected - expected[-1]).norm(dim=1)[: len(PROMPTS)].min() > 0.02 * expected[-1].norm()
 
     layers = [0] if whole else [0, 1, 2, -1]
-    encoder, place = load_encoder(name, weights, text_layers=layers), Place(tmp_path)
+    encoder, place = load_encoder(name, weights, text_layers=layers), FeaturePaths(tmp_path)
     plan = plan_texts("demo", "vanilla", ["{}"], prompts, place, encoder)
     extract_texts(plan, encoder)
     for count in layers:

@@ -16,7 +16,7 @@ from engine.features import audio
 from engine.features.store import MissingFeatures
 from engine.sounds import UnreadableSound
 
-SOURCE = audio.AudioSource("tiny", "digest", "list", 12, audio_scale=2, mode="train", batch_size=2)
+SOURCE = audio.AudioProvenance("tiny", "digest", "list", 12, audio_scale=2, mode="train", batch_size=2)
 # clips of two folds that alternate in the metadata
 DATASET = Sounds(Path("esc"), [Clip(f"audio/{k}.wav", 1 + k % 2, k % 3, "abc"[k % 3]) for k in range(12)])
 
@@ -31,8 +31,8 @@ def fresh():
     return lambda samples: network(samples).detach()
 
 
-def extract(number, read=read, encode=None, source=SOURCE):
-    return audio.extract_fold(DATASET, number, source, encode or fresh(), read, lambda count: None)
+def extract(number, read=read, encode=None, provenance=SOURCE):
+    return audio.extract_fold(DATASET, number, provenance, encode or fresh(), read, lambda count: None)
 
 
 def test_batches_follow_the_metadata_and_end_with_the_fold():
@@ -42,8 +42,8 @@ def test_batches_follow_the_metadata_and_end_with_the_fold():
         batches.append(samples[:, 0, 0].tolist())
         return samples[:, 0]
 
-    source = replace(SOURCE, batch_size=4, mode="eval")
-    fold = audio.extract_fold(DATASET, 2, source, encode, read, heard.append)
+    provenance = replace(SOURCE, batch_size=4, mode="eval")
+    fold = audio.extract_fold(DATASET, 2, provenance, encode, read, heard.append)
     assert batches == [[2, 6, 10, 14], [18, 22]]  # samples times the scale
     assert heard == [4, 2]
     assert fold.positions.tolist() == [1, 3, 5, 7, 9, 11]
@@ -57,8 +57,8 @@ def test_a_fold_is_written_and_read(tmp_path):
     found = audio.read_fold(tmp_path, 1)
     for name in ("features", "labels", "positions"):
         assert torch.equal(getattr(found, name), getattr(made, name))
-    assert (found.categories, found.paths, found.source) == (made.categories, made.paths, SOURCE)
-    assert audio.missing(tmp_path, SOURCE, [1, 2]) == [2]
+    assert (found.categories, found.paths, found.provenance) == (made.categories, made.paths, SOURCE)
+    assert audio.missing_folds(tmp_path, SOURCE, [1, 2]) == [2]
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ def test_sources_are_not_mixed(tmp_path, change):
     other = replace(SOURCE, **change)
     audio.write_fold(tmp_path, 1, extract(1))
     with pytest.raises(UserError, match=f"{next(iter(change))}: .* there, {next(iter(change.values()))} here"):
-        audio.missing(tmp_path, other, [1, 2])
-    audio.write_fold(tmp_path, 2, replace(extract(2), source=other))
+        audio.missing_folds(tmp_path, other, [1, 2])
+    audio.write_fold(tmp_path, 2, replace(extract(2), provenance=other))
     with pytest.raises(UserError, match="mixes features of two sources"):
         audio.read_folds(tmp_path, [1, 2])
 
@@ -99,7 +99,7 @@ def test_a_missing_or_damaged_fold_is_named(tmp_path):
         audio.read_fold(tmp_path, 1)
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(MissingFeatures, match="digest is not the one"):
-        audio.missing(tmp_path, SOURCE, [1])
+        audio.missing_folds(tmp_path, SOURCE, [1])
     path.write_bytes(whole)
     with safe_open(path, framework="pt") as file:
         tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118

@@ -6,10 +6,10 @@ import torch
 from engine.clip.load import load_encoder
 from engine.errors import UserError
 from engine.features import extract as module
-from engine.features.decoding import dead_workers
+from engine.features.decoding import report_dead_workers
 from engine.features.extract import CorruptImages, extract, plan
-from engine.features.store import Bank, Place
-from engine.transforms import decoded, normalise, open_rgb, render
+from engine.features.store import Bank, FeaturePaths
+from engine.transforms import decode_file, normalise, open_rgb, render
 
 TRAIN = list(range(30))
 
@@ -37,12 +37,14 @@ def world(install_images, monkeypatch, encoder):
         **ways,
     ):
         done = []
-        todo = plan(world.benchmark, part, view, positions, Place(world.root / folder), using, **ways)
+        todo = plan(world.benchmark, part, view, positions, FeaturePaths(world.root / folder), using, **ways)
         extract([todo], using, batch_size=batch_size, workers=workers, progress=progress or done.append)
         return sum(done)
 
     world.run = run
-    world.bank = lambda folder, part="train", view="none", layer=0: Place(world.root / folder).bank(part, layer, view)
+    world.bank = lambda folder, part="train", view="none", layer=0: FeaturePaths(world.root / folder).bank(
+        part, layer, view
+    )
     return world
 
 
@@ -135,7 +137,7 @@ def test_batches_are_filled_up_no_further_than_there_are_images(world, encoder, 
 
 
 def test_a_shard_that_another_process_made_since_is_left_alone(world, encoder):
-    todo = plan(world.benchmark, "train", "none", TRAIN, Place(world.root / "bank"), encoder)
+    todo = plan(world.benchmark, "train", "none", TRAIN, FeaturePaths(world.root / "bank"), encoder)
     world.run("bank")
     before = contents(world.root / "bank")
     done = []
@@ -217,7 +219,7 @@ def of_layers(world, folder):
 def test_one_pass_fills_the_banks_of_all_layers(world, random_weights, layered, monkeypatch):
     """As many images are decoded and encoded as for one; the bytes are those of a run for each."""
     paths = []
-    monkeypatch.setattr(module, "decoded", lambda path, *how: paths.append(path) or decoded(path, *how))
+    monkeypatch.setattr(module, "decode_file", lambda path, *how: paths.append(path) or decode_file(path, *how))
     assert world.run("together", using=layered) == len(paths) == 30
     together = of_layers(world, "together")
     for layers, features in together.items():
@@ -296,7 +298,7 @@ def test_numbers_that_are_not_finite_are_not_stored(world, encoder, monkeypatch)
 @pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
 def test_a_process_that_is_gone_when_its_images_are_fetched_is_said(error):
     """Which of the two a killed process shows as, or as torch's own, is a matter of moments."""
-    with pytest.raises(UserError, match=r"a process that decodes images ended.*Fewer"), dead_workers("Fewer"):
+    with pytest.raises(UserError, match=r"a process that decodes images ended.*Fewer"), report_dead_workers("Fewer"):
         raise error
-    with pytest.raises(RuntimeError, match="of another kind"), dead_workers("Fewer"):
+    with pytest.raises(RuntimeError, match="of another kind"), report_dead_workers("Fewer"):
         raise RuntimeError("of another kind")

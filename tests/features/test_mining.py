@@ -10,12 +10,14 @@ import torch
 from engine import templates
 from engine.errors import UserError
 from engine.features import mining
-from engine.features.mining import Mined, Origin, mine, read_mined, write_mined
-from engine.features.store import Bank, Listed, MissingFeatures, Source
+from engine.features.mining import MinedTemplates, Origin, mine, read_mined, write_mined
+from engine.features.store import Bank, ImageList, MissingFeatures, Provenance
 from stores import best_by_loops
 
 CLASSES, WIDTH, IMAGES = 5, 12, 40
-ORIGIN = Origin(Source("fake", "weights", "prompts", 180 * CLASSES), Source("fake", "weights", "val", 90), "split")
+ORIGIN = Origin(
+    Provenance("fake", "weights", "prompts", 180 * CLASSES), Provenance("fake", "weights", "val", 90), "split"
+)
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def test_equal_templates_come_in_the_order_of_the_pool(world):
 
 
 def test_rows_go_class_after_class_as_prompts_do():
-    mined = Mined(ORIGIN, [2, 0], ["c {}", "a {}"], [0.5, 0.5])
+    mined = MinedTemplates(ORIGIN, [2, 0], ["c {}", "a {}"], [0.5, 0.5])
     prompts, labels = templates.prompts(["a {}", "b {}", "c {}"], ["cat", "dog"])
     rows = mined.rows(torch.tensor(labels)).tolist()
     assert [prompts[row] for row in rows] == ["c cat", "a cat", "c dog", "a dog"]
@@ -67,9 +69,9 @@ def test_what_was_mined_is_read_as_it_was_written(world, tmp_path):
 
 
 def test_the_origin_is_the_same_whatever_layers_are_yet_to_come():
-    text, val = (dataclasses.replace(source, layer=2) for source in (ORIGIN.text, ORIGIN.val))
+    text, val = (dataclasses.replace(provenance, layer=2) for provenance in (ORIGIN.text, ORIGIN.val))
     split = SimpleNamespace(val=[1], digest="split")
-    bank = SimpleNamespace(source=val, list_digest=lambda positions: ORIGIN.val.list_digest)
+    bank = SimpleNamespace(provenance=val, list_digest=lambda positions: ORIGIN.val.list_digest)
     assert Origin.of(text, bank, split) == ORIGIN
 
 
@@ -77,8 +79,8 @@ def test_the_origin_has_the_classes_of_a_custom_datasets_images(tmp_path):
     """An image that moves to another class may leave the images of a split, and their order, what they were."""
     split, origins = SimpleNamespace(val=[0, 1], digest="split"), []
     for labels in ([0, 0, 1], [0, 1, 1]):
-        bank = Bank(tmp_path, Listed(["a", "b", "c"], labels, ["0" * 32, "1" * 32, "2" * 32]))
-        bank.source = dataclasses.replace(ORIGIN.val, list_digest="by content")
+        bank = Bank(tmp_path, ImageList(["a", "b", "c"], labels, ["0" * 32, "1" * 32, "2" * 32]))
+        bank.provenance = dataclasses.replace(ORIGIN.val, list_digest="by content")
         origins.append(Origin.of(ORIGIN.text, bank, split))
     assert origins[0] != origins[1]
 
@@ -92,7 +94,7 @@ def test_the_origin_has_the_classes_of_a_custom_datasets_images(tmp_path):
     ],
 )
 def test_another_origin_is_refused(tmp_path, change, said):
-    write_mined(tmp_path / "mined.json", Mined(ORIGIN, [0], ["{}"], [1.0]))
+    write_mined(tmp_path / "mined.json", MinedTemplates(ORIGIN, [0], ["{}"], [1.0]))
     with pytest.raises(UserError, match=said):
         read_mined(tmp_path / "mined.json", dataclasses.replace(ORIGIN, **change))
 
@@ -111,6 +113,6 @@ def test_a_damaged_file_is_named(tmp_path, content):
 )
 def test_templates_that_the_pool_does_not_have_are_refused(tmp_path, positions, wordings):
     """As somebody may have written them by hand."""
-    write_mined(tmp_path / "mined.json", Mined(ORIGIN, positions, wordings, [0.5] * len(positions)))
+    write_mined(tmp_path / "mined.json", MinedTemplates(ORIGIN, positions, wordings, [0.5] * len(positions)))
     with pytest.raises(MissingFeatures, match=r"mined.json cannot be read .* remove it"):
         read_mined(tmp_path / "mined.json", ORIGIN)

@@ -14,11 +14,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.errors import UserError
 from engine.features.numbers import check_finite
-from engine.features.prompts import Texts, read_texts, texts_classnames, write_texts
-from engine.features.store import DIGEST, Bank, MissingFeatures, Place, Source, digests, shard_path, write_shard
+from engine.features.prompts import Texts, read_texts, read_texts_classnames, write_texts
+from engine.features.store import (
+    DIGEST,
+    Bank,
+    FeaturePaths,
+    MissingFeatures,
+    Provenance,
+    digests,
+    shard_path,
+    write_shard,
+)
 from engine.features.verify import check, stored_files
 
-SOURCE = Source("RN50", "a" * 64, "b" * 64, 10)
+SOURCE = Provenance("RN50", "a" * 64, "b" * 64, 10)
 
 
 def rows(positions, offset=0.0):
@@ -27,8 +36,8 @@ def rows(positions, offset=0.0):
     return at % 3, at[:, None].float() + torch.tensor([offset, 0.25, 0.5])
 
 
-def write(folder, positions, source=SOURCE, offset=0.0):
-    write_shard(folder, source, positions, *rows(positions, offset))
+def write(folder, positions, provenance=SOURCE, offset=0.0):
+    write_shard(folder, provenance, positions, *rows(positions, offset))
     return shard_path(folder, positions)
 
 
@@ -36,7 +45,7 @@ def test_rows_come_back_in_the_order_asked_for(tmp_path):
     write(tmp_path, [0, 3, 4])
     write(tmp_path, [9, 1])
     bank = Bank(tmp_path)
-    assert (len(bank), bank.source) == (5, SOURCE)
+    assert (len(bank), bank.provenance) == (5, SOURCE)
     for positions in ([0, 1, 3, 4, 9], [9, 0, 4, 1], [3, 3, 9, 3], [1]):
         features, labels = bank.read(positions)
         expected = rows(positions)
@@ -73,8 +82,8 @@ def forget(path, *fields):
     """Write a file of the store as before sources had some of their fields."""
     with safe_open(path, framework="pt") as file:
         tensors, metadata = {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata()  # noqa: SIM118
-    source = json.loads(metadata["source"])
-    metadata["source"] = json.dumps({name: source[name] for name in source if name not in (*fields, DIGEST)})
+    provenance = json.loads(metadata["source"])
+    metadata["source"] = json.dumps({name: provenance[name] for name in provenance if name not in (*fields, DIGEST)})
     _, digest = digests(metadata, tensors)
     metadata["source"] = json.dumps(json.loads(metadata["source"]) | {DIGEST: digest})
     save_file(tensors, path, metadata=metadata)
@@ -82,7 +91,7 @@ def forget(path, *fields):
 
 def test_stores_of_earlier_versions_go_on(tmp_path):
     """Sources said neither what decoded images nor what rows are stored in, as there was one way."""
-    place = Place(tmp_path)
+    place = FeaturePaths(tmp_path)
     bank, path = place.bank("train", 0, "none"), place.texts(0, "vanilla")
     write_texts(path, Texts(torch.ones(2, 3), torch.tensor([0, 1]), ["a dog", "a cat"], SOURCE))
     for old in (write(bank, [0, 3, 4]), path):
@@ -90,7 +99,7 @@ def test_stores_of_earlier_versions_go_on(tmp_path):
         assert "decode" not in old.read_bytes().decode(errors="ignore")
     Bank(bank).expect(SOURCE)
     write(bank, [1, 9])
-    assert Bank(bank).source == read_texts(path).source == SOURCE
+    assert Bank(bank).provenance == read_texts(path).provenance == SOURCE
     assert torch.equal(Bank(bank).read([9, 0])[0], rows([9, 0])[1])
     assert [file.fault for file in check(stored_files([place]))] == [None] * 3
 
@@ -203,14 +212,14 @@ def test_reading_maps_shards(tmp_path):
 
 
 def test_texts(tmp_path):
-    path = Place.of(tmp_path, "RN50", "dtd").texts(0, "hand_crafted")
+    path = FeaturePaths.of(tmp_path, "RN50", "dtd").texts(0, "hand_crafted")
     assert path == tmp_path / "RN50" / "dtd" / "text-layer_0" / "hand_crafted.safetensors"
     with pytest.raises(MissingFeatures, match="hand_crafted"):
         read_texts(path)
     texts = Texts(torch.randn(3, 4), torch.tensor([0, 0, 1]), ["a dog.", "the dög!", 'a "cat"'], SOURCE)
     for names in (["dög", "big_cat"], None):  # of a version before there were names
         write_texts(path, replace(texts, classnames=names))
-        assert read_texts(path).classnames == texts_classnames(path) == names
+        assert read_texts(path).classnames == read_texts_classnames(path) == names
     for names, fault in ((["dog"], "1 class names of 2 classes"), (["dog", 1], "its classnames are not a list of")):
         write_texts(path, replace(texts, classnames=names))
         with pytest.raises(MissingFeatures, match=fault):
@@ -219,11 +228,11 @@ def test_texts(tmp_path):
     found = read_texts(path)
     assert torch.equal(found.features, texts.features)
     assert torch.equal(found.labels, texts.labels)
-    assert (found.prompts, found.source) == (texts.prompts, SOURCE)
+    assert (found.prompts, found.provenance) == (texts.prompts, SOURCE)
 
 
 def test_places_of_banks(tmp_path):
-    place = Place.of(str(tmp_path), "ViT-B-16", "dtd")
+    place = FeaturePaths.of(str(tmp_path), "ViT-B-16", "dtd")
     assert place.bank("train", -1, "flip") == tmp_path / "ViT-B-16" / "dtd" / "train-layer_-1" / "flip"
 
 
