@@ -462,11 +462,14 @@ def test_verify_names_what_is_bad_and_repair_removes_it(world):
     content[-100] ^= 1
     bank[1].write_bytes(content)
     texts.write_bytes(texts.read_bytes()[:-1])
-    faults = [f"{bank[1]} is not what was written: its digest is ", f"{texts} cannot be read ("]
-    for word, end in (("--verify", "which --repair removes"), ("--repair", "removed, and features.py makes them anew")):
+    faults = [f"{bank[1]} changed since it was written: its digest is ", f"{texts} cannot be read ("]
+    for word, end in (
+        ("--verify", "--repair removes them"),
+        ("--repair", "removed; run features.py to extract them again"),
+    ):
         run = world.start(word).wait(check=1)
         assert all(f"\n{fault}" in f"\n{run.out}" for fault in faults)
-        assert f"{len(paths) - 1} files, 2 of them bad, {end}\n" in run.out
+        assert f"{len(paths) - 1} files, 2 of them bad; {end}\n" in run.out
     assert sorted((world.root / "features").rglob("*.safetensors")) == sorted({*paths} - {bank[1], texts})
     assert "0 of them bad" in world.start("--verify").wait(check=0).out
 
@@ -502,11 +505,14 @@ def test_repair_leaves_alone_what_only_cannot_be_opened(world):
     mined, shard = world.place.mined("shot_1-seed_1"), next(world.place.bank("test", 0, "none").iterdir())
     mined.write_bytes(b"")
     shard.chmod(0)
-    for word, end in (("--verify", "which --repair removes"), ("--repair", "removed, and features.py makes them anew")):
+    for word, end in (
+        ("--verify", "--repair removes them"),
+        ("--repair", "removed; run features.py to extract them again"),
+    ):
         said = world.start(word, prepare=as_a_user).wait(check=1).out
         assert f"{shard} cannot be opened (Permission denied)\n" in said
         assert f"{mined} cannot be read (Expecting value" in said
-        assert f", 1 of them bad, {end}\n1 file that cannot be opened, and may be sound: --repair leaves them" in said
+        assert f", 1 of them bad; {end}\n1 file cannot be opened, but may be sound: --repair does not" in said
     assert shard.exists()
     assert not mined.exists()
     assert world.start(prepare=as_a_user).wait(check=1).err.endswith(f"{shard} cannot be opened (Permission denied)\n")
@@ -527,7 +533,7 @@ def test_verify_takes_what_is_there(world):
     shutil.move(path.parent, world.root / "on another disk")
     path.parent.symlink_to(world.root / "on another disk")
     (world.root / "on another disk" / "back").symlink_to(world.root / "features")
-    assert "1 file from before there were digests" in world.start("--verify").wait(check=0).out
+    assert "1 file of an older version without digests" in world.start("--verify").wait(check=0).out
     bank = world.place.bank("test", 0, "none")
     refused = world.start("--verify", prepare=unlistable(bank)).wait(check=1)
     assert f"error: {bank} cannot be listed (Permission denied)" in refused.err
@@ -565,7 +571,7 @@ def test_images_of_one_colour_are_noted(world):
     paths[-1].write_bytes(b"")
     run = world.start("--image-views", "1", "--num-workers", "0", shard_images=4).wait(check=1)
     first = ", ".join(map(str, paths[:5]))
-    assert f"\nnote: 7 images are of one colour: {first} and 2 more; a common sign of files that are read" in run.err
+    assert f"\nnote: 7 images are of one colour: {first} and 2 more; often a sign of files that are" in run.err
     assert "image files that cannot be read or decoded: 1." in run.err
 
 
@@ -674,9 +680,9 @@ def test_prompts_that_are_too_long_or_the_same_are_said(world):
     listing = world.root / "data" / "demo_v2" / "classnames.txt"
     listing.write_text(listing.read_text().replace("dot", " ".join(["dot"] * 60)).replace("blue {} ring", "Red STAR"))
     run = world.start("--dataset", "demo_v2", "--text-augmentation", "hand_crafted").wait(check=0)
-    assert "warning: 1 prompts are too long for demo-RN and lose their end, such as 'a photo of a dot dot" in run.out
+    assert "warning: 1 prompt is too long for demo-RN and truncated, for example 'a photo of a dot dot" in run.out
     same = "'a photo of a red star.' and 'a photo of a Red STAR.'"
     assert (
-        f"note: in 1 pair of classes, prompts are the same tokens for demo-RN, which cannot tell them apart: {same}\n"
+        f"note: in 1 pair of classes, prompts have the same tokens for demo-RN, which cannot distinguish them: {same}\n"
         in run.out
     )

@@ -160,7 +160,7 @@ def test_features_of_other_layers_are_refused_with_both(world):
     shutil.rmtree(world.place.folder / "test-layer_1")
     shutil.copytree(world.place.folder / "test-layer_0", world.place.folder / "test-layer_1")
     done = train(world, *PARTIAL, check=1)
-    assert "belongs to test-layer_0/none, and lies in test-layer_1/none; move it back, or remove it" in done.stderr
+    assert "belongs to test-layer_0/none, but is in test-layer_1/none; move it back, or remove it" in done.stderr
 
 
 def test_weights_that_the_features_were_not_made_by_are_refused_with_both_names(world, random_weights):

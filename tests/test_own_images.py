@@ -363,7 +363,7 @@ def test_two_classes_need_more_templates(photos):
         shutil.rmtree(folder)
     augmentations = ["hand_crafted", "template_mining"]
     made = photos.run("features.py", *ALL, *FEATURES, "--text-augmentation", *augmentations, check=0)
-    assert made.stdout.count("note: 2 prompts where cross-modal training takes 5 or more") == 1
+    assert made.stdout.count("note: 2 prompts, but cross-modal training needs 5 or more") == 1
     refused = photos.run("train.py", *ALL, *STEPS, check=1)
     assert "of 2 classes, prompts in 3 templates or more are needed" in refused.stderr
     assert "--text-augmentation template_mining" in refused.stderr
@@ -425,7 +425,7 @@ def test_a_list_of_another_program(photos):
     (photos.folder / "birds.split.json").unlink()
     listed.write_text("\n".join(["Image;Label;fold", *rows, "pipe.jpg;0.0;test"]))
     refused = photos.run(*split, check=1)
-    assert "my photos/pipe.jpg: it is a named pipe, and no regular file" in refused.stderr
+    assert "my photos/pipe.jpg: it is a named pipe, not a regular file" in refused.stderr
 
 
 def test_classes_of_one_and_of_two_images_are_trained_on(photos):
@@ -467,7 +467,7 @@ def test_pictures_of_every_kind(photos):
     whole = cut.read_bytes()
     cut.write_bytes(whole[: len(whole) // 2])
     refused = photos.run("features.py", *ALL, *FEATURES, check=1)
-    assert "image files that cannot be read or decoded: 1. Put sound ones in their place" in refused.stderr
+    assert "image files that cannot be read or decoded: 1. Replace them by sound files" in refused.stderr
     assert f"  {cut.relative_to(photos.root)}: " in refused.stderr
     cut.write_bytes(whole)
     photos.run("features.py", *ALL, *FEATURES, check=0)
@@ -532,7 +532,7 @@ def test_photographs_are_what_a_person_sees(photos):
     assert '"depth": 12,' in split.read_text()
     split.write_text(split.read_text().replace('"depth": 12', '"depth": 14'))
     other = photos.run("features.py", *stored, *FEATURES, check=1)
-    assert "was made from something else:\n  depth: 12 there, 14 here\n" in other.stderr
+    assert "was made differently:\n  depth: 12 there, 14 here\n" in other.stderr
 
 
 @pytest.mark.parametrize(

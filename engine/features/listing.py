@@ -1,7 +1,7 @@
-"""The images of a custom dataset as features were made of them: `images.json` beside its features.
+"""Lists of the images of a custom dataset at extraction: `images.json` beside its features.
 
-Whoever trains on cached features finds there which rows the lists mean, whether or not the images are on this machine,
-and can compare them with the images as they are now.
+Training maps positions to cached rows with these lists, even on a machine without the images, and compares them with
+the present images where there are any.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ class Listing:
     test: ImageList
 
     def split(self, name: str) -> ImageList:
-        """Return the images of a split: train, val or test."""
+        """Return the images of `name`: train, val or test."""
         return getattr(self, name)
 
     def keys(self) -> dict[str, list[str]]:
-        """Return the keys of training and validation images, by which few-shot splits name them."""
+        """Return the keys of training and validation images in few-shot splits."""
         return {split: image_keys(self.split(split).contents, self.split(split).paths) for split in ("train", "val")}
 
 
 def listing_of(benchmark: Benchmark) -> Listing | None:
-    """Return the lists of a custom dataset as they are now; None for a published dataset."""
+    """Return the present image lists of a custom dataset; None for a published dataset."""
     if not benchmark.files:
         return None
     lists = {
@@ -48,13 +48,13 @@ def listing_of(benchmark: Benchmark) -> Listing | None:
 
 
 def write_listing(paths: FeaturePaths, listing: Listing | None) -> None:
-    """Write the lists of a custom dataset beside its features, unless they are there."""
+    """Write the image lists of a custom dataset beside its features, unless the file has them already."""
     if listing is not None and stored_listing(paths) != listing:
         files.write_json(paths.listing, asdict(listing))
 
 
 def read_listing(paths: FeaturePaths) -> Listing | None:
-    """Read the lists of a custom dataset; None where there are none. Raises MissingFeatures for a damaged file."""
+    """Read the image lists of a custom dataset; None if there is no file. Raises MissingFeatures if it is damaged."""
     if not paths.listing.exists():
         return None
     try:
@@ -63,12 +63,12 @@ def read_listing(paths: FeaturePaths) -> Listing | None:
         if not all(_is_sound(listing.split(split), len(listing.classnames)) for split in PARTS):
             raise ValueError("it does not list the images of each split")
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise MissingFeatures(f"{paths.listing} is damaged ({error}); features.py writes it anew") from error
+        raise MissingFeatures(f"{paths.listing} is damaged ({error}); run features.py to write it again") from error
     return listing
 
 
 def stored_listing(paths: FeaturePaths) -> Listing | None:
-    """Read the lists of a custom dataset as `read_listing` does; None for a damaged file too."""
+    """Read the image lists of a custom dataset; None if the file is missing or damaged."""
     try:
         return read_listing(paths)
     except MissingFeatures:
@@ -82,22 +82,22 @@ def _is_sound(listed: ImageList, classes: int) -> bool:
 
 
 def require_same(paths: FeaturePaths, images: str, now: Listing) -> None:
-    """Raise UserError if the images in the folder `images`, listed in `now`, share nothing with those at `paths`.
+    """Raise UserError if the images in folder `images`, listed in `now`, and the stored list have no image in common.
 
-    Two folders of one name would take turns in the same features, splits and results.
+    Two folders of the same name would overwrite each other's features, splits and results.
     """
     then = stored_listing(paths) or now
-    contents = [{content for split in PARTS for content in own.split(split).contents} for own in (then, now)]
+    contents = [{content for split in PARTS for content in listing.split(split).contents} for listing in (then, now)]
     if contents[0].isdisjoint(contents[1]):
         raise UserError(
             f"{paths.folder} has features of other images: not one of them is in {images} now. If this is another"
-            " folder of the same name, rename it, or give other --feature_dir, --indices_dir and --result_dir; if all"
+            " folder of the same name, rename it, or use other --feature_dir, --indices_dir and --result_dir; if all"
             f" images were replaced, remove {paths.folder}"
         )
 
 
 def changes(then: Listing, now: Listing) -> list[str]:
-    """Return in short phrases how the images changed between two listings; nothing if they did not."""
+    """Return short phrases for the changes between two listings; empty if there are none."""
     old, new = (
         {path: (content, label, split) for split in PARTS for path, label, content in _rows(listing.split(split))}
         for listing in (then, now)
@@ -109,8 +109,10 @@ def changes(then: Listing, now: Listing) -> list[str]:
         "removed": [path for path in old if path not in new],
         "moved to another class or split": [path for path in kept if old[path][1:] != new[path][1:]],
     }
-    said = [f"{counted(len(own), 'image')} {kind} ({first(own, len(own))})" for kind, own in kinds.items() if own]
-    return said + ["other class names"] * (then.classnames != now.classnames)
+    phrases = [
+        f"{counted(len(found), 'image')} {kind} ({first(found, len(found))})" for kind, found in kinds.items() if found
+    ]
+    return phrases + ["other class names"] * (then.classnames != now.classnames)
 
 
 def _rows(listed: ImageList) -> zip:

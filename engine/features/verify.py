@@ -1,6 +1,6 @@
-"""Check what lies in the feature store: is every file readable, whole, and still what was written?
+"""Check the feature store: every file must be readable, complete and unchanged since it was written.
 
-It takes neither images nor weights, and no more memory than a shard.
+Needs neither images nor weights, and no more memory than one shard.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ from engine.features.store import (
 from engine.files import CannotOpen, entries_below, matching, opening
 
 READ_BYTES = 1 << 24
-"""How much of a file is read at a time."""
+"""Bytes of a file that are read at a time."""
 
 
 @dataclass(frozen=True)
 class CheckedFile:
-    """A file of the store and what is wrong with it, None for nothing.
+    """A file of the store and its fault; None if it is sound.
 
-    `has_digest` is False for one from before digests were stated, whose numbers nothing tells to be the ones that were
-    written. A sound shard has `rows` (positions, or content digests), of which `twice` are in shards before it too: two
-    runs at once may do that, and it harms nothing. `provenance` is None for a file that cannot be read, and for mined
-    templates. `can_be_opened` is False for a file that may be sound, which the system does not let this process read.
+    `has_digest` is False for old files without a digest, in which changed values go undetected. A sound shard has
+    `rows` (positions or content digests), of which `duplicates` are in earlier shards too: concurrent runs may write
+    such rows, which is harmless. `provenance` is None for unreadable files and for mined templates. `can_be_opened` is False
+    if the system refuses access to a file, which may be sound.
     """
 
     path: Path
@@ -61,14 +61,14 @@ class CheckedFile:
     has_digest: bool = True
     provenance: Provenance | None = None
     rows: tuple[int | str, ...] = ()
-    twice: int = 0
+    duplicates: int = 0
     can_be_opened: bool = True
 
 
 def stored_files(stores: Iterable[FeaturePaths]) -> list[Path]:
-    """Return all files of features, mined templates, lists and classes under `stores`, those of a folder together.
+    """Return all files of features, mined templates, image lists and classes in `stores`, sorted by folder.
 
-    Linked folders are followed. Raises UserError for a folder that cannot be listed.
+    Symbolic links are followed. Raises UserError for a folder that cannot be listed.
     """
     paths = []
     for feature_paths in stores:
@@ -80,42 +80,43 @@ def stored_files(stores: Iterable[FeaturePaths]) -> list[Path]:
 
 
 def check(paths: list[Path], progress: Callable[[int], object] = lambda count: None) -> Iterator[CheckedFile]:
-    """Check the files that `stored_files` lists, folder after folder; `progress` hears of the bytes that were read."""
+    """Check the files of `stored_files` folder by folder; call `progress` with the number of bytes read."""
     for _, group in groupby(paths, key=lambda path: path.parent):
         files = [_check_file(path, progress) for path in group]
-        yield from _twice(_mixed(files))
+        yield from _count_duplicates(_mark_mixed(files))
 
 
 def changed_images(feature_paths: FeaturePaths, benchmark: Benchmark) -> dict[str, list[Path]]:
-    """Return the images whose content is not what features were made of, with the shards that have it.
+    """Return the images that changed since their features were extracted, with the shards of their old features.
 
-    All images with features are read. In a custom dataset a shard has an image by its content, so none is at fault.
+    All images with features are read. In a custom dataset rows are found by content, so no shards are returned.
     """
     listing, made_of, shards = stored_listing(feature_paths), {}, {}
     if listing is not None:
         lists = [listing.split(split) for split in PARTS]
-        made_of = {path: content for own in lists for path, content in zip(own.paths, own.contents, strict=True)}
+        rows = (zip(images.paths, images.contents, strict=True) for images in lists)
+        made_of = {path: content for pairs in rows for path, content in pairs}
     for split in PARTS if listing is None else ():
         items, digest = benchmark.part(split), benchmark.digest(split)
         for path in sorted(feature_paths.folder.glob(f"{split}-layer_*/*/*.safetensors")):
             try:
                 header = read_header(path)
             except UserError:
-                continue  # which `check` names
+                continue  # `check` reports it
             if header.provenance.list_digest != digest:
-                continue  # positions in another list, or rows that are found by content
+                continue  # positions index another list, or rows are found by content
             for position, content in zip(header.positions, header.contents, strict=False):
-                if position < len(items):  # or the shard is at fault
+                if position < len(items):  # `check` reports the others
                     made_of[items[position].impath] = content
                     shards.setdefault(items[position].impath, []).append(path)
-    there = (impath for impath in made_of if (benchmark.image_dir / impath).is_file())  # or it has no content
-    now = file_states(benchmark.image_dir, there, {})
+    present = (impath for impath in made_of if (benchmark.image_dir / impath).is_file())
+    now = file_states(benchmark.image_dir, present, {})
     return {path: shards.get(path, []) for path, state in now.items() if state.content != made_of[path]}
 
 
 def _check_file(path: Path, progress: Callable[[int], object]) -> CheckedFile:
     try:
-        # what a disk cannot read is an error here; read through a mapping, it would end the process
+        # a disk error raises here; in a memory-mapped file it would kill the process
         with opening(path), path.open("rb") as file:
             while block := file.read(READ_BYTES):
                 progress(len(block))
@@ -141,9 +142,9 @@ def _check_content(path: Path, file: safe_open) -> CheckedFile:
     is_text = "prompts" in metadata
     bank = metadata.get("bank")
     if stated not in (None, found):
-        fault = f"is not what was written: its digest is {found[:12]}, and {stated[:12]} was stated"
+        fault = f"changed since it was written: its digest is {found[:12]}, but {stated[:12]} is recorded"
     elif bank not in (None, bank_name(path.parent)):
-        fault = f"belongs to {bank}, and lies in {bank_name(path.parent)}"
+        fault = f"belongs to {bank}, but is in {bank_name(path.parent)}"
     elif is_text:
         fault = _fault_of_texts(tensors)
     else:
@@ -153,12 +154,12 @@ def _check_content(path: Path, file: safe_open) -> CheckedFile:
 
 
 def _contents(tensors: dict[str, Tensor], provenance: Provenance) -> list[str] | None:
-    """The content digests of a shard whose rows are found by them; None for rows that are found by position."""
+    """Return the content digests of a shard whose rows are found by content; None for rows found by position."""
     return contents_of(tensors["contents"]) if provenance.list_digest == BY_CONTENT else None
 
 
 def _fault_of_shard(tensors: dict[str, Tensor], provenance: Provenance, path: Path) -> str | None:
-    """What is wrong with features [n, ...], labels [n] and positions [n]."""
+    """Return the fault of a shard with features [n, ...], labels [n] and positions [n]; None if it is sound."""
     features, labels, positions = (tensors[name] for name in ("features", "labels", "positions"))
     by_content = provenance.list_digest == BY_CONTENT
     outside = positions[(positions < 0) | (positions >= provenance.length)].tolist()
@@ -167,49 +168,49 @@ def _fault_of_shard(tensors: dict[str, Tensor], provenance: Provenance, path: Pa
     if len(positions.unique()) < len(positions):
         return "has an image twice"
     if shard_path(path.parent, positions.tolist(), _contents(tensors, provenance)).name != path.name:
-        return f"is not named after the {'images' if by_content else 'positions'} that it holds"
+        return f"is not named after the {'images' if by_content else 'positions'} that it contains"
     return _fault_of_rows(features, labels, positions)
 
 
 def _fault_of_texts(tensors: dict[str, Tensor]) -> str | None:
-    """What is wrong with features [n, D] and labels [n] of n prompts, or features [n, L, width], labels and ends."""
+    """Return the fault of prompts: features [n, D] and labels [n], or features [n, L, width], labels and positions."""
     features, labels = tensors["features"], tensors["labels"]
     fault = fault_of_ends(tensors.get("positions"), features)
     return fault or _fault_of_rows(features, labels, torch.arange(len(labels)))
 
 
 def _fault_of_rows(features: Tensor, labels: Tensor, positions: Tensor) -> str | None:
-    """What is wrong with the numbers in features [n, ...] and labels [n] of images or prompts at `positions` [n]."""
+    """Return the fault of values in features [n, ...] and labels [n] at `positions` [n]; None if they are valid."""
     finite = finite_rows(features)
-    for wrong, what in ((~finite, "features that are not finite numbers"), (labels < 0, "labels below 0")):
+    for wrong, fault in ((~finite, "features that are not finite numbers"), (labels < 0, "labels below 0")):
         if wrong.any():
             bad = positions[wrong].tolist()
-            return f"has {what}, at positions {first(bad, len(bad))}"
+            return f"has {fault}, at positions {first(bad, len(bad))}"
     return None
 
 
-def _mixed(files: list[CheckedFile]) -> list[CheckedFile]:
-    """The files of a folder, where a shard of another provenance than most rows of the bank is at fault."""
+def _mark_mixed(files: list[CheckedFile]) -> list[CheckedFile]:
+    """Mark the shards of a folder whose provenance differs from most rows of the bank."""
     rows: Counter[Provenance] = Counter()
     for file in files:
         rows[file.provenance] += len(file.rows)
     ((most, _),) = rows.most_common(1)
 
-    def judge(file: CheckedFile) -> CheckedFile:
+    def mark(file: CheckedFile) -> CheckedFile:
         if not file.rows or file.provenance == most:
             return file
         fields = "; ".join(line.strip() for line in differences(file.provenance, most).splitlines())
-        return replace(file, fault=f"was made from something else than the other shards: {fields}")
+        return replace(file, fault=f"was made differently from the other shards: {fields}")
 
-    return [judge(file) for file in files]
+    return [mark(file) for file in files]
 
 
-def _twice(files: list[CheckedFile]) -> list[CheckedFile]:
-    """The files of a folder, each with how many of its rows sound shards before it have too."""
+def _count_duplicates(files: list[CheckedFile]) -> list[CheckedFile]:
+    """Set `duplicates` of the files of a folder: the number of rows that earlier sound shards have too."""
     seen: set[int | str] = set()
     counted = []
     for file in files:
-        counted.append(replace(file, twice=len(seen.intersection(file.rows))))
+        counted.append(replace(file, duplicates=len(seen.intersection(file.rows))))
         if file.fault is None:
             seen.update(file.rows)
     return counted

@@ -98,14 +98,14 @@ def test_a_missing_or_damaged_fold_is_named(tmp_path):
     with pytest.raises(MissingFeatures, match=r"fold_1.safetensors cannot be read"):
         audio.read_fold(tmp_path, 1)
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(MissingFeatures, match="digest is not the one"):
+    with pytest.raises(MissingFeatures, match="digest is not the recorded one"):
         audio.missing_folds(tmp_path, SOURCE, [1])
     path.write_bytes(whole)
     with safe_open(path, framework="pt") as file:
         tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
     metadata["categories"] = json.dumps(["c"] * 6)
     save_file(tensors, path, metadata=metadata)
-    with pytest.raises(MissingFeatures, match="digest is not the one"):
+    with pytest.raises(MissingFeatures, match="digest is not the recorded one"):
         audio.read_fold(tmp_path, 1)
 
 

@@ -114,7 +114,7 @@ def test_a_run_that_goes_on_gives_the_same_bytes(world, stop):
 
 def test_batches_are_filled_up_no_further_than_there_are_images(world, encoder, monkeypatch):
     """However large the batches that are asked for; a run that goes on fills up to the same size."""
-    monkeypatch.setattr(module, "FILLED", 4)
+    monkeypatch.setattr(module, "PADDED", 4)
     encoded, through = [], type(encoder).encode_images
 
     def count(self, pixels, layers=None):

@@ -101,7 +101,7 @@ def test_inputs_of_layers_may_be_stored_in_half_the_room(feature_paths, encoder,
 
 def test_other_prompts_weights_or_ways_are_refused(feature_paths, encoder, random_weights):
     make(feature_paths, encoder)
-    with pytest.raises(UserError, match=r"other prompts or class names\.\nremove it"):
+    with pytest.raises(UserError, match=r"other prompts or class names\.\nRemove it"):
         make(feature_paths, encoder, PROMPTS[1:])
     other = load_encoder("demo-RN", str(random_weights(1)))
     with pytest.raises(UserError, match="other weights") as caught:

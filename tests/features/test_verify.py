@@ -76,7 +76,7 @@ def test_a_sound_store_passes(feature_paths):
     assert len(paths) == 4
     checked = list(check(paths, read.append))
     assert [file.path for file in checked] == paths
-    assert all(file.fault is None and file.has_digest and not file.twice for file in checked)
+    assert all(file.fault is None and file.has_digest and not file.duplicates for file in checked)
     assert sum(read) == sum(path.stat().st_size for path in paths)
     assert stored_files([FeaturePaths(feature_paths.folder / "nowhere")]) == []
 
@@ -126,7 +126,10 @@ def test_what_is_no_file(feature_paths):
         ({"labels": torch.tensor([0, -3])}, "labels below 0, at positions 1"),
         ({"features": torch.tensor([[1.0, torch.nan], [1, 1]])}, "not finite numbers, at positions 9"),
         ({"features": torch.tensor([[1.0, 1], [-torch.inf, 1]])}, "not finite numbers, at positions 1"),
-        ({"source": replace(SOURCE, encoder_digest="c" * 64)}, "something else than the other shards: encoder_digest"),
+        (
+            {"source": replace(SOURCE, encoder_digest="c" * 64)},
+            "made differently from the other shards: encoder_digest",
+        ),
     ],
 )
 def test_shards_that_are_wrong(feature_paths, changes, fault):
@@ -142,7 +145,7 @@ def test_shards_that_are_wrong(feature_paths, changes, fault):
     [
         ({"labels": torch.tensor([1, 1, 1])}, "holds 2 features and 3 labels of 2 prompts"),
         ({"features": torch.zeros(3, 5, 4), "labels": torch.zeros(3)}, "holds 3 features and 3 labels of 2 prompts"),
-        ({"positions": torch.tensor([4, 5])}, "has ends of texts outside of the texts"),
+        ({"positions": torch.tensor([4, 5])}, "has end-of-text positions outside of the texts"),
         ({"features": torch.full((2, 5, 4), torch.nan)}, "not finite numbers, at positions 0, 1"),
     ],
 )
@@ -172,9 +175,9 @@ def test_files_from_before_there_were_digests_pass_as_such(feature_paths):
 
 def test_rows_that_two_shards_hold_are_no_fault(feature_paths):
     path = write(feature_paths, [9, 1, 2])
-    twice = {file.path: file.twice for file in check(stored_files([feature_paths])) if file.twice}
-    assert sum(twice.values()) == 2
+    duplicates = {file.path: file.duplicates for file in check(stored_files([feature_paths])) if file.duplicates}
+    assert sum(duplicates.values()) == 2
     assert not faults(feature_paths)
     write(feature_paths, [9, 1, 2], features=torch.full((3, 3), torch.nan))
     assert faults(feature_paths).keys() == {path}
-    assert not any(file.twice for file in check(stored_files([feature_paths])) if file.fault is None)
+    assert not any(file.duplicates for file in check(stored_files([feature_paths])) if file.fault is None)
