@@ -653,11 +653,11 @@ def test_what_is_no_weights_is_named(world):
     assert not sprung.exists()
     state = load_file(clip_weights.DEMO_MODELS / "demo-ViT.safetensors")
     torch.save(state | {"visual.positional_embedding": state["visual.positional_embedding"][:17]}, file)
-    misfit = "visual.positional_embedding is 17 x 96 and would have to be 65 x 96"
+    misfit = "visual.positional_embedding is 17 x 96 and must be 65 x 96"
     assert misfit in refused("--clip-encoder", "demo-ViT")
     file.unlink()
     file.mkdir()
-    assert "w.pt: is a folder; give the file in it" in refused()
+    assert "w.pt: is a folder; pass the file in it" in refused()
 
 
 def test_what_is_assumed_of_weights_is_said(world):
@@ -671,7 +671,7 @@ def test_what_is_assumed_of_weights_is_said(world):
         open_clip.add_model_config(world.root / "tiny-RN.json")
 
     done = world.start("--clip-encoder", "tiny-RN", "--dry-run", prepare=prepare).wait(check=0)
-    said = f"note: tiny-RN with {world.weights} is taken to have GELU, resize shortest bicubic, mean 0.48145466 "
+    said = f"note: tiny-RN with {world.weights} is assumed to have GELU, resize shortest bicubic, mean 0.48145466 "
     assert done.out.count(said) == 1
     assert "note: " not in world.start("--dry-run").wait(check=0).out
 

@@ -66,8 +66,8 @@ class CorruptSounds(UserError):
     def __init__(self, lines: list[str]):
         self.lines = lines
         super().__init__(
-            f"sound files that cannot be used: {len(lines)}. Their folds are skipped; fetch the files again, then run the"
-            " same command again:\n" + "\n".join(f"  {line}" for line in lines)
+            f"sound files that cannot be used: {len(lines)}. Their folds are skipped; fetch the files again, then run"
+            " the same command again:\n" + "\n".join(f"  {line}" for line in lines)
         )
 
 
@@ -203,8 +203,8 @@ def extract_fold(
 ) -> Fold:
     """Extract the features of fold `number`: `read` loads a file as [1, L], `encode` maps [B, 1, L] to [B, D].
 
-    `encode` must have the loaded weights (see the module docstring). Call `progress` with the number of clips after each
-    batch. Raises CorruptSounds after trying all files of the fold.
+    `encode` must start from the loaded weights (see the module docstring). Call `progress` with the number of clips
+    after each batch. Raises CorruptSounds after trying all files of the fold.
     """
     positions = dataset.folds[number]
     features: list[Tensor] = []

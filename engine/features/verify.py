@@ -52,8 +52,8 @@ class CheckedFile:
 
     `has_digest` is False for old files without a digest, in which changed values go undetected. A sound shard has
     `rows` (positions or content digests), of which `duplicates` are in earlier shards too: concurrent runs may write
-    such rows, which is harmless. `provenance` is None for unreadable files and for mined templates. `can_be_opened` is False
-    if the system refuses access to a file, which may be sound.
+    such rows, which is harmless. `provenance` is None for unreadable files and for mined templates. `can_be_opened` is
+    False if the system refuses access to a file, which may be sound.
     """
 
     path: Path

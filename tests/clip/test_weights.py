@@ -200,19 +200,19 @@ FILES = {
     "json": (lambda path: path.write_text('{"a": 1}'), "is JSON"),
     "gzip": (lambda path: path.write_bytes(b"\x1f\x8b123"), "compressed with gzip"),
     "garbage": (lambda path: path.write_bytes(b"not weights" * 100), "is of an unknown format"),
-    "zip": (zipped, "zip archive of something else"),
+    "zip": (zipped, "zip archive without weights"),
     "cut": (saved(torch.save, cut), "is truncated"),
     "cut-legacy": (saved(legacy, cut), "is damaged"),
     "cut-safetensors": (saved(lambda state, path: save_file({"a": torch.ones(99)}, path), cut), "is damaged"),
     "flipped": (saved(torch.save, flipped), "is damaged.*Bad CRC-32"),
     "pickle": (lambda path: path.write_bytes(pickle.dumps({"a": [1]})), "has no weights, but 'a'"),
-    "list": (saved(torch.save, content=lambda: [1, 2]), "holds one list"),
+    "list": (saved(torch.save, content=lambda: [1, 2]), "contains one list"),
     "nothing": (saved(torch.save, content=dict), "has no weights, but nothing"),
     "others": (saved(torch.save, content=lambda: tensors() | {"step": 3}), "step among its weights"),
     "two": (saved(torch.save, content=lambda: dict.fromkeys(("model", "state_dict"), tensors())), "two sets"),
     "net": (
         saved(torch.save, content=lambda: {"net": tensors()}),
-        "but 'net'; a checkpoint has them as state_dict or m",
+        "but 'net'; a checkpoint must have them as state_dict or m",
     ),
     "module": (saved(torch.save, content=lambda: nn.Linear(2, 2)), r"whole pickled object \(torch.nn.modules.linear"),
     "sparse": (saved(torch.save, content=lambda: {"a": torch.ones(2), "b": torch.eye(3).to_sparse()}), "b among its"),
@@ -244,11 +244,11 @@ def test_weights_must_fit_exactly(small, tmp_path):
         "nan": right | {"ln_final.bias": torch.full((8,), torch.nan), "logit_scale": torch.tensor(torch.inf)},
     }
     messages = {
-        "shape": "ViT-B-32:\n  other shapes: visual.positional_embedding is 3 x 16 and would have to be 5 x 16",
-        "text": "other shapes: positional_embedding is 9 x 8 and would have to be 16 x 8",
+        "shape": "ViT-B-32:\n  other shapes: visual.positional_embedding is 3 x 16 and must be 5 x 16",
+        "text": "other shapes: positional_embedding is 9 x 8 and must be 16 x 8",
         "missing": "missing: logit_scale, ln_final.bias",
         "unexpected": "unexpected: head.weight",
-        "whole": "no floating point: ln_final.bias (torch.int8)",
+        "whole": "not floating point: ln_final.bias (torch.int8)",
         "nan": "NaN or infinite numbers in 2 tensors: logit_scale, ln_final.bias",
     }
     for name, state in wrong.items():
@@ -265,7 +265,7 @@ def test_what_open_clip_converts_is_converted(small, tmp_path):
     save_file(old, tmp_path / "w.safetensors")
     assert equal(fit.build("ViT-B-32", {}, str(tmp_path / "w.safetensors")).state_dict(), right)
     custom = open_clip.create_model("ViT-B-32", force_custom_text=True, init_logit_bias=-1)
-    converted = fit._converted(old | {"text.transformer.embeddings.position_ids": torch.zeros(1)}, custom)
+    converted = fit._convert(old | {"text.transformer.embeddings.position_ids": torch.zeros(1)}, custom)
     assert converted.keys() == custom.state_dict().keys()
     assert torch.equal(converted["text.positional_embedding"], right["positional_embedding"])
     assert converted["logit_bias"] == 0
@@ -308,6 +308,6 @@ def test_tags_that_agree_go_with_any_file(tmp_path):
         "ViT-B-32-quickgelu": "QuickGELU, resize shortest bicubic, mean 0.48145466 0.4578275 0.40821073, std ",
         "ViT-S-16": "GELU, resize shortest bicubic, mean 0.48145466",
     }.items():
-        assert f"{name} with {file} is taken to have {settings}" in weights.locate(name, file).assumed
+        assert f"{name} with {file} is assumed to have {settings}" in weights.locate(name, file).assumed
     for name in ("RN50", "ViT-B/32", "ViT-B-32:openai", "demo-RN"):
         assert not weights.locate(name, file).assumed
