@@ -59,7 +59,7 @@ class Mapping(dict):
 
 
 class Unhashable(tuple):
-    """A tuple of a pickle, not allowed as a key: hashing nested tuples that contain the next one twice takes forever."""
+    """A tuple of a pickle, not allowed as a key: hashing nested tuples that contain the next twice takes forever."""
 
     __hash__ = None
 

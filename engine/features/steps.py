@@ -142,15 +142,15 @@ def verify_all(stores: dict[str, list[FeaturePaths]], data_dir: str, repair: boo
 
     Raises UserError if there are no features at all.
     """
-    checked = stored_files(itertools.chain(*stores.values()))
-    if not checked:
+    stored = stored_files(itertools.chain(*stores.values()))
+    if not stored:
         encoders = dict.fromkeys(paths.folder.parent for paths in itertools.chain(*stores.values()))
         named = ", ".join(folder.name for folder in encoders)
         raise UserError(
             f"{next(iter(encoders)).parent} has no features of {named} for {', '.join(stores)}; run features.py without"
             " --verify and --repair first"
         )
-    bad = verify(checked, repair)
+    bad = verify(stored, repair)
     for dataset, of_dataset in stores.items():
         with suppress(NotInstalled):  # check the features without their images
             benchmark = datasets.load(dataset, data_dir, check_images=False, write=False)
@@ -190,7 +190,7 @@ def verify_images(paths: FeaturePaths, benchmark: Benchmark, repair: bool) -> in
     """
     changed = changed_images(paths, benchmark)
     for impath in changed:
-        terminal.say(f"{benchmark.image_dir / impath} is not the image that its features were made of")
+        terminal.say(f"{benchmark.image_dir / impath} changed since its features were extracted")
     if repair:
         for path in {path for shards in changed.values() for path in shards}:
             path.unlink(missing_ok=True)

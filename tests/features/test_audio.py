@@ -1,4 +1,4 @@
-"""Features of sounds: the store's files, and making them with a small encoder that has BatchNorm."""
+"""Features of sounds: their files, and extraction with a small encoder with BatchNorm."""
 
 import json
 from dataclasses import replace
@@ -26,7 +26,7 @@ def read(path):
 
 
 def fresh():
-    """A network whose output depends on who shares the batch."""
+    """A network whose output depends on the other clips of the batch."""
     network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(8)).train()
     return lambda samples: network(samples).detach()
 
@@ -36,16 +36,16 @@ def extract(number, read=read, encode=None, provenance=SOURCE):
 
 
 def test_batches_follow_the_metadata_and_end_with_the_fold():
-    batches, heard = [], []
+    batches, counts = [], []
 
     def encode(samples):
         batches.append(samples[:, 0, 0].tolist())
         return samples[:, 0]
 
     provenance = replace(SOURCE, batch_size=4, mode="eval")
-    fold = audio.extract_fold(DATASET, 2, provenance, encode, read, heard.append)
+    fold = audio.extract_fold(DATASET, 2, provenance, encode, read, counts.append)
     assert batches == [[2, 6, 10, 14], [18, 22]]  # samples times the scale
-    assert heard == [4, 2]
+    assert counts == [4, 2]
     assert fold.positions.tolist() == [1, 3, 5, 7, 9, 11]
     assert fold.labels.tolist() == [1, 0, 2, 1, 0, 2]
     assert fold.categories == ["b", "a", "c", "b", "a", "c"]
@@ -75,7 +75,7 @@ def test_sources_are_not_mixed(tmp_path, change):
         audio.read_folds(tmp_path, [1, 2])
 
 
-def test_folds_that_swapped_their_names_are_named(tmp_path):
+def test_folds_with_swapped_names_are_reported(tmp_path):
     for number in (1, 2):
         audio.write_fold(tmp_path, number, extract(number))
     paths = [audio.fold_path(tmp_path, number) for number in (1, 2)]
@@ -109,7 +109,7 @@ def test_a_missing_or_damaged_fold_is_named(tmp_path):
         audio.read_fold(tmp_path, 1)
 
 
-def test_all_files_of_a_fold_that_are_of_no_use_are_named():
+def test_all_unusable_files_of_a_fold_are_reported():
     def picky(path):
         if path.stem in ("2", "10"):
             raise UnreadableSound("it is silent")
@@ -120,7 +120,7 @@ def test_all_files_of_a_fold_that_are_of_no_use_are_named():
     assert error.value.lines == ["esc/audio/2.wav: it is silent", "esc/audio/10.wav: it is silent"]
 
 
-def test_features_that_are_no_numbers_are_not_stored():
+def test_nan_features_are_not_stored():
     with pytest.raises(UserError, match="fold 1: features that are not finite numbers, at positions 4"):
         extract(1, encode=lambda samples: torch.where(samples == 8, torch.nan, samples)[:, 0])
 
@@ -137,7 +137,7 @@ def test_features_that_are_no_numbers_are_not_stored():
         ({1: 5}, "eval", 1, False, None),
     ],
 )
-def test_which_batches_are_admitted(sizes, mode, batch, force, message):
+def test_batch_size_check(sizes, mode, batch, force, message):
     if message is None:
         return audio.check_batches(sizes, mode, batch, force)
     with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""The store: what is written is read back, what does not belong together is told apart, whatever writes at once."""
+"""The store: features are read as written, provenances are kept apart, and processes may write concurrently."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ SOURCE = Provenance("RN50", "a" * 64, "b" * 64, 10)
 
 
 def rows(positions, offset=0.0):
-    """Labels and features of images that tell their positions."""
+    """Return labels and features of images that encode their positions."""
     at = torch.tensor(positions)
     return at % 3, at[:, None].float() + torch.tensor([offset, 0.25, 0.5])
 
@@ -41,7 +41,7 @@ def write(folder, positions, provenance=SOURCE, offset=0.0):
     return shard_path(folder, positions)
 
 
-def test_rows_come_back_in_the_order_asked_for(tmp_path):
+def test_rows_are_read_in_the_requested_order(tmp_path):
     write(tmp_path, [0, 3, 4])
     write(tmp_path, [9, 1])
     bank = Bank(tmp_path)
@@ -55,7 +55,7 @@ def test_rows_come_back_in_the_order_asked_for(tmp_path):
 
 
 class Largest(TorchDispatchMode):
-    """The bytes of the largest tensor that torch made."""
+    """Record the bytes of the largest tensor that torch creates."""
 
     bytes = 0
 
@@ -66,8 +66,8 @@ class Largest(TorchDispatchMode):
         return made
 
 
-def test_numbers_are_looked_through_without_a_copy_of_all():
-    """Features that a file stands in for are checked too, and memory has no room for them twice."""
+def test_values_are_checked_without_a_full_copy():
+    """Memory-mapped features are checked too, and may not fit in memory twice."""
     features = torch.zeros(1, 256).expand(4096, 2, 256)  # takes no memory itself
     with Largest() as largest:
         check_finite(features, range(4096), "features")
@@ -79,7 +79,7 @@ def test_numbers_are_looked_through_without_a_copy_of_all():
 
 
 def forget(path, *fields):
-    """Write a file of the store as before sources had some of their fields."""
+    """Rewrite a feature file without some fields of its provenance, as in older versions."""
     with safe_open(path, framework="pt") as file:
         tensors, metadata = {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata()  # noqa: SIM118
     provenance = json.loads(metadata["source"])
@@ -89,8 +89,8 @@ def forget(path, *fields):
     save_file(tensors, path, metadata=metadata)
 
 
-def test_stores_of_earlier_versions_go_on(tmp_path):
-    """Sources said neither what decoded images nor what rows are stored in, as there was one way."""
+def test_stores_of_earlier_versions_can_be_extended(tmp_path):
+    """Provenances had no fields for the decoder and the stored type, because there was only one."""
     place = FeaturePaths(tmp_path)
     bank, path = place.bank("train", 0, "none"), place.texts(0, "vanilla")
     write_texts(path, Texts(torch.ones(2, 3), torch.tensor([0, 1]), ["a dog", "a cat"], SOURCE))
@@ -144,7 +144,7 @@ def test_missing_rows(tmp_path):
 
 
 @pytest.mark.parametrize("field", ["encoder", "encoder_digest", "list_digest", "length", "precision"])
-def test_two_sources_in_one_bank_are_an_error(tmp_path, field):
+def test_two_provenances_in_one_bank_are_an_error(tmp_path, field):
     other = replace(SOURCE, **{field: 99 if field == "length" else "something else"})
     write(tmp_path, [0, 1])
     Bank(tmp_path).expect(SOURCE)
@@ -171,7 +171,7 @@ def spoil(path, how):
 
 
 @pytest.mark.parametrize("how", ["empty", "cut", "header cut", "garbage", "no metadata", "other metadata"])
-def test_a_spoilt_file_is_named(tmp_path, how):
+def test_a_damaged_file_is_reported_by_name(tmp_path, how):
     write(tmp_path, [0, 1])
     path = write(tmp_path, [2, 3])
     spoil(path, how)
@@ -183,7 +183,7 @@ def test_a_spoilt_file_is_named(tmp_path, how):
         read_texts(tmp_path / "texts.safetensors")
 
 
-def test_a_shard_that_goes_away_is_named(tmp_path):
+def test_a_vanished_shard_is_reported(tmp_path):
     path = write(tmp_path, [0, 1])
     bank = Bank(tmp_path)
     path.unlink()
@@ -191,7 +191,7 @@ def test_a_shard_that_goes_away_is_named(tmp_path):
         bank.read([0])
 
 
-def test_files_of_a_killed_writer_are_not_seen(tmp_path):
+def test_files_of_a_killed_writer_are_ignored(tmp_path):
     path = write(tmp_path, [0, 1])
     path.with_name(f".{path.name}.abc.tmp").write_bytes(b"half a shard")
     assert len(Bank(tmp_path)) == 2
@@ -217,7 +217,7 @@ def test_texts(tmp_path):
     with pytest.raises(MissingFeatures, match="hand_crafted"):
         read_texts(path)
     texts = Texts(torch.randn(3, 4), torch.tensor([0, 0, 1]), ["a dog.", "the dög!", 'a "cat"'], SOURCE)
-    for names in (["dög", "big_cat"], None):  # of a version before there were names
+    for names in (["dög", "big_cat"], None):  # as in older versions
         write_texts(path, replace(texts, classnames=names))
         assert read_texts(path).classnames == read_texts_classnames(path) == names
     for names, fault in ((["dog"], "1 class names of 2 classes"), (["dog", 1], "its classnames are not a list of")):
@@ -231,7 +231,7 @@ def test_texts(tmp_path):
     assert (found.prompts, found.provenance) == (texts.prompts, SOURCE)
 
 
-def test_places_of_banks(tmp_path):
+def test_paths_of_banks(tmp_path):
     place = FeaturePaths.of(str(tmp_path), "ViT-B-16", "dtd")
     assert place.bank("train", -1, "flip") == tmp_path / "ViT-B-16" / "dtd" / "train-layer_-1" / "flip"
 
@@ -244,7 +244,7 @@ def _write_again_and_again(folder, worker):
 
 
 def test_writers_and_readers_at_once(tmp_path):
-    """Four processes write the same shards, and some of their own, while this one reads."""
+    """Four processes write common and separate shards while this one reads."""
     context = multiprocessing.get_context("fork")
     writers = [context.Process(target=_write_again_and_again, args=(tmp_path, worker)) for worker in range(4)]
     for writer in writers:

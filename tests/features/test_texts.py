@@ -1,4 +1,4 @@
-"""Prompts: files hold what the text encoder makes of them, of whatever lengths they are, for several layers at once."""
+"""Prompts: files have the text encoder's output for prompts of any length, for several layers at once."""
 
 import pytest
 import torch
@@ -27,19 +27,19 @@ def feature_paths(tmp_path):
     return FeaturePaths(tmp_path)
 
 
-def make(feature_paths, using, prompts=PROMPTS, **ways):
-    """Make the files of prompts, each a class of its own; how many prompts were encoded."""
+def make(feature_paths, using, prompts=PROMPTS, **settings):
+    """Extract prompts, each of another class; return the number of encoded prompts."""
     done = []
-    extract_texts(plan(feature_paths, using, prompts, **ways), using, done.append)
+    extract_texts(plan(feature_paths, using, prompts, **settings), using, done.append)
     return sum(done)
 
 
-def plan(feature_paths, using, prompts=PROMPTS, **ways):
-    return plan_texts("demo", "vanilla", ["{}"], prompts, feature_paths, using, **ways)
+def plan(feature_paths, using, prompts=PROMPTS, **settings):
+    return plan_texts("demo", "vanilla", ["{}"], prompts, feature_paths, using, **settings)
 
 
 def contents(feature_paths):
-    """The contents of all files: metadata, which come in any order, and the bytes of tensors."""
+    """Return the contents of all files: metadata (in any order) and the bytes of tensors."""
     found = {}
     for path in feature_paths.folder.rglob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
@@ -49,7 +49,7 @@ def contents(feature_paths):
 
 
 @pytest.mark.parametrize("batch_size", [2, 256])
-def test_a_file_is_what_the_encoder_gives(feature_paths, encoder, monkeypatch, batch_size):
+def test_a_file_equals_the_encoders_output(feature_paths, encoder, monkeypatch, batch_size):
     monkeypatch.setattr(module, "BATCH_SIZE", batch_size)
     assert make(feature_paths, encoder) == 5
     with torch.no_grad():
@@ -64,7 +64,7 @@ def test_a_file_is_what_the_encoder_gives(feature_paths, encoder, monkeypatch, b
             assert texts.features.shape[1] == int(texts.positions.max()) + 1 < encoder.model.context_length
 
 
-def test_what_is_there_is_not_made_again(feature_paths, encoder):
+def test_stored_features_are_not_extracted_again(feature_paths, encoder):
     make(feature_paths, encoder)
     before = contents(feature_paths)
     assert make(feature_paths, encoder) == 0
@@ -81,14 +81,14 @@ def test_numbers_that_are_not_finite_are_not_stored(feature_paths, encoder, monk
     assert not contents(feature_paths)
 
 
-def test_plans_know_how_large_files_are(feature_paths, encoder):
+def test_plans_predict_file_sizes(feature_paths, encoder):
     planned = plan(feature_paths, encoder, store_dtype="fp16").sizes
     make(feature_paths, encoder, store_dtype="fp16")
     for layers, size in planned.items():
         assert 0 <= feature_paths.texts(layers, "vanilla").stat().st_size - size < 1200  # the header
 
 
-def test_inputs_of_layers_may_be_stored_in_half_the_room(feature_paths, encoder, tmp_path):
+def test_inputs_of_layers_may_be_stored_in_half_the_space(feature_paths, encoder, tmp_path):
     other = FeaturePaths(tmp_path / "half")
     make(feature_paths, encoder)
     make(other, encoder, store_dtype="fp16")
@@ -99,7 +99,7 @@ def test_inputs_of_layers_may_be_stored_in_half_the_room(feature_paths, encoder,
         make(other, encoder)
 
 
-def test_other_prompts_weights_or_ways_are_refused(feature_paths, encoder, random_weights):
+def test_other_prompts_weights_or_settings_are_refused(feature_paths, encoder, random_weights):
     make(feature_paths, encoder)
     with pytest.raises(UserError, match=r"other prompts or class names\.\nRemove it"):
         make(feature_paths, encoder, PROMPTS[1:])
@@ -115,7 +115,7 @@ def test_other_prompts_weights_or_ways_are_refused(feature_paths, encoder, rando
         make(feature_paths, encoder)
 
 
-def test_prompts_that_lose_their_end_are_known(feature_paths, encoder):
+def test_truncated_prompts_are_reported(feature_paths, encoder):
     long = "dot " * 100
     assert plan(feature_paths, encoder, [*PROMPTS, long]).truncated == (long,)
     assert plan(feature_paths, encoder).truncated == ()

@@ -1,4 +1,4 @@
-"""Verification: what is as it was written passes; whatever else is named with its fault."""
+"""Verification: unchanged files pass; all others are reported with their fault."""
 
 import json
 from dataclasses import asdict, replace
@@ -18,7 +18,7 @@ SOURCE = Provenance("RN50", "a" * 64, "b" * 64, 10)
 
 @pytest.fixture
 def feature_paths(tmp_path):
-    """A feature_paths with two shards of a bank and two files of prompts, one of which has ends of texts."""
+    """The paths of two shards of a bank and two files of prompts, one with end-of-text positions."""
     feature_paths = FeaturePaths.of(tmp_path, "RN50", "dtd")
     for positions in ([0, 3, 4], [9, 1]):
         write(feature_paths, positions)
@@ -30,7 +30,7 @@ def feature_paths(tmp_path):
 
 
 def write(feature_paths, positions, provenance=SOURCE, features=None):
-    """Write a shard; the path of it."""
+    """Write a shard; return its path."""
     folder, at = feature_paths.bank("train", 0, "none"), torch.tensor(positions)
     features = at[:, None] + torch.tensor([0.0, 0.25, 0.5]) if features is None else features
     write_shard(folder, provenance, positions, at % 3, features)
@@ -38,7 +38,7 @@ def write(feature_paths, positions, provenance=SOURCE, features=None):
 
 
 def faults(feature_paths):
-    """What is wrong with which file."""
+    """Return the faults by file."""
     return {file.path: file.fault for file in check(stored_files([feature_paths])) if file.fault}
 
 
@@ -48,7 +48,7 @@ def tensors_of(path):
 
 
 def rewrite(path, **changes):
-    """Write a file as before there were digests, with other tensors or `provenance`."""
+    """Rewrite a file without a digest, as in older versions, with other tensors or `provenance`."""
     tensors, metadata = tensors_of(path)
     provenance = changes.pop("source", SOURCE)
     save_file(tensors | changes, path, metadata=metadata | {"source": json.dumps(asdict(provenance))})
@@ -106,7 +106,7 @@ def test_a_file_that_cannot_be_read(feature_paths, content):
     assert fault.startswith("cannot be read (")
 
 
-def test_what_is_no_file(feature_paths):
+def test_a_folder_in_place_of_a_file(feature_paths):
     path = write(feature_paths, [5])
     path.unlink()
     path.mkdir()
@@ -157,14 +157,14 @@ def test_prompts_that_are_wrong(feature_paths, changes, fault):
     assert fault in found
 
 
-def test_the_source_of_most_rows_is_that_of_the_bank(feature_paths):
+def test_a_bank_has_the_provenance_of_most_rows(feature_paths):
     others = [write(feature_paths, [position], replace(SOURCE, layer=2)) for position in (5, 6, 7)]
     assert sorted(faults(feature_paths)) == sorted(others)
     big = write(feature_paths, [2, 5, 6, 7, 8], replace(SOURCE, layer=2))
     assert not {big, *others} & faults(feature_paths).keys()
 
 
-def test_files_from_before_there_were_digests_pass_as_such(feature_paths):
+def test_old_files_without_digests_pass(feature_paths):
     path = shard_path(feature_paths.bank("train", 0, "none"), [9, 1])
     rewrite(path)
     assert len(Bank(path.parent)) == 5
