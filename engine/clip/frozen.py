@@ -61,9 +61,8 @@ class FrozenTextEncoder:
         self.tower = text_tower(model)
         self.encode = partial(model.encode_text, normalize=False)
         blocks = len(self.tower.transformer.resblocks) if self.tower else 0
-        self.ends = {
-            k: blocks - text_layer_count(model, k) for k in layers
-        }  # blocks to run; -1: not even the positional embedding
+        # blocks to run; -1: not even the positional embedding
+        self.ends = {k: blocks - text_layer_count(model, k) for k in layers}
 
     def __call__(self, tokens: Tensor, layers: Iterable[int]) -> dict[int, EncoderOutput]:
         """Encode tokens [B, L], int64; return the outputs for each k in `layers`."""

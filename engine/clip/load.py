@@ -107,9 +107,8 @@ class Encoder:
     def _tokenize(self, prompts: list[str], length: int) -> Tensor:
         """Tokenize prompts to [n, length], int64."""
         chunks = (prompts[at : at + TOKENIZED] for at in range(0, len(prompts), TOKENIZED))
-        return torch.cat(
-            [torch.empty(0, length, dtype=torch.int64), *(self.tokenizer(chunk, length) for chunk in chunks)]
-        )
+        tokens = [self.tokenizer(chunk, length) for chunk in chunks]
+        return torch.cat([torch.empty(0, length, dtype=torch.int64), *tokens])
 
 
 def _float32(outputs: dict[int, EncoderOutput]) -> dict[int, EncoderOutput]:
@@ -148,7 +147,7 @@ def load_encoder(
     except Exception as error:  # open_clip, timm and transformers raise many kinds
         reason = "\n  ".join([type(error).__name__, *(line[:200] for line in str(error).splitlines()[:6])])
         raise UserError(f"{weights}: these weights cannot be loaded as {architecture}:\n  {reason}") from error
-    torch.backends.cudnn.allow_tf32 = False  # on by default, and less precise than float32
+    torch.backends.cudnn.allow_tf32 = False  # on by default, but features are recorded as float32
     model = model.eval().requires_grad_(False).to(device)
     return Encoder(
         name=name,

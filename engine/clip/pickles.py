@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 LONGEST = 16 << 20
-"""Bytes of the longest pickle that is read. A list of 1,000 tensors takes 0.1 MB; Python objects take 60 times more."""
+"""Bytes of the longest pickle that is read. A list of 1,000 tensors takes 0.1 MB, its Python objects 60 times that."""
 DTYPES = {
     "Float": torch.float32,
     "Half": torch.float16,

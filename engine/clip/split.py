@@ -73,9 +73,8 @@ def text_layer_count(model: nn.Module, layers: int) -> int:
     """
     tower = text_tower(model)
     stages = len(tower.transformer.resblocks) + 1 if tower else 0  # + 1: the embedding, trained only with all blocks
-    return _validate_layers(
-        layers, stages, "--text-layer-idx", f"text tower ({type(getattr(model, 'text', model)).__name__})"
-    )
+    kind = type(getattr(model, "text", model)).__name__
+    return _validate_layers(layers, stages, "--text-layer-idx", f"text tower ({kind})")
 
 
 def unstackable(module: nn.Module) -> str | None:

@@ -119,7 +119,7 @@ def read_folds(folder: Path, numbers: Iterable[int] = range(1, 6)) -> dict[int, 
     folds = {number: read_fold(folder, number) for number in numbers}
     provenances = list(dict.fromkeys(fold.provenance for fold in folds.values()))
     if len(provenances) > 1:
-        raise UserError(f"{folder} mixes features of two sources:\n{store.differences(*provenances[:2])}")
+        raise UserError(f"{folder} mixes features that were made differently:\n{store.differences(*provenances[:2])}")
     return folds
 
 

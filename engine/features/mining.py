@@ -46,9 +46,8 @@ class Origin:
     @classmethod
     def of(cls, text: Provenance, val: Bank, split: FewShotSplit) -> Origin:
         """Return the origin. It does not depend on the trainable layers of stored features: mining uses final ones."""
-        images = replace(
-            val.provenance, list_digest=val.list_digest(split.val)
-        )  # in a custom dataset with their classes
+        # in a custom dataset, this digest covers the classes of the images too
+        images = replace(val.provenance, list_digest=val.list_digest(split.val))
         return cls(*(replace(provenance, layer=0, dtype="fp32") for provenance in (text, images)), split.digest)
 
 
@@ -150,7 +149,7 @@ def _val_images(
 ) -> tuple[Tensor, Tensor]:
     """Return final features [n, D] and labels [n] of the val images of a split, on `device`."""
     features, labels = [], []
-    for at in range(0, len(split.val), batch_size):  # as inputs of trainable layers all may be more than memory holds
+    for at in range(0, len(split.val), batch_size):  # all inputs of trainable layers may not fit in memory
         positions = split.val[at : at + batch_size]
         read, truth = bank.read(positions)
         check = check_norms if trainable is None else check_finite

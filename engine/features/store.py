@@ -185,8 +185,10 @@ class Bank:
     def _require_same(self, header: Header, path: Path) -> None:
         """Raise UserError if provenance or row shape of a shard differ from the shards before it."""
         if self.provenance not in (None, header.provenance):
+            fields = differences(self.provenance, header.provenance)
             raise UserError(
-                f"{self.folder} mixes features of two sources:\n{differences(self.provenance, header.provenance)}"
+                f"{self.folder} mixes features that were made differently:\n{fields}\nremove the wrong shards and run"
+                " features.py again"
             )
         if self.provenance is not None and header.row_shape != self._shape:
             raise UserError(
@@ -346,7 +348,7 @@ def open_feature_file(path: Path) -> Iterator[safe_open]:
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         if "KeyboardInterrupt" in str(error):  # safetensors wraps exceptions raised while it calls Python
             raise KeyboardInterrupt from error
-        raise MissingFeatures(f"{path} cannot be read ({error}); remove it and run features.py again") from error
+        raise MissingFeatures(f"{path} cannot be read ({error}); remove it to extract its features again") from error
 
 
 def parse_provenance(metadata: dict[str, str]) -> Provenance:

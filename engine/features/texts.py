@@ -125,10 +125,9 @@ def _tokenize(plan: TextPlan, missing: list[int], encoder: Encoder) -> TextPlan:
 def _is_outdated(path: Path, found: Provenance, wanted: Provenance, prompt_templates: list[str]) -> bool:
     """Return whether a file differs from `wanted` by its class names alone."""
     before = read_texts_classnames(path)
-    has_templates = before is not None and found.list_digest == prompts_digest(
-        *templates.prompts(prompt_templates, before)
-    )
-    return has_templates and replace(found, list_digest=wanted.list_digest, length=wanted.length) == wanted
+    if before is None or found.list_digest != prompts_digest(*templates.prompts(prompt_templates, before)):
+        return False
+    return replace(found, list_digest=wanted.list_digest, length=wanted.length) == wanted
 
 
 def _find_alike(tokens: Tensor, prompts: list[str], labels: list[int]) -> tuple[tuple[str, str], ...]:
@@ -178,13 +177,10 @@ def extract_texts(plan: TextPlan, encoder: Encoder, progress: Callable[[int], ob
         progress(len(rows))
     for layers, (features, *ends) in whole.items():
         path, provenance = plan.files[layers]
-        check_finite(
-            features, range(len(tokens)), f"{path.name}, prompts, in {provenance.precision} of {provenance.encoder}"
-        )
-        positions = ends[0] if ends else None
-        write_texts(
-            path, Texts(features, torch.tensor(plan.labels), plan.prompts, provenance, positions, plan.classnames)
-        )
+        what = f"{path.name}, prompts, in {provenance.precision} of {provenance.encoder}"
+        check_finite(features, range(len(tokens)), what)
+        labels, positions = torch.tensor(plan.labels), ends[0] if ends else None
+        write_texts(path, Texts(features, labels, plan.prompts, provenance, positions, plan.classnames))
 
 
 def _allocate(plan: TextPlan, layers: int, features: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ def test_sources_are_not_mixed(tmp_path, change):
     with pytest.raises(UserError, match=f"{next(iter(change))}: .* there, {next(iter(change.values()))} here"):
         audio.missing_folds(tmp_path, other, [1, 2])
     audio.write_fold(tmp_path, 2, replace(extract(2), provenance=other))
-    with pytest.raises(UserError, match="mixes features of two sources"):
+    with pytest.raises(UserError, match="mixes features that were made differently"):
         audio.read_folds(tmp_path, [1, 2])
 
 
