@@ -103,7 +103,7 @@ def _bank(folder: Path, stored: Stored) -> Provenance | None:
 def _folds(folder: Path) -> audio.AudioProvenance | None:
     """The source of the features of sounds."""
     numbers = sorted(int(path.stem.removeprefix("fold_")) for path in folder.glob("fold_*.safetensors"))
-    return audio.read_folds(folder, numbers)[numbers[0]].source if numbers else None
+    return audio.read_folds(folder, numbers)[numbers[0]].provenance if numbers else None
 
 
 def stale(stored: Stored, weights: str | None, benchmark: Benchmark | None, sounds: str | None) -> list[Finding]:
