@@ -50,10 +50,10 @@ def main() -> int | None:
 
 def splits_of(args: argparse.Namespace, benchmark: datasets.Benchmark) -> list[few_shot.FewShotSplit]:
     """Return the requested splits of a dataset; missing splits of a custom dataset are drawn."""
-    asked = args.indices_dir, args.train_shot, args.seed, args.max_val_shot
+    requested = args.indices_dir, args.train_shot, args.seed, args.max_val_shot
     if datasets.is_own(benchmark.name):
-        tell_and_update(benchmark, *asked)
-    return few_shot.checked_splits(benchmark, *asked)
+        tell_and_update(benchmark, *requested)
+    return few_shot.checked_splits(benchmark, *requested)
 
 
 def paths_of(args: argparse.Namespace, encoder: str, dataset: str):

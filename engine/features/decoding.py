@@ -56,7 +56,7 @@ def _rebuild_batch(pixels: np.ndarray, faults: list[str | None], uniform: list[b
 
 
 def batches(images: Dataset, *, workers: int, **batching: Any) -> Iterator[Batch]:
-    """Iterate over the batches of `images` in order; items are those of `Batch.of`, and `workers` processes decode.
+    """Iterate over the batches of `images` in order; `Batch.of` collates items, and `workers` processes decode.
 
     `batching` goes to DataLoader. Raises UserError if processes cannot be started. Use within `report_dead_workers`.
     """

@@ -249,8 +249,8 @@ class _Chunk:
             features = torch.cat([batch.pop(layers).to("cpu", DTYPES[bank.provenance.dtype]) for batch in encoded])
             if len(rows) < len(features):
                 features = features[rows]
-            what = f"{self.plan.benchmark.name}, {self.plan.split} images, in {bank.provenance.precision} of"
-            check_finite(features, positions, f"{what} {bank.provenance.encoder}, stored as {bank.provenance.dtype}")
+            name = f"{self.plan.benchmark.name}, {self.plan.split} images, in {bank.provenance.precision} of"
+            check_finite(features, positions, f"{name} {bank.provenance.encoder}, stored as {bank.provenance.dtype}")
             write_shard(
                 bank.folder,
                 bank.provenance,

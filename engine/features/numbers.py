@@ -21,25 +21,25 @@ def finite_rows(features: Tensor) -> Tensor:
     return torch.cat([rows.flatten(1).isfinite().all(1) for rows in features.split(FINITE_ROWS)])
 
 
-def check_finite(features: Tensor, positions: Iterable[int], what: str) -> None:
-    """Raise UserError for NaN or infinite values in features [n, ...]; `what` names the features in the message."""
+def check_finite(features: Tensor, positions: Iterable[int], name: str) -> None:
+    """Raise UserError for NaN or infinite values in features [n, ...]; `name` names the features in the message."""
     finite = finite_rows(features)
     if not finite.all():
         rows = [position for position, right in zip(positions, finite.tolist(), strict=True) if not right]
         raise UserError(
-            f"{what}: features that are not finite numbers, at positions {checks.first(rows, len(rows))}; remove them"
+            f"{name}: features that are not finite numbers, at positions {checks.first(rows, len(rows))}; remove them"
             " there and extract them again"
         )
 
 
-def check_norms(features: Tensor, positions: Iterable[int], what: str) -> None:
+def check_norms(features: Tensor, positions: Iterable[int], name: str) -> None:
     """Raise UserError for final features [n, D] that are not finite, or cannot be normalised in float32."""
-    check_finite(features, positions, what)
+    check_finite(features, positions, name)
     norms = torch.cat([rows.norm(dim=1) for rows in features.split(FINITE_ROWS)])
     usable = norms.isfinite() & (norms > SMALLEST_NORM)
     if not usable.all():
         rows = [position for position, right in zip(positions, usable.tolist(), strict=True) if not right]
         raise UserError(
-            f"{what}: features that are all zero, or too small or too large to be normalised, at positions"
+            f"{name}: features that are all zero, or too small or too large to be normalised, at positions"
             f" {checks.first(rows, len(rows))}; remove them there and extract them again, with sound weights and images"
         )

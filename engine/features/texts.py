@@ -177,8 +177,8 @@ def extract_texts(plan: TextPlan, encoder: Encoder, progress: Callable[[int], ob
         progress(len(rows))
     for layers, (features, *ends) in whole.items():
         path, provenance = plan.files[layers]
-        what = f"{path.name}, prompts, in {provenance.precision} of {provenance.encoder}"
-        check_finite(features, range(len(tokens)), what)
+        name = f"{path.name}, prompts, in {provenance.precision} of {provenance.encoder}"
+        check_finite(features, range(len(tokens)), name)
         labels, positions = torch.tensor(plan.labels), ends[0] if ends else None
         write_texts(path, Texts(features, labels, plan.prompts, provenance, positions, plan.classnames))
 
