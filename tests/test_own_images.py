@@ -274,7 +274,7 @@ def test_images_that_change_while_they_are_encoded(photos):
         extract.decode_file = decoded_and_replaced
 
     refused = Fork("features.py", [*ALL, *FEATURES], photos.root, prepare, photos.root).wait(check=1)
-    assert "my photos: images changed while their features were made: " in refused.err
+    assert "my photos: images changed while their features were extracted: " in refused.err
     assert "1 image replaced" in photos.run("features.py", *ALL, *FEATURES, check=0).stdout
 
 

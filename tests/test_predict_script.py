@@ -504,7 +504,7 @@ def test_heic_needs_its_package(kept, tmp_path):
 
     def with_package():
         sys.path.insert(0, str(tmp_path))
-        images._take_in_plugins.cache_clear()  # other tests may have looked for it
+        images._register_plugins.cache_clear()  # other tests may have looked for it
         image_files._reads_heic.cache_clear()
 
     done = Fork("predict.py", [*run, tmp_path, "--top-k", 1], kept.root, with_package).wait(check=0)
