@@ -42,9 +42,9 @@ def main() -> None:
     audio.check_batches(sizes, args.audio_mode, args.batch_size, args.force)
     encoder = checkpoint.load_encoder(Path(args.checkpoint), device)
     settings = {"audio_scale": args.audio_scale, "mode": args.audio_mode, "batch_size": args.batch_size}
-    source = audio.AudioSource(audio.ENCODER, encoder.digest, dataset.digest(), len(dataset.clips), **settings)
-    folder = audio.place(args.feature_dir)
-    missing = audio.missing(folder, source, sizes)
+    source = audio.AudioProvenance(audio.ENCODER, encoder.digest, dataset.digest(), len(dataset.clips), **settings)
+    folder = audio.folds_dir(args.feature_dir)
+    missing = audio.missing_folds(folder, source, sizes)
     clips = sum(sizes[fold] for fold in missing)
     print(f"{folder}: {len(sizes)} folds, {len(missing)} to make: {clips} clips to encode on {device}", flush=True)
     if missing:
@@ -79,7 +79,7 @@ def extract(args: argparse.Namespace, dataset, encoder, source, missing: list[in
     from engine import sounds
     from engine.features import audio
 
-    folder, corrupt = audio.place(args.feature_dir), []
+    folder, corrupt = audio.folds_dir(args.feature_dir), []
     read = partial(sounds.read, rate=frontend.RATE, length=frontend.SAMPLES, resample=args.resample)
     with tqdm(total=sum(len(dataset.folds[fold]) for fold in missing), unit="clip") as bar:
         for fold in missing:

@@ -105,7 +105,7 @@ def test_a_file_for_each_fold_with_all_that_others_need(finished):
     assert fold.categories == ["dog", "rain", "dog", "rain"]
     assert fold.positions.tolist() == [4, 5, 6, 7]
     assert fold.paths == [f"audio/{k}.wav" for k in range(4, 8)]
-    assert (fold.source.mode, fold.source.audio_scale, fold.source.batch_size) == ("train", 1, 4)
+    assert (fold.provenance.mode, fold.provenance.audio_scale, fold.provenance.batch_size) == ("train", 1, 4)
     before = world.stored()
     again = world.start().wait(check=0)
     assert ", 0 to make" in again.out

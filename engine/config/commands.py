@@ -161,7 +161,7 @@ def keeping(args: argparse.Namespace, cells: dict[Cell, Path | None]) -> list[st
         usual = results in (None, Path(default.RESULT_DIR).absolute())
         changed = vars(args) | {"save_heads": True, "result_dir": default.RESULT_DIR if usual else str(results)}
         for folder in dict.fromkeys(cell.encoder for cell in own):
-            name, weights = names.of_folder(folder)
+            name, weights = names.parse_folder(folder)
             changed["clip_weights"] = args.clip_weights or (weights and f"FILE-OF-{weights}")
             of_encoder = [cell for cell in own if cell.encoder == folder]
             lines += training(argparse.Namespace(**changed), of_encoder, {name: folder})
