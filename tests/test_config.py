@@ -38,10 +38,10 @@ def test_devices_that_cannot_be_used(name, recwarn):
 def test_a_method_sets_all_that_it_fixes(flag):
     """As the known commands do in four arguments; what stands behind it counts."""
     known = "--hyperparams partial --logit 4.0 --image-layer-idx 1".split()
-    parse = config.parser("", *config.TRAIN).parse_args
+    parse = config.parser("", "train.py").parse_args
     assert parse([flag, "partial"]) == parse(known)
     assert parse([flag, "adapter"]) == parse("--classifier_head adapter --hyperparams adapter".split())
     assert parse([flag, "linear"]) == parse([])
     assert parse([flag, "partial", "--logit", "3"]).logit == 3
-    command = config.command("train.py", config.TRAIN, parse([flag, "partial", "--dataset", "dtd"]))
+    command = config.command("train.py", parse([flag, "partial", "--dataset", "dtd"]))
     assert command.startswith("python train.py --logit 4.0 --hyperparams partial --dataset dtd --train-shot 1 2")

@@ -53,14 +53,14 @@ def test_what_departs_from_the_protocol_has_a_name_and_a_folder_of_its_own(chang
 
 def test_methods_side_by_side_below_one_zeroshot_row():
     summaries = {"a": summary("uni", [50.0, 60.0], 58.0), "b": summary("cross", [60.0, 70.0], 58.0)}
-    table = tables.comparison(tables.labelled(summaries))
+    table = tables.comparison(tables.label_summaries(summaries))
     assert table.index.tolist() == ["zero-shot", "uni", "cross"]
     assert table[2].tolist() == [58.0, 60.0, 70.0]
 
 
 def test_the_same_method_under_two_encoders_is_told_apart_by_the_tables_names():
     summaries = {"RN50": summary("cross", [50.0, 60.0], 58.0), "ViT": summary("cross", [60.0, 70.0], 68.0)}
-    table = tables.comparison(tables.labelled(summaries))
+    table = tables.comparison(tables.label_summaries(summaries))
     assert table.index.tolist() == ["zero-shot (RN50)", "zero-shot (ViT)", "RN50", "ViT"]
 
 
@@ -184,7 +184,7 @@ def test_a_file_that_is_no_table_is_named(content, tmp_path):
         ({"zeroshot": float("nan")}, "does not have the columns"),
         ({"zeroshot": "high"}, "does not have the columns"),
         ({"seeds": "1 x"}, "seeds that are not whole numbers: demo 1-shot"),
-        ({"shots": 2}, "a row that repeats the dataset and shots of another: demo 2-shot"),
+        ({"shots": 2}, "two rows with the same dataset and shots: demo 2-shot"),
         ({"shots": 1.5}, "does not have the columns"),
     ],
 )
