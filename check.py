@@ -21,7 +21,7 @@ from engine.errors import UserError
 
 
 def main() -> int:
-    args = config.parser(__doc__, *config.CHECK).parse_args()
+    args = config.parser(__doc__, "check.py").parse_args()
     if args.clip_weights and not args.clip_encoder:
         raise UserError("--clip-weights goes with --clip-encoder, which says whose weights they are")
     if args.clip_encoder:

@@ -20,7 +20,7 @@ from engine import config, files
 
 
 def main() -> None:
-    args = config.parser(__doc__, *config.DOMAIN_SHIFT).parse_args()
+    args = config.parser(__doc__, "domain_shift.py").parse_args()
     config.check_encoders(args)
     cells, shifted = config.cells(args), config.shifted_sets(args)
     files.require_writable(Path(args.result_dir))

@@ -21,7 +21,7 @@ from engine.results.explain import explain
 
 
 def main() -> None:
-    args = config.parser(__doc__, *config.EVAL, "explain").parse_args()
+    args = config.parser(__doc__, "eval.py").parse_args()
     config.check_encoders(args)
     config.apply_mode(args)
     if args.explain:

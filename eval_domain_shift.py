@@ -21,7 +21,7 @@ from engine.results.runs import Cell
 
 
 def main() -> None:
-    args = config.parser(__doc__, *config.EVAL_DOMAIN_SHIFT).parse_args()
+    args = config.parser(__doc__, "eval_domain_shift.py").parse_args()
     config.check_encoders(args)
     config.apply_mode(args)
     whole, args.seed = args.seed is not None, args.seed or config.SEEDS

@@ -26,7 +26,7 @@ from engine.features.views import training_views
 
 
 def main() -> int | None:
-    args = config.parser(__doc__, *config.FEATURES, "dry_run", "verify", "repair").parse_args()
+    args = config.parser(__doc__, "features.py").parse_args()
     views = training_views(args.image_augmentation, config.image_views(args))
     config.check_encoders(args)
     if args.verify or args.repair:

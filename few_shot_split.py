@@ -20,7 +20,7 @@ from engine.datasets.custom.splits import tell_notes, update_splits
 
 def main() -> None:
     """Make every split asked for, and say what happened to each file."""
-    args = config.parser(__doc__, *config.SPLITS).parse_args()
+    args = config.parser(__doc__, "few_shot_split.py").parse_args()
     for dataset in args.dataset:
         for split, done in make_splits(dataset, args):
             path = few_shot.split_path(args.indices_dir, dataset, split.shots, split.seed, args.max_val_shot)

@@ -26,7 +26,7 @@ from engine.results import esc
 
 
 def main() -> None:
-    args = config.parser(__doc__, *config.IMAGENET_ESC).parse_args()
+    args = config.parser(__doc__, "imagenet_esc.py").parse_args()
     files.require_writable(Path(args.esc_result_dir))
     device = config.device(args)
     # the slow imports (torch) come after the arguments are known to make sense
@@ -38,7 +38,7 @@ def main() -> None:
     benchmark = prepare_demo(args, device) if args.demo else imagenet_esc(names.folder("RN50", args.clip_weights))
     train(args, inputs.load(args, benchmark, device))
     for number in (4, 5, 15, 16):
-        scope = layout.scope_of_esc(number, args.demo, args.max_iter)
+        scope = layout.esc_scope(number, args.demo, args.max_iter)
         show(args, compare.compare(number, scope, "", args.esc_result_dir))
 
 
@@ -68,7 +68,7 @@ def train(args: argparse.Namespace, data) -> None:
 
 def show(args: argparse.Namespace, made: compare.Comparison) -> None:
     """Write a table, and print it as narrow as the screen is, without deviations."""
-    below = commands.filling(made, args)
+    below = commands.table_commands(made, args)
     paths = render.write(made, below, Path(args.avg_dir, *["demo_esc"] * args.demo))
     print(render.on_screen(made, below, shutil.get_terminal_size((0, 0)).columns))
     print(*paths, sep=", ", end="\n\n")

@@ -19,11 +19,11 @@ from tqdm import tqdm
 from engine import config, terminal
 from engine.datasets.image_files import find_images
 from engine.errors import UserError
-from engine.results.predictions import CSV_HEADER, lines
+from engine.results.predictions import CSV_HEADER, format_predictions
 
 
 def main() -> int | None:
-    args = config.parser(__doc__, *config.PREDICT).parse_args()
+    args = config.parser(__doc__, "predict.py").parse_args()
     files, notes = find_images(args.images, terminal.lines_of(args.list) if args.list else [])
     print(*(f"note: {note}\n" for note in notes), sep="", end="", file=sys.stderr)
     if not files and not args.export:
@@ -49,7 +49,7 @@ def load(args: argparse.Namespace):
         return classifier.load(args.run, weights=args.clip_weights, wise_ft=args.wise_ft, device=config.device(args))
     except MissingClassifier as error:
         said = f"{error}; train.py keeps that of the run which validation selects, in the folder that it names:"
-        raise UserError("\n  ".join([said, *commands.keeping(args, error.cells)])) from error
+        raise UserError("\n  ".join([said, *commands.save_heads_commands(args, error.cells)])) from error
 
 
 def predict(args: argparse.Namespace, classifier, files: list[str]) -> int:
@@ -68,7 +68,7 @@ def predict(args: argparse.Namespace, classifier, files: list[str]) -> int:
                 unreadable += 1
                 bar.write(f"{file} cannot be read: {found}", file=sys.stderr)
             else:
-                print(lines(file, found, args.format), flush=True)
+                print(format_predictions(file, found, args.format), flush=True)
             bar.update()
     if unreadable:
         print(f"{unreadable} of {len(files)} images cannot be read", file=sys.stderr)

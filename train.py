@@ -18,7 +18,7 @@ from engine import config, files
 
 
 def main() -> None:
-    args = config.parser(__doc__, *config.TRAIN).parse_args()
+    args = config.parser(__doc__, "train.py").parse_args()
     config.check_encoders(args)
     cells = config.cells(args)
     files.require_writable(Path(args.result_dir))

@@ -29,7 +29,7 @@ CHECKPOINT = "audioclip/AudioCLIP-Partial-Training.pt"
 
 
 def main() -> None:
-    parser = config.parser(__doc__, *config.AUDIO)
+    parser = config.parser(__doc__, "audio_features.py")
     parser.set_defaults(esc_dir=ROOT / PATH, checkpoint=ROOT / CHECKPOINT, feature_dir=ROOT / default.FEATURE_DIR)
     args = parser.parse_args()
     dataset = load_inputs(Path(args.esc_dir), Path(args.checkpoint))

@@ -303,7 +303,7 @@ def test_ctrl_c_ends_it_at_once(world, workers):
     _, said = process.communicate(timeout=60)
     assert time.monotonic() - began < 10
     assert process.returncode == 130
-    assert "interrupted: what is complete is kept" in said
+    assert "interrupted: completed work is saved" in said
     assert "Traceback" not in said
     assert not [path for path in (world.root / "features").rglob("*") if path.name.startswith(".")]
     assert ", 0 of them bad" in world.start("--verify").wait(check=0).out

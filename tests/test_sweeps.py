@@ -178,7 +178,7 @@ def test_ctrl_c_stops_everything(extracted, tmp_path):
     began = time.monotonic()
     done = sweep.wait(check=130, timeout=60)
     assert time.monotonic() - began < 10
-    assert done.stderr.count("interrupted: what is complete is kept") == 2, done.stderr
+    assert done.stderr.count("interrupted: completed work is saved") == 2, done.stderr
     assert len(done.calls) == 2
     for call in done.calls:
         with pytest.raises(ProcessLookupError):
