@@ -1,13 +1,17 @@
-"""Look at the installation: libraries, GPUs, weights, datasets, features and runs; or fetch datasets.
+"""Check the installation, or download datasets.
 
     python check.py
     python check.py --dataset dtd eurosat --clip-encoder RN50
     python check.py --download dtd eurosat
 
-Each finding is `ok`, a `note` (such as what is missing and was not asked for) or `WRONG`; the exit status is 1 if
-anything is wrong. What --dataset and --clip-encoder name must be there. Nothing is changed, and nothing is downloaded
-but with --download: it puts datasets where DATASETS.md has them, goes on where it was interrupted, and says what is
-left for a person to do.
+Prints a read-only report: library versions, GPUs, encoder weights, datasets,
+splits, cached features and runs. Each finding is `ok`, a `note` or `WRONG`;
+the exit status is 1 if anything is wrong. A dataset or encoder that is not
+installed is a note, unless --dataset or --clip-encoder names it: then it is
+wrong.
+
+--download puts datasets where DATASETS.md describes, resumes interrupted
+downloads, and prints any manual steps. Nothing else is ever changed.
 """
 
 import argparse

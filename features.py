@@ -1,17 +1,19 @@
-"""Extract raw CLIP features once: prompts, the few-shot images of the asked-for splits, and the test images.
+"""Extract CLIP features of prompts, few-shot images and test images, once.
 
-    python features.py --dataset imagenet --train-shot 16 --seed 1 --clip-encoder RN50 --image-layer-idx 0 \\
-        --text-augmentation hand_crafted --image-augmentation none --image-views 0
+    python features.py --dataset imagenet --train-shot 16 --seed 1 \\
+        --clip-encoder RN50 --image-layer-idx 0 --image-views 0 \\
+        --text-augmentation hand_crafted --image-augmentation none
 
-Several datasets, shots, seeds and encoders mean all combinations; several layers share one pass of the encoder. What is
-in the feature store is not made again: a killed run continues, and all shots and seeds of a dataset share its images.
-`--dry-run` prints what is missing and its size; `--verify` checks what is there, and `--repair` removes what is bad.
+All combinations of datasets, shots, seeds and encoders are extracted; several
+layers share one pass of the encoder. Stored features are never extracted again:
+rerun the same command to resume. All shots and seeds of a dataset share its
+images. A custom dataset is a folder with one subfolder per class, or a CSV list
+(--dataset PATH). Its division into train/val/test is written beside it, and its
+few-shot splits are drawn here.
 
-Images of your own are a dataset too: --dataset PATH of a folder with a folder for each class, or of a CSV list. How
-they are divided is written beside them, and their few-shot splits are drawn here.
-
-With --text-augmentation template_mining the prompts are those of a pool of 180 templates. For each split a file says
-which 21 of these classify its validation images best, zero-shot.
+With --text-augmentation template_mining the prompts come from a pool of 180
+templates. For each split, a file lists the 21 templates with the best zero-shot
+accuracy on its validation images.
 """
 
 import argparse

@@ -1,12 +1,15 @@
-"""Draw few-shot splits (CoOp's protocol) and keep them as positions in the dataset's lists.
+"""Draw few-shot splits with CoOp's protocol.
 
     python few_shot_split.py --dataset imagenet --train-shot 1 --seed 6
-    python few_shot_split.py --dataset dtd eurosat --train-shot 1 2 4 8 16 --seed 1 2 3
+    python few_shot_split.py --dataset dtd eurosat --train-shot 1 2 4 --seed 1 2
 
-Writes indices/<dataset>/shot_<s>-seed_<k>.json for every combination. The published splits (eleven datasets, shots
-1 2 4 8 16, seeds 1 2 3, ImageNet 1 to 5) come with the project. These eleven datasets need not be installed; any other
-is read from --data_dir, or from the path of images of your own. A file that is there is never replaced, but in the
-splits of your own images those that are gone are drawn again.
+Writes indices/<dataset>/shot_<s>-seed_<k>.json for every combination:
+positions in the dataset's lists. Existing files are kept; in splits of a
+custom dataset, deleted images are drawn again.
+
+The published splits come with the project: eleven datasets, shots 1 2 4 8 16,
+seeds 1 2 3 (ImageNet 1 to 5). These datasets need not be installed; others are
+read from --data_dir or from the path of a custom dataset.
 """
 
 import argparse

@@ -1,13 +1,14 @@
-"""Say what is on images, with a classifier that train.py --save-heads kept.
+"""Classify images with a classifier that train.py --save-heads saved.
 
-    python predict.py --run experiments/dtd-shot_16-seed_1 photo.jpg folder/ --top-k 3
-    find photos -name '*.jpg' | python predict.py --run experiments/dtd-shot_16-seed_1 --list - > predictions.csv
-    python predict.py --run experiments/dtd-shot_16-seed_1 --export classifier.onnx
+    python predict.py --run experiments/dtd-shot_16-seed_1 a.jpg folder/
+    ls *.jpg | python predict.py --run experiments/dtd-shot_16-seed_1 --list -
+    python predict.py --run experiments/dtd-shot_16-seed_1 --export dtd.onnx
 
---run is the record of a run, or a folder with one classifier in or below it. Predictions come in the order of the
-images, batch by batch: of each the --top-k most probable classes, as CSV a line each (image, class, probability), as
-JSON lines a line for the image. Images that cannot be read are named on stderr and left out, and the exit status is
-then 1. --export writes an ONNX model: uint8 [n, 3, size, size], resized and cropped, in, probabilities [n, C] out.
+Prints the --top-k most probable classes of each image, in the order of the
+images: as CSV one line per class (image, class, probability), as JSON lines one
+line per image. Unreadable images are listed on stderr and skipped; the exit
+status is then 1. --export writes an ONNX model: from uint8 [n, 3, size, size],
+resized and cropped, to probabilities [n, C].
 """
 
 import argparse

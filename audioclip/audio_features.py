@@ -1,11 +1,15 @@
-"""Encode the sounds of ESC-50 with AudioCLIP, once: features of five folds, for imagenet_esc.py.
+"""Encode the sounds of ESC-50 with AudioCLIP, once, for imagenet_esc.py.
 
     cd audioclip && python audio_features.py
 
-Edit PATH and CHECKPOINT at the top of this file, or give --esc-dir and --checkpoint. A fold that is in the feature
-store already is not made again, so a killed run goes on where it stopped. What was made with other weights, another
-list of clips, --audio-scale, --mode or --batch-size is refused. Features are those of the paper: samples in [-1, 1],
-train() mode, batches of 10 in metadata order.
+First edit PATH and CHECKPOINT at the top of this file, or use --esc-dir and
+--checkpoint. Writes one feature file per fold (five). Stored folds are
+skipped: rerun the same command to resume. Stored folds with other weights,
+another list of clips, or another --audio-scale, --mode or --batch-size are an
+error.
+
+The defaults are the paper's: samples in [-1, 1], train() mode, batches of 10
+in metadata order.
 """
 
 import argparse
