@@ -3,7 +3,7 @@
 #
 #     bash demo.sh
 #
-# The scripts are those of a real sweep, with full grids and 12 800 steps. Complete steps are skipped, so a second run
+# It runs the scripts of a real sweep, with full grids and 12 800 steps. Complete steps are skipped, so a second run
 # takes seconds. engine/config/default.py sets the folders; the plot goes to AVG_DIR.
 set -euo pipefail
 cd "$(dirname "$0")"

@@ -6,7 +6,7 @@
         --image-layer-idx 0 --text-augmentation hand_crafted \\
         --image-augmentation none --seed 1
 
-The runs and records are those of train.py. In a complete sweep only the
+Runs and records are shared with train.py. In a complete sweep only the
 selected run is trained again, with the same result, and its record is
 completed.
 

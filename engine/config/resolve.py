@@ -27,12 +27,13 @@ def image_views(args: argparse.Namespace) -> int:
     augmentation, views = args.image_augmentation, args.image_views
     if views is None:
         return 0 if augmentation == "none" else 1
-    allowed = {"none": views == 0, "flip": views == 1, "randomcrop": views >= 1}
-    if not allowed[augmentation]:
-        needed = {"none": "0", "flip": "1 (a second flip would equal the first)", "randomcrop": "1 or more"}[
-            augmentation
-        ]
-        raise UserError(f"--image-augmentation {augmentation} takes --image-views {needed}, not {views}")
+    allowed, is_allowed = {
+        "none": ("0", views == 0),
+        "flip": ("1 (a second flip would equal the first)", views == 1),
+        "randomcrop": ("1 or more", views >= 1),
+    }[augmentation]
+    if not is_allowed:
+        raise UserError(f"--image-augmentation {augmentation} takes --image-views {allowed}, not {views}")
     return views
 
 
@@ -53,7 +54,7 @@ def device(args: argparse.Namespace) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about device names that torch has deprecated
-            torch.ones(1, device=args.device).cpu()  # `meta` can make tensors, but has no numbers
+            torch.ones(1, device=args.device).cpu()  # `meta` can create tensors, but they hold no numbers
     except Exception as error:  # torch raises a different exception for each kind of device it lacks
         available = "cpu" + ", cuda" * torch.cuda.is_available() + ", mps" * torch.backends.mps.is_available()
         raise UserError(

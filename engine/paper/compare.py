@@ -94,7 +94,7 @@ class SelectedRuns:
 
 
 def compare(number: int, scope: Scope, result_dir: str | Path, esc_dir: str | Path) -> Comparison:
-    """Compare a table of the paper with the records under `result_dir`, or those of ImageNet-ESC under `esc_dir`.
+    """Compare a table of the paper with the records in `result_dir`, or with ImageNet-ESC records in `esc_dir`.
 
     Rows without any number are dropped. Raises UserError for records that cannot be read or do not match each other.
     """

@@ -209,7 +209,7 @@ def require_shifts(names: Iterable[str]) -> None:
     if without := [name for name in names if not datasets.variants(name)]:
         having = [name for name in datasets.names() if datasets.variants(name)]
         raise UserError(
-            f"Table 8 needs shifted test sets, and {', '.join(without)} has none; {' and '.join(having)} have"
+            f"Table 8 needs shifted test sets, but {', '.join(without)} has none; choose from {', '.join(having)}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The paper's numbers, and that every line of them is in a table."""
+"""The paper's numbers: all of them are read, and every row is in a table."""
 
 import csv
 
@@ -14,7 +14,7 @@ def rows_of_file():
 
 
 def test_no_number_of_the_file_is_lost():
-    """Two rows with the same line, dataset and shots would become one."""
+    """Two lines of the file with the same row, dataset and shots would become one."""
     rows = rows_of_file()
     assert len(rows) == 1054
     own = set(TABLES) - set(printed.EXCERPTS)
@@ -29,7 +29,7 @@ def test_excerpts_are_two_rows_of_their_tables():
 
 
 @pytest.mark.parametrize("number", TABLES)
-def test_every_number_has_a_place_in_its_table(number):
+def test_every_number_has_a_cell_in_its_table(number):
     esc = TABLES[number].kind == "esc"
     scope = layout.esc_scope(number, demo=False) if esc else layout.paper_scope(number, [1, 2, 3])
     places = {

@@ -74,7 +74,7 @@ ARGUMENTS = [
         scripts=TRAINING,
         choices=list(HEADS),
         default=DEFAULT.head,
-        help=f"layers to train on the features: {', '.join(HEADS)}",
+        help=f"layers to train: {', '.join(HEADS)} (adapter: a residual adapter before a linear layer)",
     ),
     _argument(
         "--classifier_init",

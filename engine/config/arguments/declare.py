@@ -18,7 +18,7 @@ NAMES, NUMBERS = {"nargs": "+", "metavar": "NAME"}, {"nargs": "+", "metavar": "N
 class Argument:
     """An argument: its flags, its group in `--help`, the scripts that take it, and its settings for argparse.
 
-    `overrides` replaces settings in single scripts: those in which the argument takes several values, say. `--help`
+    `overrides` replaces settings in single scripts, for example where the argument takes several values. `--help`
     appends the default to the help text unless the text states it. Help texts name all choices.
     """
 

@@ -25,7 +25,7 @@ ENCODERS = (
     " (ViT-B-16:datacomp_xl_s13b_b90k), demo-RN or demo-ViT"
 )
 PROMPTS = ["hand_crafted"]
-"""The default of features.py. The very list, not an equal one, says that no prompts were named on the command line."""
+"""The default of features.py. If the parsed value is this list (`is`), the command line names no prompts."""
 
 ARGUMENTS = [
     _encoder(
