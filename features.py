@@ -1,17 +1,19 @@
-"""Extract and store raw CLIP features of prompts, of the few-shot images of the given splits, and of test images.
+"""Extract CLIP features of prompts, few-shot images and test images, once.
 
-    python features.py --dataset imagenet --train-shot 16 --seed 1 --clip-encoder RN50 --image-layer-idx 0 \\
-        --text-augmentation hand_crafted --image-augmentation none --image-views 0
+    python features.py --dataset imagenet --train-shot 16 --seed 1 \\
+        --clip-encoder RN50 --image-layer-idx 0 --image-views 0 \\
+        --text-augmentation hand_crafted --image-augmentation none
 
-Several datasets, shots, seeds and encoders mean all combinations; several layers share one pass of the encoder.
-Stored features are skipped: a killed run resumes, and all shots and seeds of a dataset share its images.
-`--dry-run` prints the missing features and their size; `--verify` checks stored files, and `--repair` removes bad ones.
+All combinations of datasets, shots, seeds and encoders are extracted; several
+layers share one pass of the encoder. Stored features are never extracted again:
+rerun the same command to resume. All shots and seeds of a dataset share its
+images. A custom dataset is a folder with one subfolder per class, or a CSV list
+(--dataset PATH). Its division into train/val/test is written beside it, and its
+few-shot splits are drawn here.
 
-Custom dataset: --dataset PATH, a folder with one subfolder per class, or a CSV list. The train/val/test division is
-written beside the images, and few-shot splits are drawn here.
-
---text-augmentation template_mining encodes a pool of 180 templates. For each split, a file lists the 21 templates that
-classify its validation images best, zero-shot.
+With --text-augmentation template_mining the prompts come from a pool of 180
+templates. For each split, a file lists the 21 templates with the best zero-shot
+accuracy on its validation images.
 """
 
 import argparse
@@ -26,7 +28,7 @@ from engine.features.views import training_views
 
 
 def main() -> int | None:
-    args = config.parser(__doc__, *config.FEATURES, "dry_run", "verify", "repair").parse_args()
+    args = config.parser(__doc__, "features.py").parse_args()
     views = training_views(args.image_augmentation, config.image_views(args))
     config.check_encoders(args)
     if args.verify or args.repair:

@@ -1,11 +1,15 @@
-"""Encode the sounds of ESC-50 with AudioCLIP: features of five folds, for imagenet_esc.py.
+"""Encode the sounds of ESC-50 with AudioCLIP, once, for imagenet_esc.py.
 
     cd audioclip && python audio_features.py
 
-Edit PATH and CHECKPOINT at the top of this file, or pass --esc-dir and --checkpoint. Folds that are already in the
-feature store are skipped, so a killed run resumes with the same command. Features made with other weights, another list
-of clips, --audio-scale, --mode or --batch-size are refused. The defaults are the paper's: samples in [-1, 1], train()
-mode, batches of 10 in metadata order.
+First edit PATH and CHECKPOINT at the top of this file, or use --esc-dir and
+--checkpoint. Writes one feature file per fold (five). Stored folds are
+skipped: rerun the same command to resume. Stored folds with other weights,
+another list of clips, or another --audio-scale, --mode or --batch-size are an
+error.
+
+The defaults are the paper's: samples in [-1, 1], train() mode, batches of 10
+in metadata order.
 """
 
 import argparse
@@ -29,7 +33,7 @@ CHECKPOINT = "audioclip/AudioCLIP-Partial-Training.pt"
 
 
 def main() -> None:
-    parser = config.parser(__doc__, *config.AUDIO)
+    parser = config.parser(__doc__, "audio_features.py")
     parser.set_defaults(esc_dir=ROOT / PATH, checkpoint=ROOT / CHECKPOINT, feature_dir=ROOT / default.FEATURE_DIR)
     args = parser.parse_args()
     dataset = load_inputs(Path(args.esc_dir), Path(args.checkpoint))

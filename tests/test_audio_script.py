@@ -124,7 +124,7 @@ def test_after_ctrl_c_or_a_kill_it_goes_on_to_the_same_features(world, finished)
         time.sleep(0.01)
     os.kill(interrupted.pid, signal.SIGINT)
     interrupted.wait(check=130)
-    assert "the same command goes on from there" in interrupted.err
+    assert "rerun the same command to resume" in interrupted.err
     assert len(world.stored()) < FOLDS
     audio.fold_path(world.folder, 1).unlink()  # as if another fold had been the first
     world.start().wait(check=0)

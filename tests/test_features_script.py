@@ -305,7 +305,7 @@ def test_ctrl_c_ends_it_at_once(world, workers):
     _, output = process.communicate(timeout=60)
     assert time.monotonic() - began < 10
     assert process.returncode == 130
-    assert "interrupted: what is complete is kept" in output
+    assert "interrupted: completed work is saved" in output
     assert "Traceback" not in output
     assert not [path for path in (world.root / "features").rglob("*") if path.name.startswith(".")]
     assert ", 0 of them bad" in world.start("--verify").wait(check=0).out

@@ -223,13 +223,13 @@ def test_adapters_and_their_table(tmp_path):
 
 def test_a_diverged_run_is_recorded_as_such(world, monkeypatch):
     """No grid of the paper has a learning rate that diverges, so one is put in its place."""
-    from engine.config import TRAIN, cells, parser
+    from engine.config import cells, parser
     from engine.sweep import sweep as module
     from engine.sweep.data import DatasetFeatures
     from engine.training.grid import Grid
 
     monkeypatch.setitem(module.GRIDS, "linear", Grid(lr=(1e38, 1e-3), weight_decay=(0.0,), batch_size=(8,)))
-    args = parser("", *TRAIN).parse_args([*SWEEP, *BRIEF])
+    args = parser("", "train.py").parse_args([*SWEEP, *BRIEF])
     data = DatasetFeatures(cells(args), world.root / "features", world.root / "indices", "cpu")
     options = module.Options(world.root / "experiments", "stacked", False, "cpu")
     (grid,) = module.run([module.CellSweep(data.cells[0], data, options)], options, lambda steps: None)

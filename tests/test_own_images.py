@@ -548,7 +548,7 @@ def test_photographs_are_what_a_person_sees(photos):
             "x/vanilla.txt: the name vanilla belongs to templ",
         ),
         (["--dataset", "my photos", "--templates", "a.txt", "b/a.txt"], "a.txt and b/a.txt have the same name, a, for"),
-        (["--dataset", "my photos", "--templates", "mined"], "'mined' is none of hand_crafted, classname, vanilla, "),
+        (["--dataset", "my photos", "--templates", "mined"], "'mined' is neither one of hand_crafted, classname, "),
         (
             ["--dataset", "my photos", "--train-shot", "every"],
             "'every' is not a whole number; shots are a number or 'a",
@@ -564,4 +564,4 @@ def test_mistakes_are_said(photos, words, message):
 
 def test_the_papers_tables_have_numbers_of_shots(photos):
     done = photos.run("tables.py", "--table", "1", "--train-shot", "all", check=1)
-    assert "the paper's tables are of numbers of shots, not of --train-shot all" in done.stderr
+    assert "--train-shot all is in no table of the paper" in done.stderr

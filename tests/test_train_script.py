@@ -593,7 +593,7 @@ def test_ctrl_c_ends_a_sweep_at_once(steps, world):
     _, said = process.communicate(timeout=60)
     assert time.monotonic() - began < 10
     assert process.returncode == 130
-    assert "interrupted: what is complete is kept" in said
+    assert "interrupted: completed work is saved" in said
     assert "Traceback" not in said
 
 

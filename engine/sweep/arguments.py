@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 OF_SHIFTED = (
-    "dataset clip_encoder clip_weights image_layer_idx+ precision decode store_dtype device data_dir feature_dir"
+    "dataset clip_encoder clip_weights image_layer_idx precision decode store_dtype device data_dir feature_dir"
 ).split()
 """Arguments of features.py that matter for test-only datasets, whose prompts nobody needs."""
 
@@ -91,7 +91,7 @@ def load_features(
                 asked = (shifted or {}).get(dataset, [])
                 tests = open_sets(asked, args.feature_dir, own[0].encoder, own[0].image_layer)
             except MissingShifted as error:
-                make = config.command("features.py", OF_SHIFTED, args, dataset=error.names, **same)
+                make = config.command("features.py", args, OF_SHIFTED, dataset=error.names, **same)
                 missing.append(f"{error}\nmake them with\n  {make}")
             try:
                 features = OpenedFeatures(wanted_by(own), args.feature_dir, args.indices_dir, layers, tests)
@@ -101,7 +101,7 @@ def load_features(
                 _check_images(loaded[-1], FeaturePaths.of(args.feature_dir, *place))
             except MissingFeatures as error:
                 hint = "" if args.clip_weights else names.hint(encoder)
-                make = config.command("features.py", config.FEATURES, args, dataset=[dataset], **same)
+                make = config.command("features.py", args, dataset=[dataset], **same)
                 missing.append(f"{error}{hint}; make them with\n  {make}")
     if missing:
         raise UserError("\n".join(missing))
