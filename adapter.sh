@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# An adapter before the linear layer, cross-modal and uni-modal.
+# Train the adapter (before the linear layer), cross-modal and uni-modal.
 #
 #     bash adapter.sh
 #     DATASETS="dtd eurosat" bash adapter.sh --device cuda:1
 #
-# Needs what features.sh leaves. sweep.sh has the datasets, shots, seeds and views, and says what else can be set.
+# Run features.sh first. sweep.sh has the datasets, shots, seeds, views and other settings.
 source "$(dirname "${BASH_SOURCE[0]}")/sweep.sh"
 
 METHOD=(--method adapter)

@@ -1,12 +1,17 @@
-"""Check the installation: libraries, GPUs, weights, datasets, features and runs; or download datasets.
+"""Check the installation, or download datasets.
 
     python check.py
     python check.py --dataset dtd eurosat --clip-encoder RN50
     python check.py --download dtd eurosat
 
-Each finding is `ok`, a `note` (for example on a dataset that is missing but not requested) or `WRONG`; the exit status
-is 1 if anything is wrong. Datasets and encoders named by --dataset and --clip-encoder must exist. A check changes
-nothing. --download puts datasets where DATASETS.md has them, resumes interrupted downloads and prints manual steps.
+Prints a read-only report: library versions, GPUs, encoder weights, datasets,
+splits, cached features and runs. Each finding is `ok`, a `note` or `WRONG`;
+the exit status is 1 if anything is wrong. A dataset or encoder that is not
+installed is a note, unless --dataset or --clip-encoder names it: then it is
+wrong.
+
+--download puts datasets where DATASETS.md describes, resumes interrupted
+downloads, and prints any manual steps. Nothing else is ever changed.
 """
 
 import argparse
@@ -21,7 +26,7 @@ from engine.errors import UserError
 
 
 def main() -> int:
-    args = config.parser(__doc__, *config.CHECK).parse_args()
+    args = config.parser(__doc__, "check.py").parse_args()
     if args.clip_weights and not args.clip_encoder:
         raise UserError("--clip-weights needs --clip-encoder, the architecture of the weights")
     if args.clip_encoder:

@@ -1,13 +1,23 @@
-"""Tabulate a method: mean and deviation over seeds of the runs that few-shot validation selects.
+"""Tabulate a method: test accuracy by dataset and shots, averaged over seeds.
 
-    python eval.py --mode linear --modality cross_modal --classifier_init zeroshot --clip-encoder RN50 \\
-        --text-augmentation hand_crafted --image-augmentation flip --image-views 1
+    python eval.py --mode linear --modality cross_modal \\
+        --classifier_init zeroshot --clip-encoder RN50 --image-views 1 \\
+        --text-augmentation hand_crafted --image-augmentation flip
 
-Writes results/all_<encoder>_<mode>_<text>_<image>_<views>_<modality>_<init>_wiseft_<True|False>.csv, whatever the
-datasets, shots and seeds: a part of them replaces the table of all, and what it lacks is said. Test accuracy chooses
-nothing. When runs are missing they are listed with the commands that make them, and the exit status is 1.
+Each number is the mean and the standard deviation, over seeds, of the run with
+the best few-shot validation accuracy. Test accuracy selects nothing. If runs
+are missing, they are listed with the commands that train them, and the exit
+status is 1.
 
-With --explain dtd,16,1 it shows instead all runs of that cell (dataset, shots, seed), and which is selected and why.
+Writes a file in results/, with <bool> True or False:
+all_<encoder>_<mode>_<text>_<image>_<views>_<modality>_<init>_wiseft_<bool>.csv
+The name contains no datasets, shots or seeds: a table of fewer of them replaces
+the whole table, and the lost rows are printed.
+
+    python eval.py --explain dtd,16,1
+
+--explain lists all runs of one cell (dataset, shots, seed) instead, and shows
+which run is selected and why.
 """
 
 from pathlib import Path
@@ -21,7 +31,7 @@ from engine.results.explain import explain
 
 
 def main() -> None:
-    args = config.parser(__doc__, *config.EVAL, "explain").parse_args()
+    args = config.parser(__doc__, "eval.py").parse_args()
     config.check_encoders(args)
     config.apply_mode(args)
     if args.explain:

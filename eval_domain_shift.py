@@ -1,12 +1,19 @@
-"""Tabulate domain shift: the runs that few-shot validation on the source selects, on its test set and the shifted ones.
+"""Tabulate domain shift: accuracy on a dataset's test set and its shifted ones.
 
-    python eval_domain_shift.py --mode linear --modality cross_modal --classifier_init zeroshot --clip-encoder RN50 \\
-        --text-augmentation hand_crafted --image-augmentation none --wise_ft True
+    python eval_domain_shift.py --mode linear --modality cross_modal \\
+        --classifier_init zeroshot --clip-encoder RN50 --wise_ft True \\
+        --text-augmentation hand_crafted --image-augmentation none
 
-Writes results/domain_shift_<dataset>_<encoder>_<mode>_<text>_<image>_<views>_<modality>_<init>_wiseft_<True|False>.csv
-with a row per test set, mean and deviation over seeds; with --class_subset false its name ends in _all_classes. Missing
-runs are listed with the commands that make them. Seeds that --seed names must all be there, else the exit status is 1;
-without it the table is of those of the seeds 1 2 3 that are.
+Each number is the mean and the standard deviation, over seeds, of the run with
+the best few-shot validation accuracy on the training dataset. Missing runs are
+listed with the commands that train them. With --seed, all of these seeds must
+be complete, else the exit status is 1; without it, the table covers the
+complete seeds among 1 2 3.
+
+Writes a file in results/ with a row per test set (<bool> is True or False):
+domain_shift_<dataset>_<encoder>_<mode>_<text>_<image>_<views>_<modality>_<init>
+_wiseft_<bool>.csv (one name). With --class_subset false, it ends in
+_all_classes.
 """
 
 import argparse
@@ -21,7 +28,7 @@ from engine.results.runs import Cell
 
 
 def main() -> None:
-    args = config.parser(__doc__, *config.EVAL_DOMAIN_SHIFT).parse_args()
+    args = config.parser(__doc__, "eval_domain_shift.py").parse_args()
     config.check_encoders(args)
     config.apply_mode(args)
     whole, args.seed = args.seed is not None, args.seed or config.SEEDS

@@ -1,17 +1,19 @@
-"""Extract raw CLIP features once: prompts, the few-shot images of the asked-for splits, and the test images.
+"""Extract CLIP features of prompts, few-shot images and test images, once.
 
-    python features.py --dataset imagenet --train-shot 16 --seed 1 --clip-encoder RN50 --image-layer-idx 0 \\
-        --text-augmentation hand_crafted --image-augmentation none --image-views 0
+    python features.py --dataset imagenet --train-shot 16 --seed 1 \\
+        --clip-encoder RN50 --image-layer-idx 0 --image-views 0 \\
+        --text-augmentation hand_crafted --image-augmentation none
 
-Several datasets, shots, seeds and encoders mean all combinations; several layers share one pass of the encoder. What is
-in the feature store is not made again: a killed run continues, and all shots and seeds of a dataset share its images.
-`--dry-run` prints what is missing and its size; `--verify` checks what is there, and `--repair` removes what is bad.
+All combinations of datasets, shots, seeds and encoders are extracted; several
+layers share one pass of the encoder. Stored features are never extracted again:
+rerun the same command to resume. All shots and seeds of a dataset share its
+images. A custom dataset is a folder with one subfolder per class, or a CSV list
+(--dataset PATH). Its division into train/val/test is written beside it, and its
+few-shot splits are drawn here.
 
-Images of your own are a dataset too: --dataset PATH of a folder with a folder for each class, or of a CSV list. How
-they are divided is written beside them, and their few-shot splits are drawn here.
-
-With --text-augmentation template_mining the prompts are those of a pool of 180 templates. For each split a file says
-which 21 of these classify its validation images best, zero-shot.
+With --text-augmentation template_mining the prompts come from a pool of 180
+templates. For each split, a file lists the 21 templates with the best zero-shot
+accuracy on its validation images.
 """
 
 import argparse
@@ -26,16 +28,16 @@ from engine.features.views import training_views
 
 
 def main() -> int | None:
-    args = config.parser(__doc__, *config.FEATURES, "dry_run", "verify", "repair").parse_args()
+    args = config.parser(__doc__, "features.py").parse_args()
     views = training_views(args.image_augmentation, config.image_views(args))
     config.check_encoders(args)
     if args.verify or args.repair:
         return verify_store(args)
     device = config.device(args)
-    # a dataset or split that is missing shows now, not after hours of encoding the one before it
+    # load all datasets and splits first: a missing one must fail now, not after hours of encoding
     benchmarks = [datasets.load(dataset, args.data_dir) for dataset in args.dataset]
     wanted = [(benchmark, splits_of(args, benchmark)) for benchmark in benchmarks]
-    # the slow imports (open_clip) come after the arguments are known to make sense
+    # slow imports (open_clip), only after the arguments are validated
     from engine.features import steps
     from engine.features.planning import Request
 
@@ -44,33 +46,33 @@ def main() -> int | None:
     request = Request(args.text_augmentation, views, args.decode, args.store_dtype, prompts_asked)
     how = {"batch_size": args.test_batch_size, "workers": config.workers(args, device)}
     how |= {"feature_dir": args.feature_dir, "dry_run": args.dry_run}
-    places, load = partial(place_of, args), lambda name: steps.load(name, *weights)
-    steps.extract_all(args.clip_encoder, wanted, request, places, load, **how)
+    paths, load = partial(paths_of, args), lambda name: steps.load(name, *weights)
+    steps.extract_all(args.clip_encoder, wanted, request, paths, load, **how)
 
 
 def splits_of(args: argparse.Namespace, benchmark: datasets.ImageDataset) -> list[few_shot.FewShotSplit]:
-    """Return the asked-for splits of a dataset; those of custom datasets are drawn if they are missing."""
-    asked = args.indices_dir, args.train_shot, args.seed, args.max_val_shot
+    """Return the requested splits of a dataset; missing splits of a custom dataset are drawn."""
+    requested = args.indices_dir, args.train_shot, args.seed, args.max_val_shot
     if datasets.is_custom(benchmark.name):
-        print_notes_and_update_splits(benchmark, *asked)
-    return few_shot.load_checked_splits(benchmark, *asked)
+        print_notes_and_update_splits(benchmark, *requested)
+    return few_shot.load_checked_splits(benchmark, *requested)
 
 
-def place_of(args: argparse.Namespace, encoder: str, dataset: str):
-    """Where the features of a dataset under an encoder lie."""
-    from engine.features.store import Place
+def paths_of(args: argparse.Namespace, encoder: str, dataset: str):
+    """Return the FeaturePaths of a dataset and an encoder."""
+    from engine.features.store import FeaturePaths
 
-    return Place.of(args.feature_dir, names.folder(encoder, args.clip_weights), dataset)
+    return FeaturePaths.of(args.feature_dir, names.folder(encoder, args.clip_weights), dataset)
 
 
 def verify_store(args: argparse.Namespace) -> int:
-    """Check what is in the store of the asked-for datasets and encoders; the exit status."""
+    """Check the stored features of the requested datasets and encoders; return the exit status."""
     from engine.features.steps import verify_all
 
     if args.dry_run:
-        raise UserError("--dry-run goes with neither --verify nor --repair")
-    places = {dataset: [place_of(args, name, dataset) for name in args.clip_encoder] for dataset in args.dataset}
-    return 1 if verify_all(places, args.data_dir, args.repair) else 0
+        raise UserError("--dry-run goes with neither --verify nor --repair; remove it")
+    stores = {dataset: [paths_of(args, name, dataset) for name in args.clip_encoder] for dataset in args.dataset}
+    return 1 if verify_all(stores, args.data_dir, args.repair) else 0
 
 
 if __name__ == "__main__":

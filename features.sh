@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Features of the eleven datasets: layer 0 for linear_probe.sh and adapter.sh, layer 1 for partial_finetuning.sh.
+# Extract features of the eleven datasets: layer 0 (linear_probe.sh, adapter.sh) and layer 1 (partial_finetuning.sh).
 #
 #     bash features.sh
 #     DATASETS="dtd eurosat" bash features.sh --data_dir /big/disk --device cuda:1
 #
-# sweep.sh has the datasets, shots, seeds and views, and says what else can be set.
+# sweep.sh has the datasets, shots, seeds, views and other settings.
 source "$(dirname "${BASH_SOURCE[0]}")/sweep.sh"
 
 IMAGE_LAYERS=(${IMAGE_LAYERS:-0 1})

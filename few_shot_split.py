@@ -1,12 +1,15 @@
-"""Draw few-shot splits (CoOp's protocol) and write them as positions in the dataset's lists.
+"""Draw few-shot splits with CoOp's protocol.
 
     python few_shot_split.py --dataset imagenet --train-shot 1 --seed 6
-    python few_shot_split.py --dataset dtd eurosat --train-shot 1 2 4 8 16 --seed 1 2 3
+    python few_shot_split.py --dataset dtd eurosat --train-shot 1 2 4 --seed 1 2
 
-Writes indices/<dataset>/shot_<s>-seed_<k>.json for every combination. The published splits (eleven datasets, shots
-1 2 4 8 16, seeds 1 2 3, ImageNet 1 to 5) come with the project. These eleven datasets need not be installed; any other
-is read from --data_dir, and a custom dataset from its path. An existing file is never replaced, except that in few-shot
-splits of a custom dataset, images that no longer exist are replaced by others.
+Writes indices/<dataset>/shot_<s>-seed_<k>.json for every combination:
+positions in the dataset's lists. Existing files are kept; in splits of a
+custom dataset, deleted images are drawn again.
+
+The published splits come with the project: eleven datasets, shots 1 2 4 8 16,
+seeds 1 2 3 (ImageNet 1 to 5). These datasets need not be installed; others are
+read from --data_dir or from the path of a custom dataset.
 """
 
 import argparse
@@ -19,8 +22,8 @@ from engine.datasets.custom.splits import print_notes, update_splits
 
 
 def main() -> None:
-    """Draw every requested few-shot split, and print the state of each file."""
-    args = config.parser(__doc__, *config.SPLITS).parse_args()
+    """Make every split asked for, and say what happened to each file."""
+    args = config.parser(__doc__, "few_shot_split.py").parse_args()
     for dataset in args.dataset:
         for drawn, state in make_splits(dataset, args):
             path = few_shot.split_path(args.indices_dir, dataset, drawn.shots, drawn.seed, args.max_val_shot)

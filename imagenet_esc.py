@@ -1,13 +1,14 @@
-"""Images that help to classify sounds, and sounds that help to classify images: ImageNet-ESC, Tables 4, 5, 15 and 16.
+"""Run ImageNet-ESC: few-shot classification of images with sounds, and vice versa.
 
     python imagenet_esc.py
     python imagenet_esc.py --demo
 
-All tasks, class sets, splits, draws, shots and probes of the benchmark, each over its grid of hyper-parameters. Runs
-that are complete are skipped, so a killed benchmark goes on where it stopped. Needs features of ImageNet (RN50, names
-of classes as prompts) and of ESC-50 (AudioCLIP); what is missing is listed with the commands that make it. --demo makes
-pictures, sounds and features of its own first, and needs nothing. Writes average_results/table_4, table_5, table_15 and
-table_16 (.csv, .md and .tex); those of the demo go to average_results/demo_esc.
+Trains all tasks, class sets, splits, draws, shots and probes over their grids.
+Complete runs are skipped: rerun the same command to resume. Needs features of
+ImageNet (RN50, class names as prompts) and ESC-50 (AudioCLIP); if some are
+missing, the commands that create them are listed. --demo needs nothing: it
+first creates its own images, sounds and features. Writes Tables 4, 5, 15, 16 to
+average_results/table_<n> (.csv, .md, .tex), or to average_results/demo_esc.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from engine.results import esc
 
 
 def main() -> None:
-    args = config.parser(__doc__, *config.IMAGENET_ESC).parse_args()
+    args = config.parser(__doc__, "imagenet_esc.py").parse_args()
     files.require_writable(Path(args.esc_result_dir))
     device = config.device(args)
     # the slow imports (torch) come after the arguments are known to make sense
@@ -37,7 +38,7 @@ def main() -> None:
     benchmark = prepare_demo(args, device) if args.demo else imagenet_esc(names.folder("RN50", args.clip_weights))
     train(args, inputs.load(args, benchmark, device))
     for number in (4, 5, 15, 16):
-        scope = layout.scope_of_esc(number, args.demo, args.max_iter)
+        scope = layout.esc_scope(number, args.demo, args.max_iter)
         show(args, compare.compare(number, scope, "", args.esc_result_dir))
 
 
@@ -67,7 +68,7 @@ def train(args: argparse.Namespace, data) -> None:
 
 def show(args: argparse.Namespace, made: compare.Comparison) -> None:
     """Write a table, and print it as narrow as the screen is, without deviations."""
-    below = commands.filling(made, args)
+    below = commands.table_commands(made, args)
     paths = render.write(made, below, Path(args.avg_dir, *["demo_esc"] * args.demo))
     print(render.on_screen(made, below, shutil.get_terminal_size((0, 0)).columns))
     print(*paths, sep=", ", end="\n\n")

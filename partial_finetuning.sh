@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Partial fine-tuning of the last layer of the image encoder, cross-modal and uni-modal.
+# Fine-tune the last layer of the image encoder, cross-modal and uni-modal.
 #
 #     bash partial_finetuning.sh
 #     DATASETS="dtd eurosat" bash partial_finetuning.sh --device cuda:1
 #
-# Needs what features.sh leaves. sweep.sh has the datasets, shots, seeds and views, and says what else can be set.
+# Run features.sh first. sweep.sh has the datasets, shots, seeds, views and other settings.
 source "$(dirname "${BASH_SOURCE[0]}")/sweep.sh"
 
 METHOD=(--method partial)

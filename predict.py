@@ -1,13 +1,14 @@
-"""Say what is on images, with a classifier that train.py --save-heads kept.
+"""Classify images with a classifier that train.py --save-heads saved.
 
-    python predict.py --run experiments/dtd-shot_16-seed_1 photo.jpg folder/ --top-k 3
-    find photos -name '*.jpg' | python predict.py --run experiments/dtd-shot_16-seed_1 --list - > predictions.csv
-    python predict.py --run experiments/dtd-shot_16-seed_1 --export classifier.onnx
+    python predict.py --run experiments/dtd-shot_16-seed_1 a.jpg folder/
+    ls *.jpg | python predict.py --run experiments/dtd-shot_16-seed_1 --list -
+    python predict.py --run experiments/dtd-shot_16-seed_1 --export dtd.onnx
 
---run is the record of a run, or a folder with one classifier in or below it. Predictions come in the order of the
-images, batch by batch: of each the --top-k most probable classes, as CSV a line each (image, class, probability), as
-JSON lines a line for the image. Images that cannot be read are named on stderr and left out, and the exit status is
-then 1. --export writes an ONNX model: uint8 [n, 3, size, size], resized and cropped, in, probabilities [n, C] out.
+Prints the --top-k most probable classes of each image, in the order of the
+images: as CSV one line per class (image, class, probability), as JSON lines one
+line per image. Unreadable images are listed on stderr and skipped; the exit
+status is then 1. --export writes an ONNX model: from uint8 [n, 3, size, size],
+resized and cropped, to probabilities [n, C].
 """
 
 import argparse
@@ -19,11 +20,11 @@ from tqdm import tqdm
 from engine import config, terminal
 from engine.datasets.image_files import find_images
 from engine.errors import UserError
-from engine.results.predictions import CSV_HEADER, lines
+from engine.results.predictions import CSV_HEADER, format_predictions
 
 
 def main() -> int | None:
-    args = config.parser(__doc__, *config.PREDICT).parse_args()
+    args = config.parser(__doc__, "predict.py").parse_args()
     files, notes = find_images(args.images, terminal.read_file_list(args.list) if args.list else [])
     print(*(f"note: {note}\n" for note in notes), sep="", end="", file=sys.stderr)
     if not files and not args.export:
@@ -49,7 +50,7 @@ def load(args: argparse.Namespace):
         return classifier.load(args.run, weights=args.clip_weights, wise_ft=args.wise_ft, device=config.device(args))
     except MissingClassifier as error:
         said = f"{error}; train.py keeps that of the run which validation selects, in the folder that it names:"
-        raise UserError("\n  ".join([said, *commands.keeping(args, error.cells)])) from error
+        raise UserError("\n  ".join([said, *commands.save_heads_commands(args, error.cells)])) from error
 
 
 def predict(args: argparse.Namespace, classifier, files: list[str]) -> int:
@@ -68,7 +69,7 @@ def predict(args: argparse.Namespace, classifier, files: list[str]) -> int:
                 unreadable += 1
                 bar.write(f"{file} cannot be read: {found}", file=sys.stderr)
             else:
-                print(lines(file, found, args.format), flush=True)
+                print(format_predictions(file, found, args.format), flush=True)
             bar.update()
     if unreadable:
         print(f"{unreadable} of {len(files)} images cannot be read", file=sys.stderr)

@@ -1,9 +1,8 @@
-# Sourced by demo.sh and test.sh: sets $PYTHON to a Python that has the requirements.
-# The active Python is kept when it has them (a conda environment, say); else .venv is made and they are installed there.
+# Sourced by demo.sh, test.sh and sweep.sh: sets $PYTHON to a Python with the requirements.
+# The active Python (a conda environment, say) is used if it has them; otherwise they are installed into .venv.
 
 PYTHON=${PYTHON:-python3}
-# Versions are compared with requirements.txt; torchvision is imported for good, as it fails to beside a torch that it
-# does not belong to.
+# Versions are compared with requirements.txt. torchvision is imported, as it fails with the wrong torch.
 HAS_REQUIREMENTS='
 import importlib.metadata, sys
 from packaging.requirements import Requirement
@@ -17,11 +16,11 @@ import torchvision
 
 if ! "$PYTHON" -c "$HAS_REQUIREMENTS" 2>/dev/null; then
     if [ ! -x .venv/bin/pip ]; then
-        echo "making .venv, as $PYTHON lacks some of requirements.txt ..."
+        echo "creating .venv: $PYTHON lacks packages of requirements.txt ..."
         "$PYTHON" -m venv .venv
     fi
     PYTHON=.venv/bin/python
-    echo "using .venv; for commands that you type yourself, activate it first: source .venv/bin/activate"
+    echo "using .venv; activate it before you run other commands: source .venv/bin/activate"
     if ! "$PYTHON" -c "$HAS_REQUIREMENTS" 2>/dev/null; then
         echo "installing requirements.txt into .venv (a few minutes, once) ..."
         "$PYTHON" -m pip install --quiet --disable-pip-version-check -r requirements.txt

@@ -1,11 +1,16 @@
-"""Train classifiers over a grid of hyper-parameters, select by few-shot validation accuracy, test the selected one.
+"""Train classifiers over a grid of hyper-parameters and test the best one.
 
-    python train.py --modality cross_modal --classifier_head linear --classifier_init zeroshot --logit 4.60517 \\
-        --hyperparams linear --dataset imagenet --train-shot 16 --seed 1 --clip-encoder RN50 --image-layer-idx 0 \\
-        --text-augmentation hand_crafted --image-augmentation flip --image-views 1
+    python train.py --modality cross_modal --classifier_head linear \\
+        --classifier_init zeroshot --logit 4.60517 --hyperparams linear \\
+        --dataset imagenet --train-shot 16 --seed 1 --clip-encoder RN50 \\
+        --image-layer-idx 0 --text-augmentation hand_crafted \\
+        --image-augmentation flip --image-views 1
 
-Several datasets, shots, seeds and encoders mean all combinations, trained at once where their shapes agree. Each run
-leaves a record; complete runs are skipped, so a killed sweep goes on where it stopped. Needs what features.py made.
+The best run is the one with the highest accuracy on the few-shot validation
+set. All combinations of datasets, shots, seeds and encoders are trained,
+together where their shapes agree. Each run writes a record. Complete runs are
+skipped: rerun the same command to resume a killed sweep. Needs the features of
+features.py.
 """
 
 from pathlib import Path
@@ -14,7 +19,7 @@ from engine import config, files
 
 
 def main() -> None:
-    args = config.parser(__doc__, *config.TRAIN).parse_args()
+    args = config.parser(__doc__, "train.py").parse_args()
     config.check_encoders(args)
     cells = config.cells(args)
     files.require_writable(Path(args.result_dir))

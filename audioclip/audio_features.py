@@ -1,11 +1,15 @@
-"""Encode the sounds of ESC-50 with AudioCLIP: features of five folds, for imagenet_esc.py.
+"""Encode the sounds of ESC-50 with AudioCLIP, once, for imagenet_esc.py.
 
     cd audioclip && python audio_features.py
 
-Edit PATH and CHECKPOINT at the top of this file, or pass --esc-dir and --checkpoint. Folds that are already in the
-feature store are skipped, so a killed run resumes with the same command. Features made with other weights, another list
-of clips, --audio-scale, --mode or --batch-size are refused. The defaults are the paper's: samples in [-1, 1], train()
-mode, batches of 10 in metadata order.
+First edit PATH and CHECKPOINT at the top of this file, or use --esc-dir and
+--checkpoint. Writes one feature file per fold (five). Stored folds are
+skipped: rerun the same command to resume. Stored folds with other weights,
+another list of clips, or another --audio-scale, --mode or --batch-size are an
+error.
+
+The defaults are the paper's: samples in [-1, 1], train() mode, batches of 10
+in metadata order.
 """
 
 import argparse
@@ -29,7 +33,7 @@ CHECKPOINT = "audioclip/AudioCLIP-Partial-Training.pt"
 
 
 def main() -> None:
-    parser = config.parser(__doc__, *config.AUDIO)
+    parser = config.parser(__doc__, "audio_features.py")
     parser.set_defaults(esc_dir=ROOT / PATH, checkpoint=ROOT / CHECKPOINT, feature_dir=ROOT / default.FEATURE_DIR)
     args = parser.parse_args()
     dataset = load_inputs(Path(args.esc_dir), Path(args.checkpoint))
@@ -42,9 +46,9 @@ def main() -> None:
     audio.check_batches(sizes, args.audio_mode, args.batch_size, args.force)
     encoder = checkpoint.load_encoder(Path(args.checkpoint), device)
     settings = {"audio_scale": args.audio_scale, "mode": args.audio_mode, "batch_size": args.batch_size}
-    source = audio.AudioSource(audio.ENCODER, encoder.digest, dataset.digest(), len(dataset.clips), **settings)
-    folder = audio.place(args.feature_dir)
-    missing = audio.missing(folder, source, sizes)
+    source = audio.AudioProvenance(audio.ENCODER, encoder.digest, dataset.digest(), len(dataset.clips), **settings)
+    folder = audio.folds_dir(args.feature_dir)
+    missing = audio.missing_folds(folder, source, sizes)
     clips = sum(sizes[fold] for fold in missing)
     print(f"{folder}: {len(sizes)} folds, {len(missing)} to make: {clips} clips to encode on {device}", flush=True)
     if missing:
@@ -79,7 +83,7 @@ def extract(args: argparse.Namespace, dataset, encoder, source, missing: list[in
     from engine import sounds
     from engine.features import audio
 
-    folder, corrupt = audio.place(args.feature_dir), []
+    folder, corrupt = audio.folds_dir(args.feature_dir), []
     read = partial(sounds.read, rate=frontend.RATE, length=frontend.SAMPLES, resample=args.resample)
     with tqdm(total=sum(len(dataset.folds[fold]) for fold in missing), unit="clip") as bar:
         for fold in missing:

@@ -165,14 +165,14 @@ def encode(args: argparse.Namespace) -> None:
 
 def texts(args: argparse.Namespace) -> None:
     from engine.features.prompts import read_texts
-    from engine.features.store import Place
+    from engine.features.store import FeaturePaths
     from engine.features.texts import extract_texts, plan_texts
 
     encoder = load(args)
     prompts = [f"a photo of a {one} {two} thing, a type of flower." for one in WORDS for two in WORDS if one != two]
     prompts = [*prompts[:100], *(f"{word} texture." for word in WORDS), *(f"itap of a {word} dog." for word in WORDS)]
     tokens = encoder.tokenizer(prompts).to(args.device)
-    place = Place(args.folder / "texts")
+    place = FeaturePaths(args.folder / "texts")
 
     @torch.inference_mode()
     def plain():
@@ -201,9 +201,9 @@ def decode_rate(args: argparse.Namespace, way: str, workers: int) -> float:
     from engine import datasets
     from engine.features import extract
     from engine.features.decoding import batches
-    from engine.features.store import Place
+    from engine.features.store import FeaturePaths
 
-    benchmark, place = datasets.load("demo", args.folder / "data"), Place(args.folder / "none")
+    benchmark, place = datasets.load("demo", args.folder / "data"), FeaturePaths(args.folder / "none")
     positions = list(range(len(benchmark.test)))
     encoder = load(args)
     plan = extract.plan(benchmark, "test", "none", positions, place, encoder, way)
@@ -248,12 +248,12 @@ def child(args: argparse.Namespace, layers: list[int], workers: int) -> dict:
 def be_child(folder: str, encoder: str, device: str, batch_size: str, workers: str, *layers: str) -> None:
     from engine import datasets
     from engine.features import extract
-    from engine.features.store import Place
+    from engine.features.store import FeaturePaths
 
     args = argparse.Namespace(folder=Path(folder), encoder=encoder, device=device)
     loaded = load(args, layers=list(map(int, layers)))
     benchmark = datasets.load("demo", args.folder / "data")
-    place = Place(args.folder / "run")
+    place = FeaturePaths(args.folder / "run")
     plan = extract.plan(benchmark, "test", "none", list(range(len(benchmark.test))), place, loaded)
     Path("/proc/self/clear_refs").write_text("5")  # the peak from now on
     before = memory_of_process("VmRSS")
@@ -342,19 +342,19 @@ def test_bank(args: argparse.Namespace, layer: int) -> Iterator[list[str]]:
     from engine import datasets
     from engine.clip.load import load_encoder
     from engine.features.prompts import Texts, write_texts
-    from engine.features.store import Place, Source, write_shard
+    from engine.features.store import FeaturePaths, Provenance, write_shard
     from engine.features.texts import extract_texts, plan_texts
 
     encoder = load_encoder("demo-RN", image_layers=[layer])
     benchmark, store = datasets.load("demo", args.folder / "data"), args.folder / "large"
     shape = list(encoder.image_shapes[layer]) if layer else [1024]
-    place = Place.of(store, "demo-RN", "demo")
+    place = FeaturePaths.of(store, "demo-RN", "demo")
     row = 4 * int(np.prod(shape))
     generator = torch.Generator().manual_seed(0)
     for part in ("train", "val", "test"):
         items = benchmark.labels(part)
         labels = torch.tensor(items) if part != "test" else torch.arange(2**32 // row) % CLASSES
-        source = Source("demo-RN", encoder.digest, benchmark.digest(part), len(labels), layer=layer)
+        source = Provenance("demo-RN", encoder.digest, benchmark.digest(part), len(labels), layer=layer)
         for rows in torch.arange(len(labels)).split(max(1, 2**27 // row)):
             features = torch.randn(len(rows), *shape, generator=generator)
             write_shard(place.bank(part, layer, "none"), source, rows.tolist(), labels[rows], features)

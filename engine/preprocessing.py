@@ -1,6 +1,6 @@
-"""How an encoder wants its images: a value that the store, saved classifiers and `engine.transforms` share.
+"""Image preprocessing of an encoder: a value shared by the store, saved classifiers and `engine.transforms`.
 
-It imports nothing, as training on final features needs neither PIL nor open_clip.
+Imports nothing heavy: training on final features needs neither PIL nor open_clip.
 """
 
 from __future__ import annotations
@@ -8,16 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DEPTH = 16
-"""How many bits an image of more than 8 has where nothing says it."""
+"""Assumed bits per channel of images with more than 8, where no depth is stated."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The way from an RGB image to an encoder's input, as open_clip names it.
+    """The transform from an RGB image to an encoder's input, in open_clip's terms.
 
     `resize_mode` is `shortest` (the short side becomes `size`, the centre is cropped), `squash` (both sides become
     `size`) or `longest` (the long side becomes `size`, `fill_color` fills the rest). `interpolation` is bicubic or
-    bilinear. Pixels, 0 to 1, are normalised by `mean` and `std`. The defaults are those of OpenAI's encoders.
+    bilinear. Pixels in [0, 1] are normalised by `mean` and `std`. The defaults are for OpenAI's encoders.
     """
 
     size: int
@@ -29,11 +29,11 @@ class Preprocessing:
 
     @property
     def description(self) -> str:
-        """Return all but the size, which follows from the encoder, in words: the store states and compares them."""
+        """Return all fields but the size as text, which feature files record. The encoder determines the size."""
         fill = f", fill {self.fill_color}" if self.resize_mode == "longest" else ""
         mean, std = (" ".join(map(str, values)) for values in (self.mean, self.std))
         return f"{self.resize_mode} {self.interpolation}{fill}, mean {mean}, std {std}"
 
 
-USUAL = Preprocessing(size=224).description
-"""The preparation of OpenAI's encoders, and so of features whose files do not state any."""
+OPENAI_PREPROCESSING = Preprocessing(size=224).description
+"""The preprocessing of OpenAI's encoders, and of feature files that do not record any."""

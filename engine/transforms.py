@@ -1,9 +1,9 @@
-"""From an image file to the encoder's input (section 3 of the protocol).
+"""Transform an image file into the encoder's input (section 3 of the protocol).
 
     pixels = normalise(render(open_rgb(path), view, preprocessing, seed), preprocessing)
 
-is bit-equal to open_clip's own transform for the encoder, on PIL images. `open_fast` decodes and resizes twice as fast,
-a grey level off here and there. `engine.features.views` names the views that an image is rendered in.
+The result is bit-equal to open_clip's own transform for the encoder, on PIL images. `open_fast` makes decoding and
+resizing twice as fast, with differences of one grey level in places. `engine.features.views` lists the views.
 """
 
 from __future__ import annotations
@@ -19,87 +19,87 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from engine.images import MAX_PIXELS, opened, to_rgb
+from engine.images import MAX_PIXELS, open_image, to_rgb
 from engine.preprocessing import DEPTH, Preprocessing
 
-Decoded = Image.Image | Tensor
+RgbImage = Image.Image | Tensor
 """An RGB image: PIL's, or uint8 [3, H, W]."""
 
 CROP_AREA, CROP_RATIO = (0.9, 1.0), (3 / 4, 4 / 3)
-"""Area over the image's area, and width over height, of a random crop for encoders that do not crop: the ranges that
-open_clip trains them with (`AugmentationCfg` and torchvision's `RandomResizedCrop`)."""
+"""Ranges of area (relative to the image) and aspect ratio (width / height) of random crops, for encoders that do not
+crop. open_clip trains them with these (`AugmentationCfg` and torchvision's `RandomResizedCrop`)."""
 CROP_TRIES = 10
-"""Draws of such a crop before the largest one in the centre is taken, as in torchvision and timm."""
+"""Draws of a random crop before falling back to the largest centre crop, as in torchvision and timm."""
 
 
 def open_rgb(path: Path, upright: bool = False, depth: int = DEPTH, background: str = "") -> Image.Image:
-    """Decode an image file to RGB, as `engine.images.to_rgb` describes: of one with several pictures the first.
+    """Decode the first picture of an image file to RGB, as `engine.images.to_rgb` describes.
 
-    Raises OSError (and PIL's own errors, most of which are) for a corrupt file, and OSError and ValueError for images
-    that cannot be decoded so: too large, or with other numbers for pixels.
+    Raises OSError, or another error of PIL, for a corrupt file; OSError for an image that is too large; ValueError for
+    unsupported pixel values.
     """
-    with opened(path) as image:
+    with open_image(path) as image:
         return to_rgb(image, upright, depth, background)
 
 
 def open_fast(path: Path, upright: bool = False, depth: int = DEPTH, background: str = "") -> Tensor:
     """Decode an image file with torchvision: RGB, uint8 [3, H, W].
 
-    PIL decodes what torchvision cannot: other formats, more than 8 bits, turning some formats, transparency on a
-    background. Raises what `open_rgb` raises.
+    Falls back to PIL where torchvision lacks support: other formats, more than 8 bits, EXIF orientation of some
+    formats, transparency on a background. Raises the errors of `open_rgb`.
     """
-    from torchvision.io import ImageReadMode, decode_image  # which torchvision means to give up some day
+    from torchvision.io import ImageReadMode, decode_image  # deprecated by torchvision
 
-    with opened(path) as header:  # torchvision decodes an image of any size
+    with open_image(path) as header:  # checks the size: torchvision has no limit
         is_turned = not upright or header.format in ("JPEG", "MPO", "PNG")
         is_shown = not (background and header.has_transparency_data)
     image = None
     if is_turned and is_shown:
-        with suppress(RuntimeError):  # a format that torchvision does not know, a corrupt file, or none
+        with suppress(RuntimeError):  # an unknown format, or a corrupt or missing file: PIL decides
             image = decode_image(str(path), ImageReadMode.RGB, apply_exif_orientation=upright)
     if image is None or image.dtype != torch.uint8 or image.dim() > 3:
-        del image  # 16 bits, which may be large
+        del image  # frees a 16-bit image, which may be large
         return F.pil_to_tensor(open_rgb(path, upright, depth, background))
     return image
 
 
-def decoded(path: Path, decode: str, upright: bool, depth: int, background: str) -> Decoded:
-    """An image file as `--decode` says, pil or fast. Raises what `open_rgb` raises."""
+def decode_file(path: Path, decode: str, upright: bool, depth: int, background: str) -> RgbImage:
+    """Decode an image file with `open_rgb` (`decode` is pil) or `open_fast` (fast). Raises the errors of `open_rgb`."""
     return (open_rgb if decode == "pil" else open_fast)(path, upright, depth, background)
 
 
-def render(image: Decoded, view: str, preprocessing: Preprocessing, seed: str) -> Tensor:
-    """Return one view of an RGB image: uint8 [3, size, size], a PIL image resized by PIL.
+def render(image: RgbImage, view: str, preprocessing: Preprocessing, seed: str) -> Tensor:
+    """Return one view of an RGB image: uint8 [3, size, size]. PIL images are resized by PIL.
 
-    `none` is the image as the encoder wants it, `flip` its mirror image. A `randomcrop` view draws its crop and its
-    flip (p = 0.5) from `seed`, which names dataset, image and view, so that it is the same whenever and wherever it is
-    made. With `resize_mode` shortest the place of the crop is drawn. With the others the crop is one of open_clip's
-    training crops (`CROP_AREA`, `CROP_RATIO`), resized to size x size.
-    Raises ValueError for a strip that resizing would make enormous.
+    `none` is the encoder's own preprocessing, `flip` its mirror image. A `randomcrop` view draws its crop and its flip
+    (p = 0.5) from `seed`, which names dataset, image and view: the result is reproducible everywhere. With
+    `resize_mode` shortest, the position of the crop is drawn. With the others, the crop is one of open_clip's training
+    crops (`CROP_AREA`, `CROP_RATIO`), resized to size x size.
+    Raises ValueError for a strip so narrow that resizing would make it enormous.
     """
     size, height, width = preprocessing.size, *F.get_size(image)
-    target = _resized(preprocessing, height, width)
-    # one side is resized after the other: in between, the long one may still be as long as it was
+    target = _target_size(preprocessing, height, width)
+    # sides are resized one after the other: the intermediate image may still have the original long side
     if max(math.prod(target), size * max(height, width)) > MAX_PIXELS:
         raise ValueError(f"{max(height, width)} x {min(height, width)} pixels are too narrow a strip; cut it")
-    way = InterpolationMode(preprocessing.interpolation)
+    interpolation = InterpolationMode(preprocessing.interpolation)
     if view in ("none", "flip"):
-        image = _centre(F.resize(image, target, way), size, preprocessing.fill_color)
+        image = _crop_or_pad(F.resize(image, target, interpolation), size, preprocessing.fill_color)
         flipped = view == "flip"
     else:
         draw = random.Random(seed)
         if preprocessing.resize_mode == "shortest":
-            image, (height, width) = F.resize(image, target, way), target
+            image, (height, width) = F.resize(image, target, interpolation), target
             image = F.crop(image, draw.randint(0, height - size), draw.randint(0, width - size), size, size)
         else:
-            image = F.resized_crop(image, *_random_box(draw, height, width), [size, size], way)
+            image = F.resized_crop(image, *_random_box(draw, height, width), [size, size], interpolation)
         flipped = draw.random() < 0.5
     image = F.horizontal_flip(image) if flipped else image
     return image if isinstance(image, Tensor) else F.pil_to_tensor(image)
 
 
-def _resized(preprocessing: Preprocessing, height: int, width: int) -> list[int]:
-    """Return the height and width that an image is resized to before it is cropped or padded to the size."""
+def _target_size(preprocessing: Preprocessing, height: int, width: int) -> list[int]:
+    """Return the height and width to resize an image to, before it is cropped or padded to size x size."""
     size, short, long = preprocessing.size, min(height, width), max(height, width)
     match preprocessing.resize_mode:
         case "squash":
@@ -112,8 +112,8 @@ def _resized(preprocessing: Preprocessing, height: int, width: int) -> list[int]
     raise ValueError(f"there is no resize mode '{preprocessing.resize_mode}'")
 
 
-def _centre(image: Decoded, size: int, fill_color: int) -> Decoded:
-    """Return an image cut and filled to size x size, its middle where it was."""
+def _crop_or_pad(image: RgbImage, size: int, fill_color: int) -> RgbImage:
+    """Return an image cropped or padded to size x size around its centre."""
     height, width = F.get_size(image)
     across, down = max(0, size - width), max(0, size - height)
     if across or down:
@@ -122,7 +122,7 @@ def _centre(image: Decoded, size: int, fill_color: int) -> Decoded:
 
 
 def _random_box(draw: random.Random, height: int, width: int) -> tuple[int, int, int, int]:
-    """Draw a crop of an image: its top, left, height and width."""
+    """Draw a random crop of an image: top, left, height and width."""
     for _ in range(CROP_TRIES):
         area = height * width * draw.uniform(*CROP_AREA)
         ratio = math.exp(draw.uniform(*map(math.log, CROP_RATIO)))
@@ -135,5 +135,5 @@ def _random_box(draw: random.Random, height: int, width: int) -> tuple[int, int,
 
 
 def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Return the encoder's input, float32, of rendered images, uint8 [..., 3, H, W]."""
+    """Normalise rendered images, uint8 [..., 3, H, W], to the encoder's input, float32."""
     return F.normalize(pixels.float().div_(255), preprocessing.mean, preprocessing.std, inplace=True)

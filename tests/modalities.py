@@ -11,7 +11,7 @@ from engine.datasets import few_shot
 from engine.esc.benchmark import CLASSES
 from engine.features import audio
 from engine.features.prompts import Texts, write_texts
-from engine.features.store import Bank, Place, Source, write_shard
+from engine.features.store import Bank, FeaturePaths, Provenance, write_shard
 
 SETS = {name: {int(k): v for k, v in own.items()} for name, own in json.loads(CLASSES.read_text()).items()}
 DIMENSION, IMAGES = 16, {"train": 7, "val": 5, "test": 2}
@@ -28,13 +28,13 @@ def install(root, **how):
     def noisy(labels, noise):
         return 3 * (centres[labels] + noise * torch.randn(len(labels), DIMENSION, generator=generator))
 
-    place = Place.of(root / "features", "RN50", "imagenet")
+    place = FeaturePaths.of(root / "features", "RN50", "imagenet")
     for part, count in IMAGES.items():
         labels = torch.arange(1000).repeat_interleave(count)
-        source = Source("RN50", "weights", f"list of {part}", len(labels), **how)
+        source = Provenance("RN50", "weights", f"list of {part}", len(labels), **how)
         write_shard(place.bank(part, 0, "none"), source, list(range(len(labels))), labels, noisy(labels, 0.8))
     labels = torch.arange(1000)
-    source = Source("RN50", "weights", "list of prompts", 1000, **how)
+    source = Provenance("RN50", "weights", "list of prompts", 1000, **how)
     write_texts(place.texts(0, "classname"), Texts(noisy(labels, 1.0), labels, [f"class {k}" for k in labels], source))
     for shots, seed in ((shots, seed) for shots in (1, 2, 4) for seed in range(1, 6)):
         lists = ([label for label in range(1000) for _ in range(IMAGES[part])] for part in ("train", "val"))
@@ -57,7 +57,7 @@ def install_sounds(feature_dir, noisy):
         random.Random(fold).shuffle(clips)
         targets, labels, names = zip(*clips, strict=True)
         audio.write_fold(
-            audio.place(feature_dir),
+            audio.folds_dir(feature_dir),
             fold,
             audio.Fold(
                 features=F.normalize(noisy(torch.tensor(labels), 1.2)),
@@ -65,7 +65,7 @@ def install_sounds(feature_dir, noisy):
                 positions=torch.arange(400) + 400 * (fold - 1),
                 categories=list(names),
                 paths=[f"audio/{k}.wav" for k in range(400)],
-                source=audio.AudioSource(
+                provenance=audio.AudioProvenance(
                     "AudioCLIP", "weights", "list", 2000, audio_scale=1, mode="train", batch_size=10
                 ),
             ),
@@ -79,7 +79,7 @@ class Plain:
         self.root = root
         self.names = SETS[f"imagenet_{classes}"]
         self.rank = {label: rank for rank, label in enumerate(sorted(self.names))}
-        self.place = Place.of(root / "features", "RN50", "imagenet")
+        self.place = FeaturePaths.of(root / "features", "RN50", "imagenet")
 
     def images(self, part, shots=None, seed=None):
         features, labels = Bank(self.place.bank(part, 0, "none")).read()
@@ -98,7 +98,7 @@ class Plain:
         by_name = {name: self.rank[label] for label, name in self.names.items()}
         found = []
         for number in folds:
-            fold = audio.read_fold(audio.place(self.root / "features"), number)
+            fold = audio.read_fold(audio.folds_dir(self.root / "features"), number)
             for name in by_name:
                 own = [k for k, category in enumerate(fold.categories) if category == name]
                 found += [(self._unit(fold.features[k]), by_name[name]) for k in own[start:end]]

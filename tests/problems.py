@@ -4,7 +4,7 @@ import torch
 from open_clip.model import CLIP
 from torch.nn import functional as F
 
-from engine.clip.frozen import FrozenImages, FrozenTexts
+from engine.clip.frozen import FrozenImageEncoder, FrozenTextEncoder
 from engine.clip.split import trainable_image, trainable_text
 
 CLASSES, DIMENSION = 12, 64
@@ -36,7 +36,7 @@ def encoders(kind, image_labels, val_labels):
     with torch.no_grad():
         image_layers, text_layers = LAYERS[kind]
         image, text = trainable_image(clip, image_layers), trainable_text(clip, text_layers)
-        frozen_image, frozen_text = FrozenImages(clip, [image_layers]), FrozenTexts(clip, [text_layers])
+        frozen_image, frozen_text = FrozenImageEncoder(clip, [image_layers]), FrozenTextEncoder(clip, [text_layers])
         noise = torch.Generator().manual_seed(2)
 
         def maps(pixels):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from engine import datasets
 from engine.datasets import few_shot
 from engine.features.prompts import Texts, write_texts
-from engine.features.store import Place, Source, write_shard
+from engine.features.store import FeaturePaths, Provenance, write_shard
 
 
 def store_of_random_features(root, classes, dimension=32):
@@ -27,13 +27,13 @@ def store_of_random_features(root, classes, dimension=32):
     store = stored_features(root)
     for part, per_class, views in (("train", 16, ["none", "flip"]), ("val", 4, ["none"]), ("test", 5, ["none"])):
         labels = torch.arange(classes).repeat_interleave(per_class)
-        source = Source("fake", "digest of weights", f"digest of {part}", len(labels))
+        source = Provenance("fake", "digest of weights", f"digest of {part}", len(labels))
         for view in views:
             for rows in torch.arange(len(labels)).split(100):
                 features = noisy(labels[rows], 0.35)
                 write_shard(store.place.bank(part, 0, view), source, rows.tolist(), labels[rows], features)
     labels = torch.arange(classes)
-    source = Source("fake", "digest of weights", "digest of prompts", classes)
+    source = Provenance("fake", "digest of weights", "digest of prompts", classes)
     texts = Texts(noisy(labels, 0.2), labels, [f"class {k}" for k in labels], source)
     write_texts(store.place.texts(0, "hand_crafted"), texts)
     for shots in (1, 2):
@@ -50,7 +50,7 @@ def stored_features(root):
     directories = {"--indices_dir": "indices", "--feature_dir": "features", "--result_dir": "experiments"}
     return SimpleNamespace(
         root=root,
-        place=Place.of(root / "features", "fake", "demo"),
+        place=FeaturePaths.of(root / "features", "fake", "demo"),
         flags=[word for flag, name in directories.items() for word in (flag, str(root / name))],
     )
 

@@ -1,4 +1,4 @@
-"""The sweeps as a user starts them, with a Python that writes down what it is asked to do before it does it."""
+"""Sweeps as a user starts them, with a Python that records each command line and then runs it."""
 
 import os
 import shlex
@@ -18,7 +18,7 @@ exec "$RUNS" "$@"
 
 
 class Call(NamedTuple):
-    """A command line that a sweep ran, as which process and on which GPU."""
+    """A command line that a sweep ran, with its process id and GPU."""
 
     pid: int
     gpu: str
@@ -30,9 +30,9 @@ class Call(NamedTuple):
 
 
 class Sweep:
-    """A sweep that has begun, in a session of its own as a terminal has, where `kill_session` is what Ctrl-C does.
+    """A running sweep in a separate session, as in a terminal; `kill_session` sends Ctrl-C.
 
-    `runs` is what stands in for Python; `true` only writes down. What is said goes to files in `folder`.
+    `runs` replaces Python; `true` only records the command lines. Output goes to files in `folder`.
     """
 
     def __init__(self, script, *words, folder, runs=sys.executable, cwd=ROOT, **settings):

@@ -105,7 +105,7 @@ def test_a_file_for_each_fold_with_all_that_others_need(finished):
     assert fold.categories == ["dog", "rain", "dog", "rain"]
     assert fold.positions.tolist() == [4, 5, 6, 7]
     assert fold.paths == [f"audio/{k}.wav" for k in range(4, 8)]
-    assert (fold.source.mode, fold.source.audio_scale, fold.source.batch_size) == ("train", 1, 4)
+    assert (fold.provenance.mode, fold.provenance.audio_scale, fold.provenance.batch_size) == ("train", 1, 4)
     before = world.stored()
     again = world.start().wait(check=0)
     assert ", 0 to make" in again.out
@@ -124,7 +124,7 @@ def test_after_ctrl_c_or_a_kill_it_goes_on_to_the_same_features(world, finished)
         time.sleep(0.01)
     os.kill(interrupted.pid, signal.SIGINT)
     interrupted.wait(check=130)
-    assert "the same command goes on from there" in interrupted.err
+    assert "rerun the same command to resume" in interrupted.err
     assert len(world.stored()) < FOLDS
     audio.fold_path(world.folder, 1).unlink()  # as if another fold had been the first
     world.start().wait(check=0)

@@ -537,7 +537,7 @@ def test_interrupted_it_goes_on(hosts):
     time.sleep(0.2)
     os.kill(run.pid, signal.SIGINT)
     run.wait(check=130)
-    assert "the same command goes on from there" in run.err
+    assert "rerun the same command to resume" in run.err
     hosts.site.held.set()
     said = look(hosts.root)
     assert "note unfinished download" in said

@@ -110,10 +110,10 @@ def test_features(world):
 def test_sweeps_ask_for_what_the_scripts_take(tmp_path, line):
     """And for the method that eval.py tabulates; tests/test_sweeps.py does what they ask for."""
     sweep = Sweep(line.split()[1], folder=tmp_path, runs="true", DATASETS="dtd", SHOTS="1").wait(check=0)
-    mode = config.parser("", *config.EVAL).parse_args(["--mode", MODES[line]])
+    mode = config.parser("", "eval.py").parse_args(["--mode", MODES[line]])
     config.apply_mode(mode)
     for call in sweep.calls:
-        args = config.parser("", *config.TRAIN).parse_args(call.words[1:])
+        args = config.parser("", "train.py").parse_args(call.words[1:])
         assert all(vars(args)[name] == vars(mode)[name] for name in FIXED)
 
 

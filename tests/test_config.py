@@ -1,4 +1,4 @@
-"""How arguments are read; what scripts make of them is tested with the scripts."""
+"""Types and defaults of arguments; the scripts' tests cover their effects."""
 
 import argparse
 
@@ -18,7 +18,7 @@ def test_sizes(text, expected):
 
 
 @pytest.mark.parametrize("text", ["", "G", "8X", "-1G", "0", "1.2.3", "nan"])
-def test_what_is_no_size(text):
+def test_invalid_sizes(text):
     with pytest.raises(argparse.ArgumentTypeError, match="is not a size such as 8G or 500M"):
         types.size(text)
 
@@ -36,12 +36,12 @@ def test_devices_that_cannot_be_used(name, recwarn):
 
 @pytest.mark.parametrize("flag", ["--method", "--mode"])
 def test_a_method_sets_all_that_it_fixes(flag):
-    """As the known commands do in four arguments; what stands behind it counts."""
+    """Like the known commands with three or four arguments; later arguments override it."""
     known = "--hyperparams partial --logit 4.0 --image-layer-idx 1".split()
-    parse = config.parser("", *config.TRAIN).parse_args
+    parse = config.parser("", "train.py").parse_args
     assert parse([flag, "partial"]) == parse(known)
     assert parse([flag, "adapter"]) == parse("--classifier_head adapter --hyperparams adapter".split())
     assert parse([flag, "linear"]) == parse([])
     assert parse([flag, "partial", "--logit", "3"]).logit == 3
-    command = config.command("train.py", config.TRAIN, parse([flag, "partial", "--dataset", "dtd"]))
+    command = config.command("train.py", parse([flag, "partial", "--dataset", "dtd"]))
     assert command.startswith("python train.py --logit 4.0 --hyperparams partial --dataset dtd --train-shot 1 2")

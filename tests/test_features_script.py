@@ -1,4 +1,4 @@
-"""features.py as a user meets it: what it leaves in the store, killed or not, alone or not, and what it says.
+"""features.py as a user runs it: the store that it leaves, interrupted or concurrent, and its messages.
 
 Most runs are forks of this process (`forks`): the same script under the same arguments, seconds earlier.
 """
@@ -30,7 +30,7 @@ from engine.clip import weights as clip_weights
 from engine.datasets import few_shot
 from engine.features import extract
 from engine.features.prompts import read_texts, write_texts
-from engine.features.store import Bank, Place
+from engine.features.store import Bank, FeaturePaths
 from forks import Fork, as_a_user, can_mount, limit_sharing, unlistable
 from hostile import save_hostile
 
@@ -58,7 +58,7 @@ def world(install_images, random_weights):
     """The dataset, `weights`, `words(...)` of a command line and `start(...)`, which runs it."""
     world = install_images()
     world.weights = random_weights(0)
-    world.place = Place.of(world.root / "features", "demo-RN@tiny", "demo")
+    world.place = FeaturePaths.of(world.root / "features", "demo-RN@tiny", "demo")
 
     def words(*more, weights=world.weights, features="features"):
         encoder = ["--clip-encoder", "demo-RN", *(["--clip-weights", weights] if weights else [])]
@@ -80,7 +80,7 @@ def world(install_images, random_weights):
 
 
 def stored(world, features="features"):
-    """The contents of all files of a store by name: metadata, which come in any order, and the bytes of tensors."""
+    """Return the contents of all files of a store by name: metadata (in any order) and the bytes of tensors."""
     contents = {}
     for path in sorted((world.root / features).rglob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
@@ -90,7 +90,7 @@ def stored(world, features="features"):
 
 
 def positions(world, part, *cells):
-    """Those of a part that the splits of these shots and seeds hold."""
+    """Return the positions of `part` in the few-shot splits of these shots and seeds."""
     splits = [few_shot.load_split(world.root / "indices", "demo", *cell) for cell in cells]
     return {position for split in splits for position in getattr(split, part)}
 
@@ -98,7 +98,7 @@ def positions(world, part, *cells):
 # --- what it leaves --------------------------------------------------------------------------------------------------
 
 
-def test_all_that_training_needs_is_extracted_once(world, script):
+def test_all_features_for_training_are_extracted_once(world, script):
     done = script("features.py", *world.words("--image-augmentation", "flip"), check=0)
     train, val = positions(world, "train", (1, 1)), positions(world, "val", (1, 1))
     assert f"demo-RN demo: 3 prompts; {2 * len(train) + len(val) + 21} images" in done.stdout
@@ -124,7 +124,7 @@ def test_all_that_training_needs_is_extracted_once(world, script):
     assert not again.err
 
 
-def test_other_splits_encode_only_what_is_new(world):
+def test_other_splits_encode_only_new_images(world):
     world.start("--image-augmentation", "none").wait(check=0)
     before = stored(world)
     new = positions(world, "train", (1, 1), (2, 1), (2, 2)) - positions(world, "train", (1, 1))
@@ -148,18 +148,18 @@ def test_random_crops_are_kept_apart(world):
 
 def test_test_only_datasets_and_several_at_once(world):
     world.start("--dataset", "demo", "demo_v2", "--text-augmentation", "classname").wait(check=0)
-    place = Place.of(world.root / "features", "demo-RN@tiny", "demo_v2")
+    place = FeaturePaths.of(world.root / "features", "demo-RN@tiny", "demo_v2")
     assert sorted(path.name for path in place.folder.iterdir()) == ["classes.json", "test-layer_0", "text-layer_0"]
     assert Bank(place.bank("test", 0, "none")).read()[1].tolist() == [0, 0, 1, 2]
     assert read_texts(place.texts(0, "classname")).prompts == ["red star", "blue {} ring", "dot"]
     assert len(Bank(world.place.bank("test", 0, "none"))) == 21
 
 
-def test_a_store_from_before_classes_were_kept_gets_them(world):
-    """And nothing is encoded again. Of test-only datasets nobody needs the prompts."""
+def test_classes_are_added_to_old_stores(world):
+    """Nothing is encoded again. Prompts of test-only datasets are not needed."""
     words = ["--dataset", "demo", "demo_v2", "--text-layer-idx", "0", "1"]
     world.start(*words).wait(check=0)
-    before, classes = stored(world), Place.of(world.root / "features", "demo-RN@tiny", "demo_v2").classes
+    before, classes = stored(world), FeaturePaths.of(world.root / "features", "demo-RN@tiny", "demo_v2").classes
     content = classes.read_bytes()
     assert json.loads(content)["parent_labels"] == [0, 1, 2]
     assert not list(classes.parent.glob("text-*"))
@@ -184,13 +184,15 @@ def test_several_encoders_at_once(world):
     if not (clip_weights.DEMO_MODELS / "demo-ViT.safetensors").is_file():
         pytest.skip("demo-ViT has no weights yet")
     world.start("--clip-encoder", "demo-RN", "demo-ViT", weights=None).wait(check=0)
-    banks = [Bank(Place.of(world.root / "features", name, "demo").bank("test", 0, "none")) for name in names.DEMO]
+    banks = [
+        Bank(FeaturePaths.of(world.root / "features", name, "demo").bank("test", 0, "none")) for name in names.DEMO
+    ]
     assert not torch.equal(banks[0].read()[0], banks[1].read()[0])
-    assert [bank.source.encoder for bank in banks] == ["demo-RN", "demo-ViT"]
+    assert [bank.provenance.encoder for bank in banks] == ["demo-RN", "demo-ViT"]
 
 
 def test_several_layers_and_prompts_at_once(world):
-    """Each image is encoded once; what is left is what a run for each leaves."""
+    """Each image is encoded once; the store equals separate runs."""
     several = "--image-layer-idx 0 1 --text-layer-idx 0 2 --text-augmentation hand_crafted vanilla".split()
     plan = world.start(*several, "--dry-run").wait(check=0).out
     images = 2 * len(positions(world, "train", (1, 1))) + len(positions(world, "val", (1, 1))) + 21
@@ -220,7 +222,7 @@ def test_several_layers_and_prompts_at_once(world):
         (["--store-dtype", "fp16"], "dtype: fp16 there, fp32 here", False),
     ],
 )
-def test_ways_that_are_not_the_protocols_do_not_mix(world, words, field, prompts_too):
+def test_non_default_settings_do_not_mix(world, words, field, prompts_too):
     layer = ["--image-layer-idx", "1"]
     world.start(*layer, *words).wait(check=0)
     assert "0 of them to encode" in world.start(*layer, *words).wait(check=0).out
@@ -239,7 +241,7 @@ def test_neither_workers_nor_batch_size_matter(world):
     world.start(*SEVERAL, "--test-batch-size", "32", features="large").wait(check=0)
     assert stored(world) == stored(world, "four workers")
     small, large = (
-        Bank(Place.of(world.root / name, "demo-RN@tiny", "demo").bank("test", 0, "none")).read()[0]
+        Bank(FeaturePaths.of(world.root / name, "demo-RN@tiny", "demo").bank("test", 0, "none")).read()[0]
         for name in ("features", "large")
     )
     assert torch.allclose(small, large, rtol=0, atol=1e-5 * small.abs().max())
@@ -248,7 +250,7 @@ def test_neither_workers_nor_batch_size_matter(world):
 # --- killed, and not alone -------------------------------------------------------------------------------------------
 
 
-def test_killed_again_and_again_it_leaves_the_same_store(world):
+def test_a_run_killed_repeatedly_leaves_the_same_store(world):
     world.start(*SEVERAL, features="whole").wait(check=0)
     whole = stored(world, "whole")
     assert len(whole) > 10
@@ -269,7 +271,7 @@ def test_killed_again_and_again_it_leaves_the_same_store(world):
     assert not list(world.root.rglob(".*.tmp")), "what the killed left"
 
 
-def test_a_killed_script_goes_on(world):
+def test_a_killed_script_resumes(world):
     command = [sys.executable, "features.py", *world.words(*SEVERAL)]
     run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while run.poll() is None and not list((world.root / "features").rglob("*/none/*.safetensors")):
@@ -285,7 +287,7 @@ def test_a_killed_script_goes_on(world):
 
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_ctrl_c_ends_it_at_once(world, workers):
-    """It reaches all processes of a terminal, those that decode too; a shard that is being written becomes whole."""
+    """The signal reaches all processes of a terminal, workers too; the current shard is completed."""
     command = [sys.executable, "features.py", *world.words(*SEVERAL, "--image-views", "200", "--num-workers", workers)]
     process = subprocess.Popen(
         command,
@@ -300,11 +302,11 @@ def test_ctrl_c_ends_it_at_once(world, workers):
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGINT)
     began = time.monotonic()
-    _, said = process.communicate(timeout=60)
+    _, output = process.communicate(timeout=60)
     assert time.monotonic() - began < 10
     assert process.returncode == 130
-    assert "interrupted: what is complete is kept" in said
-    assert "Traceback" not in said
+    assert "interrupted: completed work is saved" in output
+    assert "Traceback" not in output
     assert not [path for path in (world.root / "features").rglob("*") if path.name.startswith(".")]
     assert ", 0 of them bad" in world.start("--verify").wait(check=0).out
 
@@ -317,7 +319,7 @@ def test_two_at_once_fill_one_store(world):
     checked = world.start(*SEVERAL, "--train-shot", "1", "2", "4", "8").wait(check=0)
     assert ", 0 of them to encode" in checked.out
     world.start(*SEVERAL, features="alone").wait(check=0)
-    alone = Place.of(world.root / "alone", "demo-RN@tiny", "demo")
+    alone = FeaturePaths.of(world.root / "alone", "demo-RN@tiny", "demo")
     for part, view in (("train", "none"), ("train", "randomcrop_1"), ("val", "none"), ("test", "none")):
         bank, expected = Bank(world.place.bank(part, 0, view)), Bank(alone.bank(part, 0, view))
         rows = sorted(positions(world, part, (4, 1), (8, 2))) if part != "test" else list(range(21))
@@ -330,7 +332,7 @@ def test_two_at_once_fill_one_store(world):
 # --- what it plans ---------------------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_says_what_is_missing_and_stops(world):
+def test_a_dry_run_prints_missing_features_and_stops(world):
     train, val = positions(world, "train", (1, 1)), positions(world, "val", (1, 1))
     plan = world.start("--dry-run", "--dataset", "demo", "demo_v2").wait(check=0).out
     assert f"demo-RN demo: 3 prompts; {2 * len(train) + len(val) + 21} images, counting views, " in plan
@@ -352,14 +354,14 @@ def test_a_dry_run_says_what_is_missing_and_stops(world):
 
 
 @pytest.mark.parametrize("layers", [[], ["--image-layer-idx", "1", "--text-layer-idx", "1"]])
-def test_a_plan_knows_the_size_of_what_is_made(world, layers):
+def test_a_plan_predicts_the_size_of_features(world, layers):
     run = world.start(*layers, shard_images=1024).wait(check=0)
     size = float(re.search(r"to encode; ([\d.]+) KiB to write", run.out)[1]) * 1024
     made = [path.stat().st_size for path in (world.root / "features").rglob("*.safetensors")]
-    assert sum(made) - len(made) * 1024 < size < sum(made)  # but for the headers
+    assert sum(made) - len(made) * 1024 < size < sum(made)  # without headers
 
 
-def test_what_does_not_fit_on_the_disk_is_said_first(world):
+def test_too_little_disk_space_is_reported_first(world):
     def nearly_full():
         shutil.disk_usage = lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10000, 10000)
 
@@ -374,7 +376,7 @@ def test_what_does_not_fit_on_the_disk_is_said_first(world):
 
 
 def goes_on(world, words=()):
-    """Whether the next run, which nothing gets in the way of, leaves what one run leaves."""
+    """Return whether an undisturbed next run completes the store like a single run."""
     assert not [path for path in (world.root / "features").rglob("*") if path.name.startswith(".")]
     world.start(*words).wait(check=0)
     world.start(*words, features="whole").wait(check=0)
@@ -384,7 +386,7 @@ def goes_on(world, words=()):
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_full_disk(world, workers):
     def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))  # which the prompts fit in, and a shard of 8 does not
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))  # enough for the prompts, not for a shard of 8
 
     run = world.start("--num-workers", workers, prepare=limit).wait(check=1)
     (line,) = [line for line in run.err.splitlines() if line.startswith("error: ")]
@@ -403,7 +405,7 @@ def test_workers_need_no_shared_memory(world):
 
 
 @pytest.mark.skipif(not can_mount(), reason="this process may not mount a /dev/shm of its own")
-def test_workers_without_semaphores_are_said(world):
+def test_missing_semaphores_are_reported(world):
     run = world.start("--num-workers", "2", prepare=lambda: limit_sharing(world.root, shm="4k")).wait(check=1)
     assert re.search(r"error: processes that decode images cannot be started \(.*No space.*--num-workers 0", run.err)
 
@@ -426,8 +428,8 @@ def test_no_permission(world):
 
 
 def test_a_killed_worker(world):
-    decoded, victim = extract.decoded, world.benchmark.path(world.benchmark.test[13])
-    before = world.place.bank("val", 0, "none")  # what comes before the victim's images; workers may be ahead of it
+    decoded, victim = extract.decode_file, world.benchmark.path(world.benchmark.test[13])
+    before = world.place.bank("val", 0, "none")  # written before the victim's images; workers may be ahead
 
     def kill_a_worker():
         def kill(path, *how):
@@ -437,7 +439,7 @@ def test_a_killed_worker(world):
                 os.kill(os.getpid(), signal.SIGKILL)
             return decoded(path, *how)
 
-        extract.decoded = kill
+        extract.decode_file = kill
 
     run = world.start("--num-workers", "2", prepare=kill_a_worker).wait(check=1)
     assert re.search(r"\nerror: a process that decodes images ended before its work was done.*--num-workers", run.err)
@@ -448,7 +450,7 @@ def test_a_killed_worker(world):
 # --- what it checks --------------------------------------------------------------------------------------------------
 
 
-def test_verify_names_what_is_bad_and_repair_removes_it(world):
+def test_verify_prints_bad_files_and_repair_removes_them(world):
     world.start("--dataset", "demo", "demo_v2").wait(check=0)
     before, paths = stored(world), sorted((world.root / "features").rglob("*.safetensors"))
     (world.root / "data").rename(world.root / "elsewhere")
@@ -460,11 +462,14 @@ def test_verify_names_what_is_bad_and_repair_removes_it(world):
     content[-100] ^= 1
     bank[1].write_bytes(content)
     texts.write_bytes(texts.read_bytes()[:-1])
-    faults = [f"{bank[1]} is not what was written: its digest is ", f"{texts} cannot be read ("]
-    for word, end in (("--verify", "which --repair removes"), ("--repair", "removed, and features.py makes them anew")):
+    faults = [f"{bank[1]} changed since it was written: its digest is ", f"{texts} cannot be read ("]
+    for word, end in (
+        ("--verify", "--repair removes them"),
+        ("--repair", "removed; run features.py to extract them again"),
+    ):
         run = world.start(word).wait(check=1)
         assert all(f"\n{fault}" in f"\n{run.out}" for fault in faults)
-        assert f"{len(paths) - 1} files, 2 of them bad, {end}\n" in run.out
+        assert f"{len(paths) - 1} files, 2 of them bad; {end}\n" in run.out
     assert sorted((world.root / "features").rglob("*.safetensors")) == sorted({*paths} - {bank[1], texts})
     assert "0 of them bad" in world.start("--verify").wait(check=0).out
 
@@ -474,8 +479,8 @@ def test_verify_names_what_is_bad_and_repair_removes_it(world):
     assert stored(world) == before
 
 
-def test_verify_compares_images_with_what_features_were_made_of(world):
-    """Of published datasets too: the shards that have the image are made anew. One that is damaged is no hindrance."""
+def test_verify_reports_changed_images(world):
+    """In published datasets too: shards with the image are extracted again. A damaged shard does not interfere."""
     world.start().wait(check=0)
     before, bank = stored(world), sorted(world.place.bank("test", 0, "none").iterdir())
     benchmark = datasets.load("demo", world.root / "data")
@@ -484,8 +489,8 @@ def test_verify_compares_images_with_what_features_were_made_of(world):
     victim.write_bytes(other.read_bytes())
     bank[-1].write_bytes(b"damaged")
     run = world.start("--verify").wait(check=1)
-    assert f"\n{victim} is not the image that its features were made of\n" in run.out
-    assert run.out.count("is not the image") == 1
+    assert f"\n{victim} changed since its features were extracted\n" in run.out
+    assert run.out.count("changed since its features") == 1
     assert "error" not in run.err
     world.start("--repair").wait(check=1)
     assert sorted(world.place.bank("test", 0, "none").iterdir()) == bank[1:-1]
@@ -494,23 +499,26 @@ def test_verify_compares_images_with_what_features_were_made_of(world):
     assert stored(world) == before
 
 
-def test_repair_leaves_alone_what_only_cannot_be_opened(world):
+def test_repair_does_not_remove_files_that_cannot_be_opened(world):
     """It may be sound. A file of mined templates that is empty is damaged."""
     world.start().wait(check=0)
     mined, shard = world.place.mined("shot_1-seed_1"), next(world.place.bank("test", 0, "none").iterdir())
     mined.write_bytes(b"")
     shard.chmod(0)
-    for word, end in (("--verify", "which --repair removes"), ("--repair", "removed, and features.py makes them anew")):
-        said = world.start(word, prepare=as_a_user).wait(check=1).out
-        assert f"{shard} cannot be opened (Permission denied)\n" in said
-        assert f"{mined} cannot be read (Expecting value" in said
-        assert f", 1 of them bad, {end}\n1 file that cannot be opened, and may be sound: --repair leaves them" in said
+    for word, end in (
+        ("--verify", "--repair removes them"),
+        ("--repair", "removed; run features.py to extract them again"),
+    ):
+        output = world.start(word, prepare=as_a_user).wait(check=1).out
+        assert f"{shard} cannot be opened (Permission denied)\n" in output
+        assert f"{mined} cannot be read (Expecting value" in output
+        assert f", 1 of them bad; {end}\n1 file cannot be opened, but may be sound: --repair does not" in output
     assert shard.exists()
     assert not mined.exists()
     assert world.start(prepare=as_a_user).wait(check=1).err.endswith(f"{shard} cannot be opened (Permission denied)\n")
 
 
-def test_verify_takes_what_is_there(world):
+def test_verify_of_missing_old_and_linked_files(world):
     assert (
         f"{world.root}/features has no features of demo-RN@tiny for demo" in world.start("--verify").wait(check=1).err
     )
@@ -525,7 +533,7 @@ def test_verify_takes_what_is_there(world):
     shutil.move(path.parent, world.root / "on another disk")
     path.parent.symlink_to(world.root / "on another disk")
     (world.root / "on another disk" / "back").symlink_to(world.root / "features")
-    assert "1 file from before there were digests" in world.start("--verify").wait(check=0).out
+    assert "1 file of an older version without digests" in world.start("--verify").wait(check=0).out
     bank = world.place.bank("test", 0, "none")
     refused = world.start("--verify", prepare=unlistable(bank)).wait(check=1)
     assert f"error: {bank} cannot be listed (Permission denied)" in refused.err
@@ -556,14 +564,14 @@ def test_all_corrupt_images_are_listed_once(world, script):
 
 
 def test_images_of_one_colour_are_noted(world):
-    """Each once, whatever views there are of it, and also where other files are corrupt."""
+    """Once per image, for any number of views, and even if other files are corrupt."""
     paths = [world.benchmark.path(item) for item in world.benchmark.test]
     for path in paths[:7]:
         Image.new("RGB", (80, 64), "black").save(path)
     paths[-1].write_bytes(b"")
     run = world.start("--image-views", "1", "--num-workers", "0", shard_images=4).wait(check=1)
     first = ", ".join(map(str, paths[:5]))
-    assert f"\nnote: 7 images are of one colour: {first} and 2 more; a common sign of files that are read" in run.err
+    assert f"\nnote: 7 images are of one colour: {first} and 2 more; often a sign of files that are" in run.err
     assert "image files that cannot be read or decoded: 1." in run.err
 
 
@@ -578,7 +586,7 @@ def test_other_weights_of_the_same_name_are_refused(world, random_weights):
     assert stored(world) == before
 
 
-def test_a_missing_split_is_said_with_its_command(world):
+def test_a_missing_split_is_reported_with_its_command(world):
     run = world.start("--train-shot", "1", "16", "--seed", "1").wait(check=1)
     assert f"{world.root}/indices/demo/shot_16-seed_1.json is missing" in run.err
     assert "python few_shot_split.py --dataset demo --train-shot 16 --seed 1" in run.err
@@ -586,7 +594,7 @@ def test_a_missing_split_is_said_with_its_command(world):
 
 
 def test_the_command_for_a_missing_split_works_as_it_stands(world, script):
-    """Its dataset is found and the split lands where it was looked for, in a folder whose name has a space."""
+    """It finds the dataset and writes the split to the expected folder, whose name has a space."""
     (world.root / "data").rename(world.root / "my data")
     places = ["--data_dir", world.root / "my data", "--indices_dir", world.root / "my $indices", "--max-val-shot", "2"]
     run = world.start(*places).wait(check=1)
@@ -596,7 +604,7 @@ def test_the_command_for_a_missing_split_works_as_it_stands(world, script):
     assert (world.root / "my $indices" / "demo" / "shot_1-seed_1-val_2.json").is_file()
 
 
-def test_a_missing_dataset_is_said_before_any_work(world):
+def test_a_missing_dataset_is_reported_before_any_work(world):
     run = world.start("--dataset", "demo", "dtd").wait(check=1)
     assert f"its folder {world.root}/data/dtd does not exist" in run.err
     assert "DATASETS.md" in run.err
@@ -614,7 +622,7 @@ def test_a_missing_dataset_is_said_before_any_work(world):
         (["--device", "meta"], "--device meta cannot be used: PyTorch has no such device on this machine; it has cpu"),
     ],
 )
-def test_mistakes_are_said(world, words, message):
+def test_mistakes_are_reported(world, words, message):
     assert message in world.start(*words).wait(check=1).err
 
 
@@ -629,7 +637,7 @@ def test_weights_in_any_wrapping_are_the_same(world):
     assert ", 0 of them" not in world.start(weights=wrapped["module"], features="of_half").wait(check=0).out
 
 
-def test_what_is_no_weights_is_named(world):
+def test_files_without_weights_are_reported(world):
     file, sprung = world.root / "w.pt", world.root / "sprung"
 
     def refused(*words):
@@ -645,15 +653,15 @@ def test_what_is_no_weights_is_named(world):
     assert not sprung.exists()
     state = load_file(clip_weights.DEMO_MODELS / "demo-ViT.safetensors")
     torch.save(state | {"visual.positional_embedding": state["visual.positional_embedding"][:17]}, file)
-    misfit = "visual.positional_embedding is 17 x 96 and would have to be 65 x 96"
+    misfit = "visual.positional_embedding is 17 x 96 and must be 65 x 96"
     assert misfit in refused("--clip-encoder", "demo-ViT")
     file.unlink()
     file.mkdir()
-    assert "w.pt: is a folder; give the file in it" in refused()
+    assert "w.pt: is a folder; pass the file in it" in refused()
 
 
-def test_what_is_assumed_of_weights_is_said(world):
-    """Of an architecture that open_clip has no tags of."""
+def test_assumptions_about_weights_are_printed(world):
+    """For an architecture without tags in open_clip."""
     config = (clip_weights.DEMO_MODELS / "demo-RN.json").read_text()
     (world.root / "tiny-RN.json").write_text(config)
 
@@ -663,18 +671,18 @@ def test_what_is_assumed_of_weights_is_said(world):
         open_clip.add_model_config(world.root / "tiny-RN.json")
 
     done = world.start("--clip-encoder", "tiny-RN", "--dry-run", prepare=prepare).wait(check=0)
-    said = f"note: tiny-RN with {world.weights} is taken to have GELU, resize shortest bicubic, mean 0.48145466 "
-    assert done.out.count(said) == 1
+    expected = f"note: tiny-RN with {world.weights} is assumed to have GELU, resize shortest bicubic, mean 0.48145466 "
+    assert done.out.count(expected) == 1
     assert "note: " not in world.start("--dry-run").wait(check=0).out
 
 
-def test_prompts_that_are_too_long_or_the_same_are_said(world):
+def test_long_and_indistinguishable_prompts_are_reported(world):
     listing = world.root / "data" / "demo_v2" / "classnames.txt"
     listing.write_text(listing.read_text().replace("dot", " ".join(["dot"] * 60)).replace("blue {} ring", "Red STAR"))
     run = world.start("--dataset", "demo_v2", "--text-augmentation", "hand_crafted").wait(check=0)
-    assert "warning: 1 prompts are too long for demo-RN and lose their end, such as 'a photo of a dot dot" in run.out
+    assert "warning: 1 prompt is too long for demo-RN and truncated, for example 'a photo of a dot dot" in run.out
     same = "'a photo of a red star.' and 'a photo of a Red STAR.'"
     assert (
-        f"note: in 1 pair of classes, prompts are the same tokens for demo-RN, which cannot tell them apart: {same}\n"
+        f"note: in 1 pair of classes, prompts have the same tokens for demo-RN, which cannot distinguish them: {same}\n"
         in run.out
     )

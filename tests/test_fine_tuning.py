@@ -10,7 +10,7 @@ from PIL import Image
 
 from engine.clip.load import load_encoder
 from engine.features.prompts import read_texts
-from engine.features.store import Bank, Place, write_shard
+from engine.features.store import Bank, FeaturePaths, write_shard
 from engine.methods import GRIDS
 from engine.results.runs import read_record, selected
 from forks import run_fork
@@ -46,7 +46,7 @@ def fresh(tmp_path_factory):
 def world_of(root):
     """The directories of a world as words of a command line, for each script."""
     flags = {name: [f"--{name}_dir", str(root / folder)] for name, folder in FOLDERS.items()}
-    return SimpleNamespace(root=root, place=Place.of(root / "features", "demo-RN", "demo"), flags=flags)
+    return SimpleNamespace(root=root, place=FeaturePaths.of(root / "features", "demo-RN", "demo"), flags=flags)
 
 
 FOLDERS = {"data": "data", "indices": "indices", "feature": "features", "result": "experiments", "eval": "results"}
@@ -153,14 +153,14 @@ def test_features_of_other_layers_are_refused_with_both(world):
     shutil.rmtree(world.place.folder / "test-layer_1")
     bank = Bank(world.place.bank("test", 0, "none"))
     features_of_0, labels = bank.read()
-    write_shard(world.place.bank("test", 1, "none"), bank.source, list(range(len(labels))), labels, features_of_0)
+    write_shard(world.place.bank("test", 1, "none"), bank.provenance, list(range(len(labels))), labels, features_of_0)
     done = train(world, *PARTIAL, check=1)
     assert "holds what goes into the last 0 layers of demo-RN, not into the last 1" in done.stderr
     assert "layer: 0 there, 1 here" in features(world, 1, 0, check=1).stderr
     shutil.rmtree(world.place.folder / "test-layer_1")
     shutil.copytree(world.place.folder / "test-layer_0", world.place.folder / "test-layer_1")
     done = train(world, *PARTIAL, check=1)
-    assert "belongs to test-layer_0/none, and lies in test-layer_1/none; move it back, or remove it" in done.stderr
+    assert "belongs to test-layer_0/none, but is in test-layer_1/none; move it back, or remove it" in done.stderr
 
 
 def test_weights_that_the_features_were_not_made_by_are_refused_with_both_names(world, random_weights):
@@ -181,7 +181,7 @@ def test_features_that_are_not_finite_are_named(world, part, layer):
     read, labels = bank.read(positions)
     read[1:3] = float("nan")
     read.view(len(read), -1)[3, 0] = float("inf")
-    source = bank.source
+    source = bank.provenance
     shutil.rmtree(folder)
     write_shard(folder, source, positions, labels, read)
     done = train(world, *(PARTIAL if layer else []), check=1)
@@ -223,13 +223,13 @@ def test_adapters_and_their_table(tmp_path):
 
 def test_a_diverged_run_is_recorded_as_such(world, monkeypatch):
     """No grid of the paper has a learning rate that diverges, so one is put in its place."""
-    from engine.config import TRAIN, cells, parser
+    from engine.config import cells, parser
     from engine.sweep import sweep as module
     from engine.sweep.data import DatasetFeatures
     from engine.training.grid import Grid
 
     monkeypatch.setitem(module.GRIDS, "linear", Grid(lr=(1e38, 1e-3), weight_decay=(0.0,), batch_size=(8,)))
-    args = parser("", *TRAIN).parse_args([*SWEEP, *BRIEF])
+    args = parser("", "train.py").parse_args([*SWEEP, *BRIEF])
     data = DatasetFeatures(cells(args), world.root / "features", world.root / "indices", "cpu")
     options = module.Options(world.root / "experiments", "stacked", False, "cpu")
     (grid,) = module.run([module.CellSweep(data.cells[0], data, options)], options, lambda steps: None)

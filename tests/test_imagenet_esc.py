@@ -38,7 +38,7 @@ def world(tmp_path_factory):
 
 
 def load(world, *words):
-    args = parser("", "device", "indices_dir", "feature_dir").parse_args([])
+    args = parser("", "imagenet_esc.py").parse_args([])
     args.indices_dir, args.feature_dir = str(world.root / "indices"), str(world.root / "features")
     return inputs.load(args, imagenet_esc(), "cpu")
 
@@ -282,7 +282,7 @@ def test_the_demo_runs_from_nothing(tmp_path):
     places = ["data", "indices", "feature", "esc_result", "avg"]
     flags = [word for name in places for word in (f"--{name}_dir", tmp_path / name)]
     run = Fork("imagenet_esc.py", ["--demo", "--max-iter", "5", *flags], tmp_path, prepare).wait(check=0)
-    for said in ("14400 runs", "Table 4", "Table 5", "Table 15", "Table 16", "put to the protocol of ImageNet-ESC"):
+    for said in ("14400 runs", "Table 4", "Table 5", "Table 15", "Table 16", "with the protocol of ImageNet-ESC"):
         assert said in run.out
     table = pd.read_csv(tmp_path / "avg" / "demo_esc" / "table_16.csv")
     chance = 100 / max(esc.DEMO_CLASSES)

@@ -20,7 +20,7 @@ from engine.demo import world as drawn
 from engine.features import extract
 from engine.features.listing import read_listing
 from engine.features.prompts import read_texts
-from engine.features.store import Bank, Place
+from engine.features.store import Bank, FeaturePaths
 from engine.results.runs import read_record
 from forks import Fork, run_fork, unlistable
 
@@ -55,7 +55,7 @@ def folder_of_work(root, said):
     """Where `my photos` lie, and `.run` types a command."""
     run = functools.partial(run_fork, folder=said, cwd=root)
     return SimpleNamespace(
-        root=root, folder=root / "my photos", run=run, place=Place.of(root / "features", "demo-RN", "my-photos")
+        root=root, folder=root / "my photos", run=run, place=FeaturePaths.of(root / "features", "demo-RN", "my-photos")
     )
 
 
@@ -177,7 +177,7 @@ def test_replaced_images_are_noticed_and_made_anew(extracted):
     extracted.run(*command_in(refused), *FEATURES, "--feature_dir", fresh, check=0)
     listing = read_listing(extracted.place)
     for part in ("train", "val", "test"):
-        banks = [Bank(Place.of(at, "demo-RN", "my-photos").bank(part, 0, "none"), listing.part(part))
+        banks = [Bank(FeaturePaths.of(at, "demo-RN", "my-photos").bank(part, 0, "none"), listing.split(part))
                  for at in (extracted.root / "features", fresh)]  # fmt: skip
         torch.testing.assert_close(banks[0].read()[0], banks[1].read()[0])
     assert "note: 6 runs used images, splits or class names that have changed" in (
@@ -264,17 +264,17 @@ def test_images_that_change_while_they_are_encoded(photos):
     other = sorted(photos.folder.glob("*/*.JPG"))[-1].read_bytes()
 
     def prepare():
-        decode = extract.decoded
+        decode = extract.decode_file
 
         def decoded_and_replaced(*args):
             image = decode(*args)
             victim.write_bytes(other)
             return image
 
-        extract.decoded = decoded_and_replaced
+        extract.decode_file = decoded_and_replaced
 
     refused = Fork("features.py", [*ALL, *FEATURES], photos.root, prepare, photos.root).wait(check=1)
-    assert "my photos: images changed while their features were made: " in refused.err
+    assert "my photos: images changed while their features were extracted: " in refused.err
     assert "1 image replaced" in photos.run("features.py", *ALL, *FEATURES, check=0).stdout
 
 
@@ -286,7 +286,7 @@ def test_a_damaged_list_of_images(extracted):
     verify = ["features.py", *ALL[:2], *ALL[6:8]]
     said = extracted.run(*verify, "--verify", check=1).stdout
     assert "images.json cannot be read" in said
-    assert "is not the image" not in said
+    assert "changed since its features" not in said
     checked = extracted.run("check.py", "--dataset", "my photos", check=1).stdout
     assert checked.count("WRONG") == 1
     assert "images.json is damaged" in checked
@@ -308,7 +308,7 @@ def test_verify_compares_the_content_of_images(extracted):
     victim.write_bytes(content)
     os.utime(victim, ns=(times.st_atime_ns, times.st_mtime_ns))
     said = extracted.run(*verify, check=1)
-    assert f"{victim.relative_to(extracted.root)} is not the image that its features were made of" in said.stdout
+    assert f"{victim.relative_to(extracted.root)} changed since its features were extracted" in said.stdout
     extracted.run("features.py", *ALL, *FEATURES, check=0)  # which looks at size and time
     extracted.run(*verify[:-1], "--repair", check=1)
     assert "1 of them to encode" in extracted.run("features.py", *ALL, *FEATURES, check=0).stdout
@@ -363,7 +363,7 @@ def test_two_classes_need_more_templates(photos):
         shutil.rmtree(folder)
     augmentations = ["hand_crafted", "template_mining"]
     made = photos.run("features.py", *ALL, *FEATURES, "--text-augmentation", *augmentations, check=0)
-    assert made.stdout.count("note: 2 prompts where cross-modal training takes 5 or more") == 1
+    assert made.stdout.count("note: 2 prompts, but cross-modal training needs 5 or more") == 1
     refused = photos.run("train.py", *ALL, *STEPS, check=1)
     assert "of 2 classes, prompts in 3 templates or more are needed" in refused.stderr
     assert "--text-augmentation template_mining" in refused.stderr
@@ -419,14 +419,14 @@ def test_a_list_of_another_program(photos):
     done = photos.run(*split, check=0)
     assert done.stdout.splitlines()[:2] == [
         "note: my photos/birds.csv: ignored columns: fold. If a column has train, val or test, name it split",
-        "note: my photos/birds.csv: classes are called 0.0, 1.0, 2.0, 3.0, 4.0, but prompts need names;"
-        " add a classnames.txt",
+        "note: my photos/birds.csv: classes are called 0.0, 1.0, 2.0, 3.0, 4.0, but prompts need names; add a"
+        " classnames.txt",
     ]
     os.mkfifo(photos.folder / "pipe.jpg")
     (photos.folder / "birds.split.json").unlink()
     listed.write_text("\n".join(["Image;Label;fold", *rows, "pipe.jpg;0.0;test"]))
     refused = photos.run(*split, check=1)
-    assert "my photos/pipe.jpg: it is a named pipe, and no regular file" in refused.stderr
+    assert "my photos/pipe.jpg: it is a named pipe, not a regular file" in refused.stderr
 
 
 def test_classes_of_one_and_of_two_images_are_trained_on(photos):
@@ -468,12 +468,12 @@ def test_pictures_of_every_kind(photos):
     whole = cut.read_bytes()
     cut.write_bytes(whole[: len(whole) // 2])
     refused = photos.run("features.py", *ALL, *FEATURES, check=1)
-    assert "image files that cannot be read or decoded: 1. Put sound ones in their place" in refused.stderr
+    assert "image files that cannot be read or decoded: 1. Replace them by sound files" in refused.stderr
     assert f"  {cut.relative_to(photos.root)}: " in refused.stderr
     cut.write_bytes(whole)
     photos.run("features.py", *ALL, *FEATURES, check=0)
     listing = read_listing(photos.place)
-    banks = [Bank(photos.place.bank(part, 0, "none"), listing.part(part)) for part in ("train", "val", "test")]
+    banks = [Bank(photos.place.bank(part, 0, "none"), listing.split(part)) for part in ("train", "val", "test")]
     assert [len(bank) for bank in banks] == [25, 10, 15]
 
 
@@ -510,7 +510,7 @@ def test_photographs_are_what_a_person_sees(photos):
     both, stored = ["my photos", "as stored"], ["--dataset", "as stored", *ALL[2:]]
     photos.run("features.py", "--dataset", *both, *ALL[2:], *FEATURES, check=0)
     for part in ("train", "val", "test"):
-        places = [Place.of(photos.root / "features", "demo-RN", name.replace(" ", "-")) for name in both]
+        places = [FeaturePaths.of(photos.root / "features", "demo-RN", name.replace(" ", "-")) for name in both]
         seen, made = (Bank(place.bank(part, 0, "none")) for place in places)
         assert torch.equal(seen.read()[0], made.read()[0])
     photos.run("train.py", *stored, *STEPS, "--save-heads", check=0)
@@ -533,7 +533,7 @@ def test_photographs_are_what_a_person_sees(photos):
     assert '"depth": 12,' in split.read_text()
     split.write_text(split.read_text().replace('"depth": 12', '"depth": 14'))
     other = photos.run("features.py", *stored, *FEATURES, check=1)
-    assert "was made from something else:\n  depth: 12 there, 14 here\n" in other.stderr
+    assert "was made differently:\n  depth: 12 there, 14 here\n" in other.stderr
 
 
 @pytest.mark.parametrize(
@@ -545,10 +545,10 @@ def test_photographs_are_what_a_person_sees(photos):
         (["--dataset", "my photos", "other/my-photos"], "my photos and other/my-photos have the same name, my-photos"),
         (
             ["--dataset", "my photos", "--templates", "x/vanilla.txt"],
-            "x/vanilla.txt: the name vanilla belongs to t",
+            "x/vanilla.txt: the name vanilla belongs to templ",
         ),
         (["--dataset", "my photos", "--templates", "a.txt", "b/a.txt"], "a.txt and b/a.txt have the same name, a, for"),
-        (["--dataset", "my photos", "--templates", "mined"], "'mined' is none of hand_crafted, classname, vanilla, "),
+        (["--dataset", "my photos", "--templates", "mined"], "'mined' is neither one of hand_crafted, classname, "),
         (
             ["--dataset", "my photos", "--train-shot", "every"],
             "'every' is not a whole number; shots are a number or 'a",
@@ -564,4 +564,4 @@ def test_mistakes_are_said(photos, words, message):
 
 def test_the_papers_tables_have_numbers_of_shots(photos):
     done = photos.run("tables.py", "--table", "1", "--train-shot", "all", check=1)
-    assert "the paper's tables are of numbers of shots, not of --train-shot all" in done.stderr
+    assert "--train-shot all is in no table of the paper" in done.stderr

@@ -1,4 +1,4 @@
-"""tables.py as a user meets it: each table of the paper on records as written by hand, and one on trained runs."""
+"""tables.py end to end: each table of the paper on records written by hand, and one on trained runs."""
 
 import csv
 import functools
@@ -34,7 +34,7 @@ ADAPTER = ("cross_modal-adapter_zeroshot", "logit_4.60517-adapter")
 def runs(
     method, settings, classifier="trained", *, image=0, text=0, prompts="hand_crafted", images="none_0", by="RN50"
 ):
-    """Where runs of a row lie, and which of their classifiers it is of."""
+    """Return the folder of a row's runs, and the name of the classifier that the row reports."""
     return f"{by}-image_{image}-text_{text}-{prompts}-{images}/{method}/{settings}", classifier
 
 
@@ -48,26 +48,26 @@ def wiseft(method, by="RN50"):
 
 LP = functools.partial(runs, settings=LINEAR)
 FINE = functools.partial(runs, settings=PARTIAL, image=1)
-DELTA, ALONE = "delta", None
+DELTA, PAPER_ONLY = "delta", None
 SHIFTS = [
     [
-        *(zeroshot(by), LP(UNI, images="flip_1", by=by), *[ALONE] * alone),
+        *(zeroshot(by), LP(UNI, images="flip_1", by=by), *[PAPER_ONLY] * alone),
         *(wiseft(UNI_ZEROSHOT, by), wiseft(CROSS, by), LP(CROSS, images="flip_1", by=by)),
     ]
     for by, alone in (("RN50", 2), ("ViT-B-16", 3))
 ]
 ROWS = {  # by hand, in the order of the paper
     1: [
-        *(zeroshot(), LP(UNI, images="flip_1"), wiseft(UNI_ZEROSHOT), *[ALONE] * 4),
+        *(zeroshot(), LP(UNI, images="flip_1"), wiseft(UNI_ZEROSHOT), *[PAPER_ONLY] * 4),
         *(LP(CROSS, images="flip_1"), FINE(CROSS, images="flip_1")),
     ],
     2: [
         *(LP(UNI, images="flip_1"), LP(CROSS, images="flip_1"), DELTA, wiseft(UNI_ZEROSHOT), wiseft(CROSS), DELTA),
-        *([ALONE] * 4 + [runs(*ADAPTER, images="flip_1"), ALONE]),
+        *([PAPER_ONLY] * 4 + [runs(*ADAPTER, images="flip_1"), PAPER_ONLY]),
     ],
     8: SHIFTS[0] + SHIFTS[1],
     10: [
-        *(zeroshot(), *[ALONE] * 3, wiseft(UNI_ZEROSHOT), LP(CROSS, images="flip_1"), wiseft(CROSS)),
+        *(zeroshot(), *[PAPER_ONLY] * 3, wiseft(UNI_ZEROSHOT), LP(CROSS, images="flip_1"), wiseft(CROSS)),
         *(runs(*ADAPTER, images="flip_1"), FINE(CROSS, images="flip_1")),
     ],
     11: [
@@ -82,7 +82,7 @@ ROWS = {  # by hand, in the order of the paper
         for method in (UNI, UNI_ZEROSHOT, "cross_modal-linear_random", "cross_modal-linear_zeroshot")
     ],
     13: [LP(CROSS), FINE(CROSS), FINE(CROSS, image=0, text=1), FINE(CROSS, image=1, text=1)],
-    14: [wiseft(UNI_ZEROSHOT), wiseft(CROSS), ALONE, runs(*ADAPTER), LP(UNI), LP(CROSS), FINE(UNI), FINE(CROSS)]
+    14: [wiseft(UNI_ZEROSHOT), wiseft(CROSS), PAPER_ONLY, runs(*ADAPTER), LP(UNI), LP(CROSS), FINE(UNI), FINE(CROSS)]
     + [wiseft(UNI_ZEROSHOT, "ViT-B-16"), wiseft(CROSS, "ViT-B-16")]
     + [train(method, by="ViT-B-16") for train in (LP, FINE) for method in (UNI, CROSS)],
 }
@@ -114,7 +114,7 @@ def make(script, root, folder, *words, check=0):
 
 
 def accuracy_of(root, dataset, shots, seed, row, test_set=None):
-    """The test accuracy (percent) of the run that validation selected, read without the project's code."""
+    """Return the test accuracy (percent) of the selected run, read without the project's code."""
     folder, classifier = row
     records = [json.loads(p.read_text()) for p in (root / f"{dataset}-shot_{shots}-seed_{seed}" / folder).glob("*/*")]
     best = max(record["trained"]["val"] for record in records)
@@ -125,14 +125,14 @@ def accuracy_of(root, dataset, shots, seed, row, test_set=None):
 
 
 def over_seeds(root, dataset, shots, row, test_set=None):
-    """Mean and deviation over seeds; of zero-shot that of any run."""
+    """Return mean and deviation over seeds; for zero-shot, from any run."""
     seeds = SEEDS[:1] if row[1] == "zeroshot" else SEEDS
     values = [accuracy_of(root, dataset, shots, seed, row, test_set) for seed in seeds]
     return statistics.fmean(values), statistics.pstdev(values)
 
 
 def printed(number, row, dataset, shots):
-    """The paper's number of the `row`-th line of a table, and its deviation."""
+    """Return the paper's number in the `row`-th row of a table, and its deviation."""
     names = "backbone method modality classifier_init text_augmentation image_augmentation image_views metric".split()
     of_table = [r for r in PAPER if r["table"] == str(number)]
     lines = list(dict.fromkeys(tuple(r[name] for name in names) for r in of_table))
@@ -151,7 +151,7 @@ def is_near(text, number):
 
 @pytest.mark.parametrize("number", [1, 2, 11, 12, 13, 14])
 def test_tables_by_shots(number, script, recorded, tmp_path):
-    """Averages over eleven datasets of means over seeds, beside what the paper has at these shots."""
+    """Averages over eleven datasets of means over seeds, beside the paper's numbers at these shots."""
     done = make(script, recorded, tmp_path, "--table", number, "--train-shot", 2)
     table = read(tmp_path, number)
     assert len(table) == len(ROWS[number])
@@ -161,7 +161,7 @@ def test_tables_by_shots(number, script, recorded, tmp_path):
         cells = {name: table[f"{shots}-shot {name}"][k] for name in ("ours", "std", "paper", "paper std", "difference")}
         assert (cells["paper"], cells["paper std"]) == printed(number, k, "average", shots)
         assert cells["paper"]
-        if row is ALONE:
+        if row is PAPER_ONLY:
             assert {cells["ours"], cells["std"], table["runs"][k]} == {""}
             assert table["method"][k].endswith(" †")
             means.append(None)
@@ -176,12 +176,12 @@ def test_tables_by_shots(number, script, recorded, tmp_path):
         assert is_near(cells["difference"], mean - float(cells["paper"]))
         assert cells["std"] == "" if row == DELTA or shots == 0 else is_near(cells["std"], std)
         assert re.fullmatch("[0-9a-f]{12}", table["runs"][k])
-    assert "commands fill them" not in done.stdout
+    assert "To fill them" not in done.stdout
     check_text(tmp_path, number, table)
 
 
 def check_text(folder, number, table):
-    """Markdown and LaTeX say what the CSV says, in the same rows."""
+    """Markdown and LaTeX have the numbers of the CSV file, in the same rows."""
     markdown = (folder / "out" / f"table_{number}.md").read_text()
     lines = [line for line in markdown.splitlines() if line.startswith("| ") and "paper" not in line]
     latex = (folder / "out" / f"table_{number}.tex").read_text()
@@ -207,11 +207,11 @@ def test_table_by_datasets(script, recorded, tmp_path):
     table = read(tmp_path, 10)
     assert [name.removesuffix(" ours") for name in table if name.endswith(" ours")] == [*ELEVEN, "average"]
     for k, row in enumerate(ROWS[10]):
-        shots = 0 if row is not ALONE and row[1] == "zeroshot" else 2
+        shots = 0 if row is not PAPER_ONLY and row[1] == "zeroshot" else 2
         assert table["shots"][k] == str(shots)
         for dataset in [*ELEVEN, "average"]:
             assert (table[f"{dataset} paper"][k], table[f"{dataset} paper std"][k]) == printed(10, k, dataset, shots)
-        if row is ALONE:
+        if row is PAPER_ONLY:
             continue
         found = [over_seeds(recorded, dataset, 2, row)[0] for dataset in ELEVEN]
         for dataset, mean in zip([*ELEVEN, "average"], [*found, statistics.fmean(found)], strict=True):
@@ -228,10 +228,10 @@ def test_table_of_shifted_test_sets(script, recorded, tmp_path):
     table = read(tmp_path, 8)
     assert [name.removesuffix(" ours") for name in table if name.endswith(" ours")] == TESTS
     for k, row in enumerate(ROWS[8]):
-        shots = 0 if row is not ALONE and row[1] == "zeroshot" else 16
+        shots = 0 if row is not PAPER_ONLY and row[1] == "zeroshot" else 16
         for test_set in TESTS:
             assert table[f"{test_set} paper"][k] == printed(8, k, test_set, shots)[0]
-            if row is not ALONE:
+            if row is not PAPER_ONLY:
                 mean, _ = over_seeds(recorded, "imagenet", 16, row, test_set)
                 assert is_near(table[f"{test_set} ours"][k], mean)
     check_text(tmp_path, 8, table)
@@ -277,7 +277,7 @@ def test_tables_of_imagenet_esc(number, task, script, recorded, tmp_path):
 
 
 def test_incomplete_averages_are_blank_and_say_how_much_is_there(script, recorded, tmp_path):
-    """One dataset lacks a seed, another was trained and never tested; what fills them is listed, and nothing else."""
+    """One dataset lacks a seed, another was trained and never tested; only these gaps have commands."""
     root = shutil.copytree(recorded, tmp_path / "experiments")
     folder = ROWS[13][0][0]
     shutil.rmtree(root / "dtd-shot_2-seed_2" / folder)
@@ -290,7 +290,7 @@ def test_incomplete_averages_are_blank_and_say_how_much_is_there(script, recorde
     assert table.loc[0, names].tolist() == ["", "", "9/11", "66.67", ""]
     assert (table["2-shot ours"][1:] != "").all()
     assert "| 9 of 11 |" in done.stdout
-    assert "n of m: so many of the datasets behind" in done.stdout
+    assert "n of m: n of the m datasets that a number" in done.stdout
     commands = re.findall(r"^python .*$", (tmp_path / "out" / "table_13.md").read_text(), re.MULTILINE)
     shots = "--train-shot 2 --seed"
     ours = f"--clip-encoder RN50 --image-augmentation none --image-views 0 --result_dir {root}"
@@ -350,7 +350,7 @@ def test_runs_on_other_weights_are_not_in_one_table(script, recorded, tmp_path):
 
 
 def test_runs_on_other_lists_of_a_variant_are_not_in_one_table(script, recorded, tmp_path):
-    """A variant that was installed anew between two seeds; a table that is not of it has no part in that."""
+    """A variant was installed again between two seeds; tables without this variant are unaffected."""
     root = shutil.copytree(recorded, tmp_path / "experiments")
     for path in (root / "imagenet-shot_16-seed_2" / ROWS[8][1][0]).glob("*/record.json"):
         record = json.loads(path.read_text())
@@ -377,11 +377,11 @@ def test_two_datasets_are_averaged_without_the_papers_eleven(script, recorded, t
     ("words", "said"),
     [
         (["--table", "3"], "'3' is not one of 1, 2, 4, 5, 8, 10, 11, 12, 13, 14, 15, 16 or all"),
-        (["--table", "8", "--datasets", "dtd"], "dtd has none; imagenet and demo have"),
+        (["--table", "8", "--datasets", "dtd"], "dtd has none; choose from imagenet, demo"),
         (["--table", "1", "--datasets", "imagenet_a"], "trained on --dataset imagenet"),
         (["--table", "11", "--plot", "x.png"], "--table 1, 2, 10 or 13"),
         (["--table", "1", "2", "--plot", "x.png"], "--plot draws one table"),
-        (["--table", "14", "--clip-weights", "a.pt"], "Table 14 is of 2 encoders"),
+        (["--table", "14", "--clip-weights", "a.pt"], "Table 14 has 2 encoders"),
         ([], "the following arguments are required: --table"),
     ],
 )
@@ -393,7 +393,7 @@ def test_wrong_arguments_say_what_is_right(words, said, script, tmp_path):
 
 
 def test_a_table_of_trained_runs_whose_gaps_the_listed_commands_fill(script, tmp_path):
-    """Table 1 of a store of features: empty, then after its own commands, against the records they left."""
+    """Table 1 on a feature store: first empty, then compared with the records of the suggested commands."""
     world = store_of_random_features(tmp_path, classes=12)
     words = ["--table", 1, "--datasets", "demo", "--clip-encoder", "fake", "--train-shot", 1, 2, "--max-iter", 110]
     root, plot = tmp_path / "experiments", tmp_path / "plot.png"

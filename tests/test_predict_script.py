@@ -225,8 +225,8 @@ def test_an_encoders_own_preparation_is_used_from_features_to_predictions(kept, 
 
     forget_preparation(world.root / "features")
     refused = run_fork(*words, folder=tmp_path, check=1).stderr
-    assert "was made from something else:\n  preprocessing: shortest bicubic, mean 0.48145466" in refused
-    assert "here\nremove that folder to make it anew" in refused
+    assert "was made differently:\n  preprocessing: shortest bicubic, mean 0.48145466" in refused
+    assert "here\nremove that folder to extract it again" in refused
     world.results = tmp_path / "other experiments"
     assert "was made of images that were prepared otherwise" in train(world, *encoder, "--save-heads", check=1).err
 
@@ -482,7 +482,7 @@ def test_what_is_passed_over_in_folders_is_said(kept, photos):
     )
     assert notes[1].startswith(f"note: {photos}: 4 hidden or system names skipped: ")
     assert notes[2:] == ["note: the list: 1 hidden or system name skipped: @eaDir (1)"]
-    assert f"{photos / 'pipe.jpg'} cannot be read: it is a named pipe, and no regular file" in done.stderr
+    assert f"{photos / 'pipe.jpg'} cannot be read: it is a named pipe, not a regular file" in done.stderr
     refused = Fork("predict.py", [*run, photos], kept.root, unlistable(photos / "bäume")).wait(check=1)
     assert f"error: {photos / 'bäume'} cannot be listed (Permission denied)" in refused.err
 
@@ -504,7 +504,7 @@ def test_heic_needs_its_package(kept, tmp_path):
 
     def with_package():
         sys.path.insert(0, str(tmp_path))
-        images._take_in_plugins.cache_clear()  # other tests may have looked for it
+        images._register_plugins.cache_clear()  # other tests may have looked for it
         image_files._reads_heic.cache_clear()
 
     done = Fork("predict.py", [*run, tmp_path, "--top-k", 1], kept.root, with_package).wait(check=0)

@@ -1,4 +1,4 @@
-"""demo.sh and setup.sh, with Pythons that only write down what they are asked to do."""
+"""demo.sh and setup.sh, with fake Pythons that only record their command lines."""
 
 import os
 import shutil
@@ -17,13 +17,13 @@ esac
 [ "$1" = -c ] && exec {sys.executable} "$@"
 echo "$@" >> commands.txt
 """
-"""Runs `-c` alone; keeps the command lines of scripts in commands.txt."""
+"""Runs only `-c`; records the command lines of scripts in commands.txt."""
 PYTHON_WITHOUT_REQUIREMENTS = "#!/bin/sh\nexit 1\n"
 
 
 @pytest.fixture
 def project(tmp_path):
-    """A copy of what the shell scripts read."""
+    """Return a copy of the files that the shell scripts read."""
     for name in ("demo.sh", "setup.sh", "requirements.txt"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "engine", tmp_path / "engine", ignore=shutil.ignore_patterns("__pycache__", "models"))
@@ -38,21 +38,21 @@ def executable(path, text):
 
 
 def demo(project, python):
-    """The output of demo.sh with `python` active."""
+    """Return the output of demo.sh with `python` active."""
     environment = os.environ | {"PYTHON": str(executable(project / "python", python))}
     done = subprocess.run(["bash", project / "demo.sh"], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def test_who_got_a_venv_is_told_once_how_to_activate_it(project):
+def test_a_new_venv_is_announced_once_with_its_activation(project):
     executable(project / ".venv" / "bin" / "pip", "")
     executable(project / ".venv" / "bin" / "python", PYTHON_WITH_REQUIREMENTS)
     assert demo(project, PYTHON_WITHOUT_REQUIREMENTS).count(ACTIVATE) == 1
     assert "train.py" in (project / "commands.txt").read_text()
 
 
-def test_who_has_the_requirements_is_not_told(project):
+def test_a_python_with_the_requirements_needs_no_venv(project):
     assert ACTIVATE not in demo(project, PYTHON_WITH_REQUIREMENTS)
 
 

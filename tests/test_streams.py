@@ -103,7 +103,7 @@ import errno, os, sys
 from engine import config
 
 def main():
-    config.parser("", "num_workers", "images").parse_args()
+    config.parser("", "features.py").parse_args([])
     raise eval(sys.argv[-1])
 
 config.run(main)
@@ -111,7 +111,7 @@ config.run(main)
     for error, said in (
         ("OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))", "no more processes or threads"),
         ('RuntimeError("can\'t start new thread")', "try --num-workers 0"),
-        ("MemoryError()", "memory ran out; try --num-workers 0"),
+        ("MemoryError()", "memory ran out; try a smaller --test-batch-size or --num-workers 0"),
         ("RecursionError('maximum recursion depth exceeded')", "nested too deeply"),
         ("PermissionError(13, 'Permission denied', 'a/b')", "error: a/b: Permission denied"),
     ):

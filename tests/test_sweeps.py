@@ -36,7 +36,7 @@ def runs_that_were_tested(folder):
 
 
 def test_the_eleven_datasets_from_features_to_the_average(probed, script):
-    """Each cell of both rows' tables is the record of the run that validation selected, and the average is theirs."""
+    """Each cell of both tables equals the record of the selected run, and the average is the mean of the cells."""
     runs = runs_that_were_tested(probed.result[1])
     assert len(runs) == 22
     for words, modality, init in ((CROSS, "cross_modal", "text"), (UNI, "uni_modal", "random")):
@@ -79,7 +79,7 @@ def executable(path, text):
 
 
 def test_a_free_gpu_takes_the_next_dataset(tmp_path):
-    """The first dataset ends when all others have begun: the other GPU must do them."""
+    """The first dataset ends when all others have started: the other GPU must run them."""
     python = executable(
         tmp_path / "slow",
         '#!/bin/bash\nwhile [[ "$*" = *dtd* ]] && [ $(wc -l < "$CALLS") -lt 4 ]; do sleep 0.01; done\n',
@@ -92,7 +92,7 @@ def test_a_free_gpu_takes_the_next_dataset(tmp_path):
 
 
 def test_a_dataset_that_fails_stops_no_other_one(extracted, tmp_path):
-    """And is named at the end, with an exit status that says so."""
+    """The failed dataset is named at the end, and the exit status is 1."""
     words = [*extracted.indices, *extracted.feature, "--result_dir", tmp_path / "runs", *STEPS]
     done = Sweep("linear_probe.sh", *words, folder=tmp_path, DATASETS="no_such eurosat", SHOTS="1").wait(check=1)
     assert "no dataset is called 'no_such'" in done.stderr
@@ -102,7 +102,7 @@ def test_a_dataset_that_fails_stops_no_other_one(extracted, tmp_path):
 
 
 def test_arguments_go_through_from_any_folder(tmp_path):
-    """As they are, spaces and all, and after the settings, so that they count. A dataset may be a path."""
+    """They keep spaces, and follow the settings, so that they override these. A dataset may be a path."""
     words = ["--feature_dir", "a b/*", "--device", "cuda:1"]
     settings = {"DATASETS": "dtd my/photos", "SHOTS": "1 2", "SEEDS": "3", "ENCODER": "ViT-B/16"}
     done = Sweep("linear_probe.sh", *words, folder=tmp_path, runs="true", cwd=tmp_path, **settings).wait(check=0)
@@ -133,7 +133,7 @@ def test_without_settings_it_is_the_papers_sweep(tmp_path):
 
 
 def run_calls(calls, folder):
-    """The command lines of a sweep that only wrote them down, in forks: seconds earlier."""
+    """Run the recorded command lines of a sweep in forks, which start seconds faster."""
     for call in calls:
         run_fork(*call.words, folder=folder, check=0)
 
@@ -168,7 +168,7 @@ def test_partial_fine_tuning_and_adapters(extracted, tmp_path, script, mode):
 
 
 def test_ctrl_c_stops_everything(extracted, tmp_path):
-    """What a terminal sends reaches the sweep, and through it every training process; no other dataset begins."""
+    """Ctrl-C reaches the sweep and through it every training process; no other dataset starts."""
     words = [*extracted.indices, *extracted.feature, "--result_dir", tmp_path / "runs", "--max-iter", "2000000"]
     sweep = Sweep("linear_probe.sh", *words, folder=tmp_path, GPUS="0 1", SHOTS="1")
     while sweep.process.poll() is None and sweep.said[0].read_text().count("to train on cpu") < 2:
@@ -178,7 +178,7 @@ def test_ctrl_c_stops_everything(extracted, tmp_path):
     began = time.monotonic()
     done = sweep.wait(check=130, timeout=60)
     assert time.monotonic() - began < 10
-    assert done.stderr.count("interrupted: what is complete is kept") == 2, done.stderr
+    assert done.stderr.count("interrupted: completed work is saved") == 2, done.stderr
     assert len(done.calls) == 2
     for call in done.calls:
         with pytest.raises(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Tables of several methods, and the names that keep them apart."""
+"""Tables of several methods, and their distinct names."""
 
 import dataclasses
 import re
@@ -45,7 +45,7 @@ def test_the_name_of_the_authors():
 
 
 @pytest.mark.parametrize("change", [{"max_iter": 100}, {"max_val_shot": 8}])
-def test_what_departs_from_the_protocol_has_a_name_and_a_folder_of_its_own(change):
+def test_other_settings_than_the_protocols_have_a_separate_name_and_folder(change):
     other = dataclasses.replace(CELL, **change)
     assert tables.method_name(other, "linear", False) != tables.method_name(CELL, "linear", False)
     assert other.folder("") != CELL.folder("")
@@ -53,14 +53,14 @@ def test_what_departs_from_the_protocol_has_a_name_and_a_folder_of_its_own(chang
 
 def test_methods_side_by_side_below_one_zeroshot_row():
     summaries = {"a": summary("uni", [50.0, 60.0], 58.0), "b": summary("cross", [60.0, 70.0], 58.0)}
-    table = tables.comparison(tables.labelled(summaries))
+    table = tables.comparison(tables.label_summaries(summaries))
     assert table.index.tolist() == ["zero-shot", "uni", "cross"]
     assert table[2].tolist() == [58.0, 60.0, 70.0]
 
 
 def test_the_same_method_under_two_encoders_is_told_apart_by_the_tables_names():
     summaries = {"RN50": summary("cross", [50.0, 60.0], 58.0), "ViT": summary("cross", [60.0, 70.0], 68.0)}
-    table = tables.comparison(tables.labelled(summaries))
+    table = tables.comparison(tables.label_summaries(summaries))
     assert table.index.tolist() == ["zero-shot (RN50)", "zero-shot (ViT)", "RN50", "ViT"]
 
 
@@ -73,7 +73,7 @@ def test_the_same_method_under_two_encoders_is_told_apart_by_the_tables_names():
         ("template_mining", "split", False),
     ],
 )
-def test_only_what_runs_must_share_is_compared(augmentation, differs, refused):
+def test_only_shared_inputs_are_compared(augmentation, differs, refused):
     cells = [dataclasses.replace(CELL, text_augmentation=augmentation, seed=seed) for seed in (1, 2)]
     digests = dict.fromkeys(("encoder", "text", "split", "train"), "a" * 64)
     runs = {cell: SimpleNamespace(inputs=digests | {differs: f"of seed {cell.seed}"}) for cell in cells}
@@ -92,7 +92,7 @@ def test_only_what_runs_must_share_is_compared(augmentation, differs, refused):
 )
 @pytest.mark.parametrize("name", ["features", "prompts"])
 def test_features_made_in_different_ways_are_not_averaged(name, change, refused):
-    """The protocol's way, which records do not mention, is a way too, whichever run comes first."""
+    """Records omit the protocol's default settings; these count as settings too, in either order of runs."""
     usual = {"encoder": "a" * 64}
     pair = [(CELL, usual), (dataclasses.replace(CELL, **change), usual | {name: "precision bf16"})]
     said = (f"their {name} differs (precision bf16 and usual)", f"their {name} differs (usual and precision bf16)")
@@ -115,8 +115,8 @@ def method_table(shots, seeds, datasets=("demo",)):
     return pd.DataFrame(rows, columns=tables.COLUMNS)
 
 
-def test_a_folder_of_averages_speaks_of_one_table(script, tmp_path):
-    """A second table with fewer shots, after which the first one's other shots must be gone."""
+def test_a_folder_of_averages_belongs_to_one_table(script, tmp_path):
+    """A second table with fewer shots removes the other shots of the first table."""
     for shots in ([1, 2, 16], [2]):
         tables.write_csv(method_table(shots, "1 2 3"), tmp_path / "all_x.csv")
         script("average.py", "--name", "all_x", "--eval_dir", tmp_path, "--avg_dir", tmp_path / "average", check=0)
@@ -152,7 +152,7 @@ def test_a_plot_of_another_format_is_refused_before_any_work(script, tmp_path):
         ),
     ],
 )
-def test_what_a_new_table_does_not_cover(after, lost, tmp_path):
+def test_rows_lost_with_a_new_table(after, lost, tmp_path):
     path = tmp_path / "all_x.csv"
     assert tables.not_covered(path, after) == []
     tables.write_csv(method_table([1, 2], "1 2 3", ["demo", "dtd"]), path)
@@ -184,7 +184,7 @@ def test_a_file_that_is_no_table_is_named(content, tmp_path):
         ({"zeroshot": float("nan")}, "does not have the columns"),
         ({"zeroshot": "high"}, "does not have the columns"),
         ({"seeds": "1 x"}, "seeds that are not whole numbers: demo 1-shot"),
-        ({"shots": 2}, "a row that repeats the dataset and shots of another: demo 2-shot"),
+        ({"shots": 2}, "two rows with the same dataset and shots: demo 2-shot"),
         ({"shots": 1.5}, "does not have the columns"),
     ],
 )

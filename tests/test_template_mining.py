@@ -18,7 +18,7 @@ from engine.datasets import few_shot
 from engine.demo import world as demo
 from engine.features import mining
 from engine.features.prompts import read_texts, write_texts
-from engine.features.store import Bank, Place
+from engine.features.store import Bank, FeaturePaths
 from engine.results.runs import read_record
 from forks import Fork, run_fork
 from stores import best_by_loops, install_pictures
@@ -47,7 +47,7 @@ def fresh(tmp_path_factory):
 
 def world_of(root):
     flags = {name: [f"--{name}_dir", root / folder] for name, folder in FOLDERS.items()}
-    place = Place.of(root / "features", "demo-RN", "demo")
+    place = FeaturePaths.of(root / "features", "demo-RN", "demo")
     mined = {seed: place.mined(f"shot_{SHOTS}-seed_{seed}") for seed in SEEDS}
     return SimpleNamespace(root=root, place=place, flags=flags, mined=mined)
 

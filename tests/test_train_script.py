@@ -25,7 +25,7 @@ from engine import memory
 from engine.datasets.few_shot import load_split
 from engine.features.prompts import read_texts, write_texts
 from engine.features.store import Bank, write_shard
-from engine.preprocessing import USUAL
+from engine.preprocessing import OPENAI_PREPROCESSING
 from engine.results.runs import read_record
 from engine.sweep import data
 from forks import Fork, run_fork
@@ -326,7 +326,7 @@ def remake(bank_folder, to=None, **changes):
     if to is None:
         shutil.rmtree(bank_folder)
     write_shard(
-        to or bank_folder, dataclasses.replace(bank.source, **changes), list(range(len(labels))), labels, features
+        to or bank_folder, dataclasses.replace(bank.provenance, **changes), list(range(len(labels))), labels, features
     )
 
 
@@ -336,7 +336,7 @@ def test_how_features_were_made_is_recorded_and_not_mixed(script, world):
     assert "was made in another way than" in said
     assert "(preprocessing squash bicubic; as the protocol has it)" in said
     for part, view in (("train", "none"), ("train", "flip"), ("val", "none"), ("test", "none")):
-        remake(world.place.bank(part, 0, view), decode="fast", preprocessing=USUAL)
+        remake(world.place.bank(part, 0, view), decode="fast", preprocessing=OPENAI_PREPROCESSING)
     train(script, world, "--train-shot", "1", "--seed", "1")
     assert {record.inputs["features"] for record in records(world).values()} == {"decode fast"}
     for part, view in (("train", "none"), ("train", "flip"), ("val", "none"), ("test", "none")):
@@ -365,7 +365,7 @@ def test_how_prompts_were_stored_is_recorded(script, world):
     """Prompts in half precision, as where layers of the text encoder are trained: images have other settings then."""
     path = world.place.texts(0, "hand_crafted")
     texts = read_texts(path)
-    write_texts(path, dataclasses.replace(texts, source=dataclasses.replace(texts.source, dtype="fp16")))
+    write_texts(path, dataclasses.replace(texts, provenance=dataclasses.replace(texts.provenance, dtype="fp16")))
     train(script, world, "--train-shot", "1", "--seed", "1")
     for record in records(world).values():
         assert (record.inputs["prompts"], record.inputs.get("features")) == ("dtype fp16", None)
@@ -479,7 +479,7 @@ def test_features_that_cannot_be_normalised_are_not_trained_on(script, world):
     for row, value in zip(split.train, (0.0, 1e20, 1e-40), strict=False):
         features[row] = value
     shutil.rmtree(folder)
-    write_shard(folder, bank.source, list(range(len(labels))), labels, features)
+    write_shard(folder, bank.provenance, list(range(len(labels))), labels, features)
     said = train(script, world, check=1).stderr
     assert f"demo, train images, in {folder}: features that are all zero, or too small or too large" in said
     assert f"at positions {', '.join(map(str, sorted(split.train[:3])))};" in said
@@ -593,7 +593,7 @@ def test_ctrl_c_ends_a_sweep_at_once(steps, world):
     _, said = process.communicate(timeout=60)
     assert time.monotonic() - began < 10
     assert process.returncode == 130
-    assert "interrupted: what is complete is kept" in said
+    assert "interrupted: completed work is saved" in said
     assert "Traceback" not in said
 
 

@@ -1,4 +1,4 @@
-"""Views of an image: bit-equal to torchvision's own transforms on PIL images, random crops that can be made again."""
+"""Views of an image: bit-equal to torchvision's transforms on PIL images; random crops are reproducible."""
 
 import struct
 import zlib
@@ -42,13 +42,13 @@ def draw(image, view, seed="demo/train/0"):
 
 @pytest.fixture(params=["RGB", "L", "P", "RGBA", "LA", "1", "CMYK", "I;16", "P with transparency", "GIF"])
 def mode_file(request, tmp_path):
-    """An image file of each mode that data sets hold."""
+    """An image file of each mode in datasets."""
     image = noise(60, 47)
     if request.param == "CMYK":
         image.convert("CMYK").save(tmp_path / "image.jpg")
         return tmp_path / "image.jpg"
     path = tmp_path / "image.png"
-    if request.param == "GIF":  # which moves
+    if request.param == "GIF":  # animated
         image.save(path, format="GIF", save_all=True, append_images=[noise(60, 47).rotate(180)])
     elif request.param == "I;16":
         values = np.random.default_rng(0).integers(0, 2**16, (47, 60), dtype=np.uint16)
@@ -61,7 +61,7 @@ def mode_file(request, tmp_path):
 
 
 def in_rgb(path):
-    """What PIL converts an image file to; it has no scale for 16 bits of grey, whose upper 8 are taken."""
+    """Convert an image file with PIL, which has no scale for 16-bit grey: its upper 8 bits are used."""
     with Image.open(path) as image:
         grey = Image.fromarray((np.asarray(image) // 256).astype(np.uint8)) if image.mode == "I;16" else image
         return grey.convert("RGB")
@@ -104,7 +104,7 @@ def test_fast_decoding_draws_the_same_crops(tmp_path):
         assert (slow - fast).abs().mean() < 0.01
 
 
-def test_a_file_that_is_no_image_raises(tmp_path):
+def test_files_that_are_not_images_raise(tmp_path):
     noise(64, 64).save(tmp_path / "whole.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:900])
     (tmp_path / "empty.png").touch()
@@ -116,8 +116,8 @@ def test_a_file_that_is_no_image_raises(tmp_path):
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
 @pytest.mark.parametrize("decode", BOTH)
-def test_photographs_are_turned_where_that_is_asked_for(decode, ending, tmp_path):
-    """As their EXIF data say, which PIL reads; what is damaged of these says nothing."""
+def test_photographs_are_rotated_on_request(decode, ending, tmp_path):
+    """By their EXIF orientation as PIL reads it; damaged EXIF data are ignored."""
     path, lossless = tmp_path / f"image.{ending}", {"quality": 100, "subsampling": 0, "lossless": True}
     upright = Image.fromarray(np.repeat(np.arange(80, dtype=np.uint8).reshape(8, 10, 1) * 3, 3, axis=2))
     turns = {3: [Image.ROTATE_180], 6: [Image.ROTATE_90], 7: [Image.TRANSVERSE], 8: [Image.ROTATE_270], 1: []}
@@ -135,8 +135,8 @@ def test_photographs_are_turned_where_that_is_asked_for(decode, ending, tmp_path
 
 
 @pytest.mark.parametrize("decode", BOTH)
-def test_16_bits_of_grey_keep_their_shades(decode, tmp_path):
-    """In all of the modes that PIL has for them; PIL's own conversion is white from 256 on."""
+def test_16_bit_grey_keeps_its_shades(decode, tmp_path):
+    """In all PIL modes for them; PIL's own conversion is white from 256 on."""
     ramp = np.linspace(0, 2**16 - 1, SIZE * SIZE).reshape(SIZE, SIZE).astype(np.uint16)
     Image.fromarray(ramp).save(tmp_path / "ramp.png")
     Image.fromarray(ramp).save(tmp_path / "ramp.tif")
@@ -153,7 +153,7 @@ def test_16_bits_of_grey_keep_their_shades(decode, tmp_path):
 
 @pytest.mark.parametrize("decode", BOTH)
 @pytest.mark.parametrize(("largest", "depth"), [(2, 8), (255, 8), (256, 10), (4095, 12), (9000, 14), (65535, 16)])
-def test_the_least_depth_that_holds_all_values_is_taken(largest, depth, decode, tmp_path):
+def test_inspect_returns_the_smallest_sufficient_depth(largest, depth, decode, tmp_path):
     ramp = np.linspace(0, largest, SIZE * SIZE).reshape(SIZE, SIZE).astype(np.uint16)
     for name, kind in (("a.png", np.uint16), ("b.tif", ">u2"), ("c.tif", np.int32)):
         Image.fromarray(ramp.astype(kind)).save(tmp_path / name)
@@ -168,7 +168,7 @@ def test_the_least_depth_that_holds_all_values_is_taken(largest, depth, decode, 
 
 
 def png_of_16_bits(colours):
-    """A PNG of colours, uint16 [height, width, 3], which PIL can only read."""
+    """Return a PNG of colours, uint16 [height, width, 3], which PIL can read but not write."""
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colours)
     size = (*colours.shape[1::-1],)
     chunks = {b"IHDR": struct.pack(">2I5B", *size, 16, 2, 0, 0, 0), b"IDAT": zlib.compress(rows), b"IEND": b""}
@@ -180,7 +180,7 @@ def png_of_16_bits(colours):
 
 
 def tiff_of_16_bits(colours, order, deflate=False):
-    """The same as a TIFF with its bytes in an order, `<` or `>`; libtiff decodes it if it is deflated."""
+    """Return the same as a TIFF of byte order `<` or `>`; libtiff decodes it if it is deflated."""
     data = colours.astype(f"{order}u2").tobytes()
     data = zlib.compress(data) if deflate else data
     height, width, _ = colours.shape
@@ -217,7 +217,7 @@ TRANSPARENT = ("RGBA", "LA", "P", "RGB", "L", "I;16", "gif", "webp", "tif")
 @pytest.mark.parametrize("decode", BOTH)
 @pytest.mark.parametrize("kind", TRANSPARENT)
 def test_transparent_pixels_are_white(kind, decode, tmp_path):
-    """In a picture that is black, of which a rectangle is transparent, in every way that files have for it."""
+    """In a black picture with a transparent rectangle, in every file format with transparency."""
     path = tmp_path / (f"image.{kind}" if kind.islower() else "image.png")
     alpha = np.full((SIZE, SIZE), 255, dtype=np.uint8)
     alpha[4:20, 8:] = 0
@@ -254,8 +254,8 @@ def test_pixels_without_a_scale_are_refused(decode, tmp_path):
 
 
 @pytest.mark.parametrize("decode", BOTH)
-def test_what_would_take_too_much_memory_is_refused(decode, tmp_path):
-    """Large is decided from the header: the file has no more than that of its pixels."""
+def test_images_that_need_too_much_memory_are_refused(decode, tmp_path):
+    """The size in the header decides: the file has no pixels."""
     Image.new("1", (20_000, 8)).save(tmp_path / "strip.png")
     content = bytearray((tmp_path / "strip.png").read_bytes())
     content[20:24] = (20_000).to_bytes(4)  # the height, in the first chunk, whose checksum follows
@@ -269,8 +269,8 @@ def test_what_would_take_too_much_memory_is_refused(decode, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["squash", "longest"])
-def test_a_strip_that_is_squashed_or_filled_up_is_no_larger_than_others(mode):
-    """But for one whose side takes too much where the other one alone is resized yet."""
+def test_squashed_or_padded_strips_are_allowed(mode):
+    """Unless the intermediate image, with one side resized, is too large."""
     kind = Preprocessing(224, resize_mode=mode)
     for view in ("none", "randomcrop_0"):
         assert render(Image.new("RGB", (4, 20_000)), view, kind, "").shape == (3, 224, 224)
@@ -279,7 +279,7 @@ def test_a_strip_that_is_squashed_or_filled_up_is_no_larger_than_others(mode):
 
 
 @pytest.mark.parametrize("ending", ["webp", "jp2"])
-def test_formats_that_take_much_memory_may_have_half_the_pixels(ending, tmp_path, monkeypatch):
+def test_memory_hungry_formats_may_have_half_the_pixels(ending, tmp_path, monkeypatch):
     monkeypatch.setattr(images, "MAX_PIXELS", 60 * 50)
     for kind, error in (
         ("png", None),
@@ -307,8 +307,8 @@ def test_a_random_crop_is_a_crop_of_the_resized_image(size):
 
 @pytest.mark.parametrize("size", [(400, 400), (500, 400), (400, 900)], ids=["square", "landscape", "narrow"])
 def test_a_random_crop_of_a_squashed_image_is_one_of_open_clips_training_crops(size):
-    """9/10 of the image or more, 3:4 to 4:3; of an image that has none, the largest in the middle. The colours of the
-    image tell the place of the crop."""
+    """At least 9/10 of the image, 3:4 to 4:3; if there is no such crop, the largest in the centre. The colours of the
+    image encode the position of the crop."""
     width, height = size
     across, down = (np.linspace(0, 255, side) for side in size)
     shades = np.stack([*np.meshgrid(across, down), np.zeros((height, width))], axis=2)
@@ -331,8 +331,8 @@ def test_a_random_crop_of_a_squashed_image_is_one_of_open_clips_training_crops(s
     assert (spread > 10).all()
 
 
-def test_a_random_crop_of_a_squashed_image_is_resized_as_the_encoder_has_it():
-    """The whole of the image has one place, in 4:3."""
+def test_a_random_crop_of_a_squashed_image_uses_the_encoders_interpolation():
+    """A crop of the whole 4:3 image has only one position."""
     image = noise(80, 60)
     for way in ("bicubic", "bilinear"):
         kind = Preprocessing(SIZE, interpolation=way, resize_mode="squash")
@@ -351,7 +351,7 @@ def test_a_random_crop_depends_on_its_seed_alone():
 
 def test_half_of_the_random_crops_are_flipped():
     image = Image.new("L", (SIZE, SIZE))
-    image.paste(255, (0, 0, SIZE // 2, SIZE))  # left half white; as large as the crop, which has one place then
+    image.paste(255, (0, 0, SIZE // 2, SIZE))  # left half white; as large as the crop, so there is one position
     image = image.convert("RGB")
     flipped = sum(bool(draw(image, "randomcrop_0", f"{seed}")[0, 0, 0] < 0) for seed in range(200))
     assert 75 < flipped < 125

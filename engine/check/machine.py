@@ -102,7 +102,7 @@ def check_encoders(
         try:
             place = weights_of.locate(name, weights)
             if place.file is None and requested:
-                raise UserError(f"{name}: its weights are not on this machine. {place.remedy}")
+                raise UserError(f"{name}: its weights are not on this machine. {place.instructions}")
             if place.file is None:
                 absent.append(name)
                 continue

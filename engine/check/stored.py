@@ -23,9 +23,9 @@ from engine.datasets.image_files import is_skipped
 from engine.errors import UserError
 from engine.features import audio
 from engine.features.listing import changes, listing_of, read_listing, stored_listing
-from engine.features.mining import read_any
-from engine.features.prompts import prompts_digest, texts_source
-from engine.features.store import BY_CONTENT, Bank, Place, Source
+from engine.features.mining import read_any_mined
+from engine.features.prompts import prompts_digest, read_texts_provenance
+from engine.features.store import BY_CONTENT, Bank, FeaturePaths, Provenance
 from engine.files import CannotOpen
 from engine.results import heads
 from engine.results.runs import RECORD, Cell, Record, read_record, require_grid, selected
@@ -36,8 +36,8 @@ from engine.training.grid import Hparams
 class FeatureReport:
     """The features of a dataset under an encoder: the sources of their banks and prompts, by relative path."""
 
-    place: Place
-    sources: dict[str, Source] = field(default_factory=dict)
+    place: FeaturePaths
+    sources: dict[str, Provenance] = field(default_factory=dict)
     faults: list[Finding] = field(default_factory=list)
 
     @property
@@ -48,7 +48,7 @@ class FeatureReport:
     def dataset(self) -> str:
         return self.place.folder.name
 
-    def of(self, start: str) -> set[Source]:
+    def of(self, start: str) -> set[Provenance]:
         """Return the sources in folders whose names begin with `start`: a split of a dataset, or `text`."""
         return {source for name, source in self.sources.items() if name.startswith(f"{start}-layer_")}
 
@@ -62,7 +62,7 @@ def list_folders(feature_dir: str | Path) -> list[tuple[str, str]]:
 
 def read_features(feature_dir: str | Path, encoder: str, dataset: str) -> FeatureReport:
     """Read the sources that the features of a dataset under an encoder record."""
-    report = FeatureReport(Place.of(feature_dir, encoder, dataset))
+    report = FeatureReport(FeaturePaths.of(feature_dir, encoder, dataset))
     root = report.place.folder
     if (encoder, dataset) == (audio.ENCODER, audio.DATASET):
         _add_source(report, "sounds-layer_0", lambda: _read_folds(root))
@@ -71,8 +71,8 @@ def read_features(feature_dir: str | Path, encoder: str, dataset: str) -> Featur
         for bank in _subfolders(folder):
             _add_source(report, f"{folder.name}/{bank.name}", partial(_read_bank, bank, report))
         for path in sorted(folder.glob("*.safetensors")):
-            _add_source(report, f"{folder.name}/{path.stem}", partial(texts_source, path))
-    readers = dict.fromkeys(sorted(root.glob(report.place.mined("*").name)), read_any)
+            _add_source(report, f"{folder.name}/{path.stem}", partial(read_texts_provenance, path))
+    readers = dict.fromkeys(sorted(root.glob(report.place.mined("*").name)), read_any_mined)
     for path, read in {**readers, report.place: read_listing}.items():
         try:
             read(path)
@@ -81,7 +81,7 @@ def read_features(feature_dir: str | Path, encoder: str, dataset: str) -> Featur
     return report
 
 
-def _add_source(report: FeatureReport, name: str, read: Callable[[], Source | None]) -> None:
+def _add_source(report: FeatureReport, name: str, read: Callable[[], Provenance | None]) -> None:
     """Add the source that `read` returns to the report, or a fault if it raises."""
     try:
         source = read()
@@ -92,19 +92,19 @@ def _add_source(report: FeatureReport, name: str, read: Callable[[], Source | No
         report.sources[name] = source
 
 
-def _read_bank(folder: Path, report: FeatureReport) -> Source | None:
+def _read_bank(folder: Path, report: FeatureReport) -> Provenance | None:
     """Return the source of a bank. A test set is always extracted whole: fewer rows mean an interrupted run."""
     bank = Bank(folder)
-    if bank.source is not None and folder.parent.name.startswith("test-") and len(bank) < bank.source.length:
-        text = f"{folder} has {len(bank)} of {bank.source.length} test images; to complete it, run features.py"
+    if bank.provenance is not None and folder.parent.name.startswith("test-") and len(bank) < bank.provenance.length:
+        text = f"{folder} has {len(bank)} of {bank.provenance.length} test images; to complete it, run features.py"
         report.faults.append(Finding(NOTE, text))
-    return bank.source
+    return bank.provenance
 
 
-def _read_folds(folder: Path) -> audio.AudioSource | None:
+def _read_folds(folder: Path) -> audio.AudioProvenance | None:
     """Return the source of the features of sounds."""
     numbers = sorted(int(path.stem.removeprefix("fold_")) for path in folder.glob("fold_*.safetensors"))
-    return audio.read_folds(folder, numbers)[numbers[0]].source if numbers else None
+    return audio.read_folds(folder, numbers)[numbers[0]].provenance if numbers else None
 
 
 def find_stale(
@@ -144,7 +144,7 @@ def find_stale(
 
 def _describe_other_preprocessing(report: FeatureReport) -> list[str]:
     """Describe features of images that were not preprocessed as their encoder requires (earlier versions made some)."""
-    name, _ = names.of_folder(report.encoder)
+    name, _ = names.parse_folder(report.encoder)
     wanted = preprocessing_of(name)
     made = {source.preprocessing for split in SPLITS for source in report.of(split)}
     return [
@@ -243,7 +243,7 @@ def _inputs_changed(cell: Cell, records: Iterable[Record], report: FeatureReport
         except UserError:
             return True
         rows = {"train": few_shot.train, "val": few_shot.val, "test": None}
-        found |= {split: {listing.part(split).digest(positions)} for split, positions in rows.items()}
+        found |= {split: {listing.split(split).digest(positions)} for split, positions in rows.items()}
     with suppress(CannotOpen):  # reported by another finding
         found["split"] = {file_digest(path)} if path.exists() else set()
     inputs = (pair for record in records for pair in record.inputs.items())

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from engine.classifier.images import pixels
 from engine.clip import names
-from engine.clip.frozen import FrozenImages
+from engine.clip.frozen import FrozenImageEncoder
 from engine.clip.load import PRECISIONS, Encoder, load_encoder
 from engine.errors import UserError
 from engine.methods.build import restore
@@ -43,7 +43,7 @@ class ImageClassifier(nn.Module):
         """
         super().__init__()
         self.recipe, self.classnames, self.layers = kept.recipe, kept.classnames, kept.run.cell.image_layer
-        self.frozen = FrozenImages(encoder.model, [self.layers])
+        self.frozen = FrozenImageEncoder(encoder.model, [self.layers])
         self.classifier = _classifier(kept, encoder.image[self.layers], wise_ft)
         self.eval().requires_grad_(False).to(encoder.device)
         found, expected = self(torch.zeros(1, *self.shape, dtype=torch.uint8)).shape, (1, len(self.classnames))

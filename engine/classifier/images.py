@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from engine.errors import UserError
-from engine.features.decoding import batches, dead_workers
+from engine.features.decoding import batches, report_dead_workers
 from engine.images import to_rgb
 from engine.results.heads import Recipe
 from engine.results.predictions import Predictions
-from engine.transforms import decoded, render
+from engine.transforms import decode_file, render
 
 if TYPE_CHECKING:
     from engine.classifier import ImageClassifier
@@ -31,7 +31,7 @@ def pixels(image: str | Path | Image.Image, recipe: Recipe) -> Tensor:
     if isinstance(image, Image.Image):
         image = to_rgb(image, recipe.upright, recipe.depth, recipe.background)
     else:
-        image = decoded(Path(image), recipe.decode, recipe.upright, recipe.depth, recipe.background)
+        image = decode_file(Path(image), recipe.decode, recipe.upright, recipe.depth, recipe.background)
     return render(image, "none", recipe, "")
 
 
@@ -49,7 +49,7 @@ def classify(
         workers=min(workers, len(files) // batch_size),
     )
     names = iter(files)
-    with dead_workers("Try again with fewer --num-workers"):
+    with report_dead_workers("Try again with fewer --num-workers"):
         for batch in decoding:
             predictions = iter(_predictions(classifier, batch.pixels, top_k) if len(batch.pixels) else [])
             for fault in batch.faults:

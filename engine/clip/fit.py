@@ -1,4 +1,4 @@
-"""Build an architecture and fill it with the weights of a file, which must fit exactly."""
+"""Build an architecture with the weights of a file, which must fit exactly."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from engine.datasets.checks import list_preview, pluralize
 from engine.errors import UserError
 
 LEFTOVERS = ("input_resolution", "context_length", "vocab_size", "text.transformer.embeddings.position_ids")
-"""Constants in OpenAI's archives and in files of old text towers that today's models do without."""
+"""Constants in OpenAI's archives and in files of old text towers, which present models do not have."""
 
 
 def build(architecture: str, config: dict, path: str) -> nn.Module:
     """Return the architecture with the weights of a file, in float32.
 
-    `config` has the activation that goes with the weights. Nothing is resized to fit, and nothing of the
-    file is run. Raises UserError, which names the tensors that are missing, unexpected, of another shape or not finite.
+    `config` has the activation of the weights. Nothing is resized, and no code in the file is run. Raises UserError
+    with the tensors that are missing, unexpected, of another shape or not finite.
     """
     if checkpoints.is_big_vision(path):
-        model = _blank(architecture, config)
+        model = _create_untrained(architecture, config)
         _load_big_vision(model, path)
     else:
         state = checkpoints.read(path)
-        model = _blank(architecture, config)
-        state = _converted(state, model)
+        model = _create_untrained(architecture, config)
+        state = _convert(state, model)
         if misfits := _misfits(state, model.state_dict()):
             lines = "\n  ".join(misfits)
             raise UserError(f"{path}: these weights cannot be loaded as {architecture}:\n  {lines}")
@@ -47,11 +47,11 @@ def build(architecture: str, config: dict, path: str) -> nn.Module:
     return model
 
 
-def _blank(architecture: str, config: dict) -> nn.Module:
-    """An architecture with random weights."""
-    with _quiet():  # open_clip warns of random weights
-        # open_clip only warns when the activation does not match the weights, and a local file gives no warning at all;
-        # OpenAI's models were trained with QuickGELU, and the config of their tag says so, like those of some others.
+def _create_untrained(architecture: str, config: dict) -> nn.Module:
+    """Return an architecture with random weights."""
+    with _suppress_warnings():  # open_clip warns of random weights
+        # open_clip only warns if the activation does not match the weights, and not even that for a local file.
+        # OpenAI's models and some others were trained with QuickGELU, as the config of their tag states.
         return open_clip.create_model(
             architecture,
             pretrained_image=False,
@@ -61,8 +61,8 @@ def _blank(architecture: str, config: dict) -> nn.Module:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Drop warnings that go through `logging`."""
+def _suppress_warnings() -> Iterator[None]:
+    """Suppress warnings of `logging`."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -71,53 +71,55 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _converted(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """A state dict under the names of today's open_clip, as its own loader converts it, but for resizing."""
-    own = model.state_dict()
-    state = {name: value for name, value in state.items() if name in own or name not in LEFTOVERS}
+def _convert(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Convert a state dict to the names of the present open_clip like its own loader, but without resizing."""
+    expected = model.state_dict()
+    state = {name: value for name, value in state.items() if name in expected or name not in LEFTOVERS}
     if hasattr(model, "text") and hasattr(model.visual, "trunk"):  # Apple's own files of MobileCLIP
         state = convert_state_dict(model, state)
-    if "positional_embedding" in state and "positional_embedding" not in own:
+    if "positional_embedding" in state and "positional_embedding" not in expected:
         state = convert_to_custom_text_state_dict(state)
-    for name in ("logit_scale", "logit_bias"):  # are numbers here and vectors of one there
-        if name in state and name in own and state[name].numel() == own[name].numel() == 1:
-            state[name] = state[name].reshape(own[name].shape)
-    if "logit_bias" in own and "logit_bias" not in state:  # not trained as SigLIP
-        state["logit_bias"] = torch.zeros_like(own["logit_bias"])
+    for name in ("logit_scale", "logit_bias"):  # scalars in some files, vectors of one element in others
+        if name in state and name in expected and state[name].numel() == expected[name].numel() == 1:
+            state[name] = state[name].reshape(expected[name].shape)
+    if "logit_bias" in expected and "logit_bias" not in state:  # not trained as SigLIP
+        state["logit_bias"] = torch.zeros_like(expected["logit_bias"])
     return state
 
 
-def _misfits(state: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
-    """What keeps a state dict from being loaded into a model with its `own`, a line for each kind."""
-    counters = {name for name in own if name.endswith("num_batches_tracked")}  # which torch fills in
-    missing = [name for name in own if name not in state and name not in counters]
-    unexpected = [name for name in state if name not in own]
+def _misfits(state: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
+    """Return the differences between a state dict and the `expected` one that prevent loading, one line per kind."""
+    counters = {name for name in expected if name.endswith("num_batches_tracked")}  # torch fills them in
+    missing = [name for name in expected if name not in state and name not in counters]
+    unexpected = [name for name in state if name not in expected]
     others = [
-        f"{name} is {_shown(state[name])} and would have to be {_shown(own[name])}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
+        f"{name} is {_format_shape(state[name])} and must be {_format_shape(expected[name])}"
+        for name in expected
+        if name in state and state[name].shape != expected[name].shape
     ]
     whole = [
         f"{name} ({state[name].dtype})"
-        for name in own
-        if name in state and own[name].is_floating_point() and not state[name].is_floating_point()
+        for name in expected
+        if name in state and expected[name].is_floating_point() and not state[name].is_floating_point()
     ]
-    kinds = {"missing": missing, "unexpected": unexpected, "other shapes": others, "no floating point": whole}
+    kinds = {"missing": missing, "unexpected": unexpected, "other shapes": others, "not floating point": whole}
     return [f"{kind}: {list_preview(names)}" for kind, names in kinds.items() if names]
 
 
-def _shown(tensor: Tensor) -> str:
+def _format_shape(tensor: Tensor) -> str:
     return " x ".join(map(str, tensor.shape)) or "one number"
 
 
 def _load_big_vision(model: nn.Module, path: str) -> None:
-    """Fill a model with the weights of a file of big_vision's, as open_clip does that knows the names in it.
+    """Load the weights of a big_vision file into a model with open_clip, which knows its names.
 
-    open_clip leaves out layers that the model has not, and resizes patches: then the numbers are not as many.
+    open_clip skips layers that the model lacks, and resizes patches: the number of values reveals both. Raises
+    ValueError then.
     """
     load_big_vision_weights(model, path)
     with np.load(path) as arrays:
         wanted = [name for name in arrays if name.removeprefix("params/").split("/")[0] in ("img", "txt", "b", "t")]
-        given, needed = sum(arrays[name].size for name in wanted), sum(part.numel() for part in model.parameters())
-    if given != needed:
-        raise ValueError(f"the file has {given:,} numbers, and the architecture {needed:,}")
+        found = sum(arrays[name].size for name in wanted)
+    needed = sum(parameter.numel() for parameter in model.parameters())
+    if found != needed:
+        raise ValueError(f"the file has {found:,} numbers, and the architecture {needed:,}")

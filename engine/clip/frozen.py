@@ -1,8 +1,8 @@
-"""The frozen parts of an encoder, as fast as they go: what goes into its last k layers, for several k in one pass.
+"""The frozen parts of an encoder: fast inputs of its last k layers, for several k in one pass.
 
-A ResNet is rewritten for it: BatchNorm is folded into the convolutions, which then run with channels last, and the
-attention pool is ours. Texts are cut to the longest of a batch where attention is causal. The features are those of
-open_clip to 1e-6 or so, relative; for transformers over images bit for bit.
+For speed, BatchNorm of a ResNet is folded into its convolutions, which run channels last, and the attention pool is
+`engine.clip.split.AttentionPool`. With causal attention, texts are cut to the longest of a batch. Features equal
+open_clip's to about 1e-6, relative; image transformers are bit-equal.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from engine.clip.split import causal, image_layer_count, image_stages, text_features, text_layer_count, text_tower
+from engine.clip.split import crop_mask, image_layer_count, image_stages, text_features, text_layer_count, text_tower
 
-Cached = tuple[Tensor, ...]
-"""What is cached of a batch: image features [B, D] or inputs of a layer, [B, ...]; for texts with layers still to come
-[B, L, width] and the end-of-text positions [B] int64."""
+EncoderOutput = tuple[Tensor, ...]
+"""The output for a batch: features [B, D] or inputs of a layer, [B, ...]. Inputs of a text layer are [B, L, width] and
+end-of-text positions [B] int64."""
 
 
-class FrozenImages(nn.Module):
-    """The image tower of an open_clip model in eval mode, up to its last k layers for each k of `layers`."""
+class FrozenImageEncoder(nn.Module):
+    """The image tower of an open_clip model in eval mode, without its last k layers for each k of `layers`."""
 
     def __init__(self, model: nn.Module, layers: Iterable[int]):
-        """Raises UserError for a number of layers that the tower does not have, or cannot be split at."""
+        """Raises UserError if the tower cannot be split before its last k layers."""
         super().__init__()
         visual = model.visual
         self.channels_last = isinstance(visual, ModifiedResNet)
         if self.channels_last:
             visual = _fold(copy.deepcopy(visual)).to(memory_format=torch.channels_last)
-        # what other models (CoCa, which normalises unless told not to) have beside the stages is theirs to call
+        # other models compute more than the stages (CoCa normalises by default): call their own method
         self.whole = None if type(model) in (CLIP, CustomTextCLIP) else model
         self.stages = nn.ModuleList(image_stages(visual))
         self.ends = {k: len(self.stages) - image_layer_count(model, k) for k in layers}
 
-    def forward(self, pixels: Tensor, layers: Iterable[int]) -> dict[int, Cached]:
-        """What is cached of normalised pixels [B, 3, S, S], for those k that are in `layers`."""
+    def forward(self, pixels: Tensor, layers: Iterable[int]) -> dict[int, EncoderOutput]:
+        """Encode normalised pixels [B, 3, S, S]; return the outputs for each k in `layers`."""
         outputs = {}
         if self.whole is not None and 0 in layers:
             outputs[0] = (self.whole.encode_image(pixels, normalize=False),)
@@ -53,18 +53,19 @@ class FrozenImages(nn.Module):
         return outputs
 
 
-class FrozenTexts:
-    """The text tower of an open_clip model in eval mode, up to its last k layers for each k of `layers`."""
+class FrozenTextEncoder:
+    """The text tower of an open_clip model in eval mode, without its last k layers for each k of `layers`."""
 
     def __init__(self, model: nn.Module, layers: Iterable[int]):
-        """Raises UserError for a number of layers that the tower does not have, and for towers that cannot be split."""
+        """Raises UserError if the tower cannot be split before its last k layers."""
         self.tower = text_tower(model)
         self.encode = partial(model.encode_text, normalize=False)
         blocks = len(self.tower.transformer.resblocks) if self.tower else 0
-        self.ends = {k: blocks - text_layer_count(model, k) for k in layers}  # blocks that are passed; -1: none at all
+        # blocks to run; -1: not even the positional embedding
+        self.ends = {k: blocks - text_layer_count(model, k) for k in layers}
 
-    def __call__(self, tokens: Tensor, layers: Iterable[int]) -> dict[int, Cached]:
-        """What is cached of tokens [B, L], int64, for those k that are in `layers`."""
+    def __call__(self, tokens: Tensor, layers: Iterable[int]) -> dict[int, EncoderOutput]:
+        """Encode tokens [B, L], int64; return the outputs for each k in `layers`."""
         if self.tower is None:
             return {k: (self.encode(tokens),) for k in layers}
         tower, positions = self.tower, self._positions(tokens)
@@ -72,7 +73,7 @@ class FrozenTexts:
         x = tower.token_embedding(tokens)
         outputs = {k: (x, positions) for k, end in ends.items() if end < 0}
         x = x + tower.positional_embedding[: x.shape[1]]
-        mask = causal(tower.attn_mask, x.shape[1])
+        mask = crop_mask(tower.attn_mask, x.shape[1])
         for passed in range(max(ends.values()) + 1):
             x = tower.transformer.resblocks[passed - 1](x, attn_mask=mask) if passed else x
             outputs |= {k: (x, positions) for k, end in ends.items() if end == passed}
@@ -81,19 +82,19 @@ class FrozenTexts:
         return outputs
 
     def lengths(self, tokens: Tensor) -> Tensor:
-        """How many of the tokens [n, L] of each text matter, [n]: none behind its end, where attention is causal."""
+        """Return the number of tokens of each text [n, L] that matter, [n]: up to its end if attention is causal."""
         if self.tower is None or self.tower.attn_mask is None:
             return torch.full([len(tokens)], tokens.shape[1])
         return self._positions(tokens) + 1
 
     def _positions(self, tokens: Tensor) -> Tensor:
-        """The position [B] whose output is the feature of a text: that of its end, as CLIP has it."""
+        """Return the position [B] whose output becomes the feature of a text: for CLIP, the end of text."""
         everywhere = torch.arange(tokens.shape[1], device=tokens.device).expand(len(tokens), -1).unsqueeze(2)
         return text_global_pool(everywhere, tokens, self.tower.pool_type, self.tower.eos_id).squeeze(1)
 
 
 def _fold(visual: ModifiedResNet) -> ModifiedResNet:
-    """The same network with its BatchNorm layers, which are in eval mode, inside of the convolutions before them."""
+    """Fold BatchNorm layers (in eval mode) into the convolutions before them, in place."""
     for block in (visual, *(module for module in visual.modules() if isinstance(module, Bottleneck))):
         for number in (1, 2, 3):
             conv, norm = getattr(block, f"conv{number}"), getattr(block, f"bn{number}")

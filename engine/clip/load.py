@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from engine import released
 from engine.clip import names
 from engine.clip.fit import build
-from engine.clip.frozen import Cached, FrozenImages, FrozenTexts
+from engine.clip.frozen import EncoderOutput, FrozenImageEncoder, FrozenTextEncoder
 from engine.clip.preprocessing import preprocessing
 from engine.clip.split import trainable_image, trainable_text
 from engine.clip.weights import download, locate
@@ -26,19 +26,18 @@ from engine.errors import UserError
 from engine.preprocessing import Preprocessing
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What `--precision` names: the type that matrix products and convolutions of the frozen parts are made in."""
+"""Values of `--precision`: the compute type of matrix products and convolutions in the frozen parts."""
 TOKENIZED = 4096
-"""How many prompts are tokenized at a time: Hugging Face's tokenizers take over 10 kB for each until they return."""
+"""Prompts that are tokenized at a time: Hugging Face's tokenizers take over 10 kB for each until they return."""
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A CLIP model in eval mode with what its inputs must look like.
+    """A CLIP model in eval mode with its tokenizer and preprocessing.
 
-    `digest` is the SHA-256 of the weights: features of two encoders are told apart by it whatever their names.
-    `image` and `text` are the trainable parts of its towers by the number of their layers, None for no layers; what
-    comes before them is frozen, and runs in `precision`. `assumed` says what weights without a tag are taken to go
-    with.
+    `digest` is the SHA-256 of the weights, which distinguishes features of two encoders of the same name. `image` and
+    `text` are the trainable last layers of the towers by their number, None for 0; the layers before them are frozen
+    and run in `precision`. `assumed` describes the assumptions about weights without a tag.
     """
 
     name: str
@@ -53,69 +52,70 @@ class Encoder:
     assumed: str = ""
 
     @torch.inference_mode()
-    def encode_images(self, pixels: Tensor, layers: Collection[int] | None = None) -> dict[int, Cached]:
-        """What the image tower makes of normalised pixels [B, 3, size, size], in one pass.
+    def encode_images(self, pixels: Tensor, layers: Collection[int] | None = None) -> dict[int, EncoderOutput]:
+        """Encode normalised pixels [B, 3, size, size] in one pass for each number of trainable `layers` (default: all).
 
-        By number of trainable layers, all of `image` or some: for 0 raw features [B, D], else what goes into them.
+        For 0 the output is raw features [B, D], otherwise the input of the trainable layers.
         """
         with self._autocast():
             return _float32(self._images(pixels.to(self.device), self.image if layers is None else layers))
 
     def tokens(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
-        """Return prompts as tokens, int64 [n, context length], and how many of each matter, int64 [n]."""
-        tokens = self._tokenized(prompts, self.tokenizer.context_length)
+        """Tokenize prompts: int64 [n, context length], and the number of tokens that matter in each, int64 [n]."""
+        tokens = self._tokenize(prompts, self.tokenizer.context_length)
         return tokens, self._texts.lengths(tokens)
 
     @torch.inference_mode()
-    def encode_texts(self, tokens: Tensor, layers: Collection[int] | None = None) -> dict[int, Cached]:
-        """What the text tower makes of tokens [B, L], which may be cut to the longest that matters, in one pass.
+    def encode_texts(self, tokens: Tensor, layers: Collection[int] | None = None) -> dict[int, EncoderOutput]:
+        """Encode tokens [B, L] in one pass for each number of trainable `layers` (default: all).
 
-        By number of trainable layers, all of `text` or some: for 0 raw features [B, D], else [B, L, width] and the
-        positions [B] of the ends of the texts.
+        Tokens may be cut to the longest text. For 0 the output is raw features [B, D], otherwise the input of the
+        trainable layers, [B, L, width], and the end-of-text positions [B].
         """
         with self._autocast():
             return _float32(self._texts(tokens.to(self.device), self.text if layers is None else layers))
 
     @cached_property
     def image_shapes(self) -> dict[int, torch.Size]:
-        """The shape of what is cached of one image, by number of trainable layers: seen on a blank one."""
+        """The output shape for one image, by number of trainable layers, measured on a blank image."""
         blank = torch.zeros(1, 3, self.preprocessing.size, self.preprocessing.size)
         return {layers: features.shape[1:] for layers, (features,) in self.encode_images(blank).items()}
 
     @cached_property
-    def _images(self) -> FrozenImages:
-        return FrozenImages(self.model, self.image)
+    def _images(self) -> FrozenImageEncoder:
+        return FrozenImageEncoder(self.model, self.image)
 
     @cached_property
-    def _texts(self) -> FrozenTexts:
-        return FrozenTexts(self.model, self.text)
+    def _texts(self) -> FrozenTextEncoder:
+        return FrozenTextEncoder(self.model, self.text)
 
     def _autocast(self) -> torch.autocast:
         lower = self.precision != "fp32"
         return torch.autocast(torch.device(self.device).type, PRECISIONS[self.precision], enabled=lower)
 
     def truncated(self, prompts: list[str]) -> list[str]:
-        """Return those of `prompts` that do not fit the text encoder: the tokenizer cuts their end off without a word.
+        """Return the `prompts` that are too long for the text encoder: the tokenizer truncates them silently.
 
-        A prompt that does not fit has more tokens, padding aside, where there is twice the room. Tokenizers share no
-        other way to find that out: they clean texts in different ways, and add different special tokens.
+        Such a prompt has more tokens, without padding, at twice the context length. Tokenizers have no other common way
+        to find out: they clean texts in different ways, and add different special tokens.
         """
         room = self.tokenizer.context_length
         padding = self.tokenizer([""], 2 * room).mode().values
-        kept, whole = ((self._tokenized(prompts, length) != padding).sum(1) for length in (room, 2 * room))
+        kept, whole = ((self._tokenize(prompts, length) != padding).sum(1) for length in (room, 2 * room))
         return [prompt for prompt, is_cut in zip(prompts, (whole > kept).tolist(), strict=True) if is_cut]
 
-    def _tokenized(self, prompts: list[str], length: int) -> Tensor:
-        """Return prompts as tokens [n, length], int64."""
+    def _tokenize(self, prompts: list[str], length: int) -> Tensor:
+        """Tokenize prompts to [n, length], int64."""
         chunks = (prompts[at : at + TOKENIZED] for at in range(0, len(prompts), TOKENIZED))
-        return torch.cat([torch.empty(0, length, dtype=torch.int64), *(self.tokenizer(own, length) for own in chunks)])
+        tokens = [self.tokenizer(chunk, length) for chunk in chunks]
+        return torch.cat([torch.empty(0, length, dtype=torch.int64), *tokens])
 
 
-def _float32(outputs: dict[int, Cached]) -> dict[int, Cached]:
-    """The same with all numbers that have a point in float32."""
+def _float32(outputs: dict[int, EncoderOutput]) -> dict[int, EncoderOutput]:
+    """Convert floating-point outputs to float32."""
     return {
-        layers: tuple(tensor.float() if tensor.is_floating_point() else tensor for tensor in cached)
-        for layers, cached in outputs.items()
+        layers: tuple(tensor.float() if tensor.is_floating_point() else tensor for tensor in tensors)
+        for layers, tensors in outputs.items()
     }
 
 
@@ -127,26 +127,27 @@ def load_encoder(
     text_layers: Iterable[int] = (0,),
     precision: str = "fp32",
 ) -> Encoder:
-    """Load the encoder that `--clip-encoder name --clip-weights weights` means, in eval mode, on `device`.
+    """Load the encoder of `--clip-encoder name --clip-weights weights`, in eval mode, on `device`.
 
-    Its weights are float32; `precision` is that of its frozen parts, up to each of the numbers of trainable layers.
-    Raises UserError for a name that open_clip does not know, for weights that are missing, cannot be downloaded (says
-    which file to get and where to put it) or do not fit the architecture, and for layers that cannot be split off.
+    Weights are float32; the frozen parts compute in `precision`. `image_layers` and `text_layers` are numbers of
+    trainable layers. Raises UserError for an unknown name; for weights that are missing, cannot be downloaded (the
+    message states which file to get and where to put it) or do not fit the architecture; and for towers that cannot be
+    split at these layers.
     """
-    place = locate(name, weights)
-    architecture, config = place.architecture, place.config
+    location = locate(name, weights)
+    architecture, config = location.architecture, location.config
     if name in names.DEMO and weights is None:
-        released.check_demo(Path(place.file))
-    weights = place.file or download(name, place)
+        released.check_demo(Path(location.file))
+    weights = location.file or download(name, location)
     tokenizer = _tokenizer(architecture)
     try:
         model = build(architecture, config, weights)
     except UserError:
         raise
-    except Exception as error:  # open_clip, timm and transformers have an exception each for every mishap
+    except Exception as error:  # open_clip, timm and transformers raise many kinds
         reason = "\n  ".join([type(error).__name__, *(line[:200] for line in str(error).splitlines()[:6])])
         raise UserError(f"{weights}: these weights cannot be loaded as {architecture}:\n  {reason}") from error
-    torch.backends.cudnn.allow_tf32 = False  # on by default, and not the float32 that the store says its features are
+    torch.backends.cudnn.allow_tf32 = False  # on by default, but features are recorded as float32
     model = model.eval().requires_grad_(False).to(device)
     return Encoder(
         name=name,
@@ -158,48 +159,48 @@ def load_encoder(
         preprocessing=preprocessing(architecture, config),
         device=device,
         precision=precision,
-        assumed=place.assumed,
+        assumed=location.assumed,
     )
 
 
 def state_digest(model: nn.Module) -> str:
-    """SHA-256 over names, shapes, types and bytes of a module's state dict."""
+    """Return the SHA-256 over names, shapes, types and bytes of a module's state dict."""
     return tensors_digest(model.state_dict())
 
 
 def _tokenizer(architecture: str) -> SimpleTokenizer | HFTokenizer:
-    """Return CLIP's tokenizer, which comes with open_clip, or for some architectures one of Hugging Face's.
+    """Return CLIP's tokenizer, which is part of open_clip, or Hugging Face's tokenizer of the architecture.
 
-    Raises UserError when its files, or the package that reads them, are not on this machine.
+    Raises UserError if its files, or the package that reads them, are not on this machine.
     """
     repository = open_clip.get_model_config(architecture)["text_cfg"].get("hf_tokenizer_name", "")
     try:
-        # without a network, Hugging Face's code would retry for most of a minute before it looks at its cache
+        # without a network, Hugging Face's code retries for most of a minute before it uses its cache
         local = {"local_files_only": True} if repository and not _is_reachable(repository) else {}
         return open_clip.get_tokenizer(architecture, **local)
     except ImportError as error:
         raise UserError(
-            f"the tokenizer of {architecture} is one of Hugging Face's, and needs a package that is not installed"
-            f' ({_in_a_line(error)}): pip install "transformers[sentencepiece]"'
+            f"the tokenizer of {architecture} is from Hugging Face and needs a package that is not installed"
+            f' ({_one_line(error)}): pip install "transformers[sentencepiece]"'
         ) from error
-    except Exception as error:  # transformers, tokenizers and the hub have an exception each for every mishap
+    except Exception as error:  # transformers, tokenizers and the hub raise many kinds
         folder = f"models--{repository.replace('/', '--')}"
         raise UserError(
-            f"the tokenizer of {architecture} cannot be loaded ({_in_a_line(error)}).\nRun this where there is a"
+            f"the tokenizer of {architecture} cannot be loaded ({_one_line(error)}).\nRun this where there is a"
             f" network, and copy the folder {folder} of its cache to {HF_HUB_CACHE}:\n"
             f"  python -c \"import open_clip; open_clip.get_tokenizer('{architecture}')\""
         ) from error
 
 
 def _is_reachable(repository: str) -> bool:
-    """Whether files of a repository can be asked for on Hugging Face's hub."""
+    """Return whether Hugging Face's hub can be reached."""
     try:
         url = huggingface_hub.hf_hub_url(repository, "tokenizer_config.json")
         huggingface_hub.get_session().head(url, timeout=10)
-    except Exception:  # whatever the network and its libraries come up with
+    except Exception:  # any error of the network and its libraries
         return False
     return True
 
 
-def _in_a_line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]

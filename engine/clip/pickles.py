@@ -1,4 +1,4 @@
-"""Read pickles without running them: their objects become inert records, of which plain tensors are made afterwards."""
+"""Read pickles without running them: objects become inert records, which are converted to plain tensors afterwards."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 LONGEST = 16 << 20
-"""Bytes of the longest pickle that is read: a list of 1,000 tensors takes 0.1 MB, and Python's objects 60 times that.
-"""
+"""Bytes of the longest pickle that is read. A list of 1,000 tensors takes 0.1 MB, its Python objects 60 times that."""
 DTYPES = {
     "Float": torch.float32,
     "Half": torch.float16,
@@ -26,55 +25,55 @@ DTYPES = {
     "Byte": torch.uint8,
     "Bool": torch.bool,
 }
-"""The types of numbers by the name of torch's storage class (`torch.FloatStorage`)."""
+"""Dtypes by the prefix of torch's storage class (`torch.FloatStorage`)."""
 
 
 class Inert:
-    """An object of a pickle: the name of its class or function, its arguments and its state. It does nothing."""
+    """An object of a pickle that does nothing: the name of its class or function, its arguments and its state."""
 
     path = ""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Inert:
-        made = super().__new__(cls)
-        made.args, made.state = args, None
-        return made
+        record = super().__new__(cls)
+        record.args, record.state = args, None
+        return record
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take what the pickle hands to the constructor; `args` has it already."""
+        """Ignore the arguments of the constructor; `args` has them already."""
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
     def append(self, value: Any) -> None:
-        """Drop a value: of containers that are not Python's own, nothing is wanted."""
+        """Ignore a value: containers of other classes are not needed."""
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """Drop a value as `append` does."""
+        """Ignore a value as `append` does."""
 
 
 class Mapping(dict):
     """An ordered dictionary without attributes; torch sets some on the state dict of a module."""
 
     def __setstate__(self, state: Any) -> None:
-        """Drop the attributes."""
+        """Ignore the attributes."""
 
 
 class Unhashable(tuple):
-    """A tuple of a pickle. As a key, one that holds another twice, and so on, would be hashed for ever."""
+    """A tuple of a pickle, not allowed as a key: hashing nested tuples that contain the next twice takes forever."""
 
     __hash__ = None
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Where the numbers of tensors lie in a file: `key` is its name there."""
+    """A storage of tensor values in a file, with its name `key`."""
 
     key: str
     dtype: torch.dtype
 
 
 def _unhashable(load: Callable[[pickle._Unpickler], None]) -> Callable[[pickle._Unpickler], None]:
-    """The step of a pickle that makes a tuple, so that it makes one that is no key."""
+    """Wrap a step of the unpickler that makes a tuple to make an `Unhashable`."""
 
     def step(reader: pickle._Unpickler) -> None:
         load(reader)
@@ -89,8 +88,8 @@ TUPLES = {code[0] for code in (pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, 
 class Reader(pickle._Unpickler):
     """Unpickle inert objects.
 
-    Python's own implementation in Python, because the one in C allocates what an index in the file asks for; for the
-    same reason, mutable bytes are no part of the language here.
+    Based on the pure-Python unpickler: the one in C allocates as much memory as an index in the file demands. For the
+    same reason, mutable bytes are not supported.
     """
 
     dispatch: ClassVar = {
@@ -108,28 +107,28 @@ class Reader(pickle._Unpickler):
         return Mapping if path == "collections.OrderedDict" else type(name, (Inert,), {"path": path})
 
     def persistent_load(self, pid: Any) -> Storage:
-        kind, made_by, key, *_ = pid
-        name = made_by.path.removeprefix("torch.").removesuffix("Storage")
+        kind, storage_class, key, *_ = pid
+        name = storage_class.path.removeprefix("torch.").removesuffix("Storage")
         if kind != "storage" or name not in DTYPES or (len(pid) > 5 and pid[5] is not None):
-            raise ValueError(f"numbers of the unknown kind {made_by.path}")
+            raise ValueError(f"unknown storage type {storage_class.path}")
         return self.storages.setdefault(str(key), Storage(str(key), DTYPES[name]))
 
 
 def unpickle(content: bytes) -> Any:
-    """Return the object of a pickle, inert. Raises ValueError for a pickle that is too long to be weights."""
+    """Return the object of a pickle, inert. Raises ValueError for a pickle that is too long for weights."""
     if len(content) > LONGEST:
-        raise ValueError(f"its list of objects has {len(content):,} bytes, and {LONGEST:,} are read")
+        raise ValueError(f"its list of objects has {len(content):,} bytes, more than {LONGEST:,}")
     return Reader(io.BytesIO(content)).load()
 
 
 def is_tensor(value: Any) -> bool:
-    """Return whether an inert object stands for a plain tensor, or a parameter that is one."""
+    """Return whether an inert object represents a plain tensor or parameter."""
     value = _data(value)
     return isinstance(value, Inert) and value.path == "torch._utils._rebuild_tensor_v2"
 
 
 def tensor(value: Inert, read: Callable[[Storage], Tensor]) -> Tensor:
-    """Return the tensor that an inert object stands for; `read` returns the numbers of a storage, one after another.
+    """Return the tensor that an inert object represents; `read` returns the values of a storage as a tensor [n].
 
     Raises RuntimeError, TypeError or ValueError for sizes and strides beyond the storage.
     """

@@ -1,4 +1,4 @@
-"""How open_clip prepares images for an architecture with the weights of a pretrained tag."""
+"""Find open_clip's preprocessing for an architecture and the weights of a pretrained tag."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from engine.preprocessing import Preprocessing
 
 
 def preprocessing(architecture: str, config: Mapping[str, Any]) -> Preprocessing:
-    """Return the preparation of images that `open_clip.create_model` sets, without building the model.
+    """Return the preprocessing that `open_clip.create_model` sets, without building the model.
 
-    `config` is what `open_clip.get_pretrained_cfg` knows of the tag; empty, for weights without a tag, it means
-    open_clip's defaults, which are those of OpenAI's encoders. The size is always that of the architecture.
+    `config` is `open_clip.get_pretrained_cfg` of the tag; {}, for weights without a tag, selects open_clip's defaults,
+    which match OpenAI's encoders. The image size always follows from the architecture.
     """
     vision = open_clip.get_model_config(architecture)["vision_cfg"]
     size = vision.get("image_size", open_clip.CLIPVisionCfg.image_size)

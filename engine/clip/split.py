@@ -1,16 +1,16 @@
-"""Split an encoder in a frozen part, whose outputs are cached, and a trainable part (section 3 of the protocol).
+"""Split an encoder into a frozen part, whose outputs are cached, and a trainable part (section 3 of the protocol).
 
-    frozen = FrozenImages(model, [0, 1])  # engine.clip.frozen
+    frozen = FrozenImageEncoder(model, [0, 1])  # engine.clip.frozen
     trainable = trainable_image(model, 1)
-    outputs = frozen(pixels)
-    trainable(outputs[1])  # what outputs[0] is, and model.encode_image(pixels)
+    outputs = frozen(pixels, [0, 1])
+    trainable(*outputs[1])  # equals outputs[0] and model.encode_image(pixels)
 
-`layers` is what --image-layer-idx and --text-layer-idx say: how many of the last layers are trainable, 0 for none, -1
-for all. The image layers of a ModifiedResNet are layer1, ..., layer4 and the attention pool; those of a transformer are
-its blocks, the last of which carries the final norm, the pooling and the projection. So are those of a text tower; what
-is cached of a prompt is what goes into its first trainable block, and the end-of-text position.
+`layers` is a value of --image-layer-idx or --text-layer-idx: the number of trainable last layers, 0 for none, -1 for
+all. The image layers of a ModifiedResNet are layer1, ..., layer4 and the attention pool. The layers of a transformer
+over images or text are its blocks; the last one includes final norm, pooling and projection. For a prompt, the input of
+the first trainable block and the end-of-text position are cached.
 
-Parts share the parameters of the model they were taken from.
+Both parts share the parameters of the model.
 """
 
 from __future__ import annotations
@@ -41,56 +41,57 @@ from engine.errors import UserError
 
 
 def trainable_image(model: nn.Module, layers: int) -> nn.Module | None:
-    """The last layers of the image tower of an open_clip model; None for 0.
+    """Return the last layers of the image tower of an open_clip model; None for 0.
 
-    Raises UserError for a number of layers that the tower does not have, or cannot be split at.
+    Raises UserError if the tower cannot be split before its last `layers` layers.
     """
     count = image_layer_count(model, layers)
-    return _for_training(nn.Sequential(*image_stages(model.visual)[-count:])) if count else None
+    return _copy_for_training(nn.Sequential(*image_stages(model.visual)[-count:])) if count else None
 
 
 def trainable_text(model: nn.Module, layers: int) -> nn.Module | None:
-    """The last layers of the text tower of an open_clip model; None for 0.
+    """Return the last layers of the text tower of an open_clip model; None for 0.
 
-    It takes what goes into its first block, [B, L, width], and the end-of-text positions [B]. With all layers that is
-    the embedded tokens: the positional embedding is trained too.
-    Raises UserError for a number of layers that the tower does not have, and for towers that cannot be split.
+    Their inputs are the input of the first block, [B, L, width], and the end-of-text positions [B]. With all layers
+    (-1), the input is the embedded tokens, and the positional embedding is trained too.
+    Raises UserError if the tower cannot be split before its last `layers` layers.
     """
     count = text_layer_count(model, layers)
-    return _for_training(_TextTop(text_tower(model), count)) if count else None
+    return _copy_for_training(TrainableTextBlocks(text_tower(model), count)) if count else None
 
 
 def image_layer_count(model: nn.Module, layers: int) -> int:
-    """How many of `image_stages` are trained. Raises UserError as `trainable_image` does."""
+    """Return how many of `image_stages` are trained. Raises UserError as `trainable_image` does."""
     stages = len(image_stages(model.visual)) if layers else 0
-    return _checked(layers, stages, "--image-layer-idx", f"image tower ({_kind(model.visual)})")
+    return _validate_layers(layers, stages, "--image-layer-idx", f"image tower ({_kind(model.visual)})")
 
 
 def text_layer_count(model: nn.Module, layers: int) -> int:
-    """How many blocks of the text tower are trained; one more than there are for the positional embedding too.
+    """Return how many blocks of the text tower are trained, plus one if the positional embedding is too.
 
     Raises UserError as `trainable_text` does.
     """
     tower = text_tower(model)
-    stages = len(tower.transformer.resblocks) + 1 if tower else 0  # the embedding, which only goes with all blocks
-    return _checked(layers, stages, "--text-layer-idx", f"text tower ({type(getattr(model, 'text', model)).__name__})")
+    stages = len(tower.transformer.resblocks) + 1 if tower else 0  # + 1: the embedding, trained only with all blocks
+    kind = type(getattr(model, "text", model)).__name__
+    return _validate_layers(layers, stages, "--text-layer-idx", f"text tower ({kind})")
 
 
-def unstackable(part: nn.Module) -> str | None:
-    """Why batches of several runs cannot go through a trainable part side by side; None if they can.
+def unstackable(module: nn.Module) -> str | None:
+    """Return why several runs of a trainable module cannot be stacked in one batched problem; None if they can.
 
-    In train() mode BatchNorm ties the samples of a batch together, and dropout draws for all of it at once. The
-    convolutions of several runs become a grouped one, which is slow, and rounds as the number of its groups has it.
+    In train() mode BatchNorm couples the samples of a batch, and dropout draws once for the whole batch. Convolutions
+    of several runs become a grouped one, which is slow, and whose rounding depends on the number of groups.
     """
-    for module in part.modules():
-        random = isinstance(module, PatchDropout | TimmPatchDropout | DropPath)
-        if random or (isinstance(module, _DropoutNd) and module.p > 0) or isinstance(module, _BatchNorm | _ConvNd):
-            return f"it has {type(module).__name__} layers"
+    for layer in module.modules():
+        random = isinstance(layer, PatchDropout | TimmPatchDropout | DropPath)
+        if random or (isinstance(layer, _DropoutNd) and layer.p > 0) or isinstance(layer, _BatchNorm | _ConvNd):
+            return f"it has {type(layer).__name__} layers"
     return None
 
 
-def _checked(layers: int, stages: int, flag: str, kind: str) -> int:
-    """How many of the last `stages` are trainable, the first of which only goes with all others (-1)."""
+def _validate_layers(layers: int, stages: int, flag: str, kind: str) -> int:
+    """Return how many of the last `stages` are trainable; the first one only with all others (-1). Raises UserError."""
     if layers == 0:
         return 0
     if layers == -1 and stages > 0:
@@ -105,10 +106,10 @@ def _checked(layers: int, stages: int, flag: str, kind: str) -> int:
 
 
 class SelfAttention(nn.Module):
-    """The self-attention of a transformer block, with the parameters of nn.MultiheadAttention under its names.
+    """Self-attention of a transformer block, with the parameters and names of nn.MultiheadAttention.
 
-    That one turns batches around before it projects them, so that weights of several runs would be copied for every
-    token.
+    nn.MultiheadAttention transposes batches before the projection, which would copy the weights of several runs for
+    every token.
     """
 
     def __init__(self, attention: nn.MultiheadAttention):
@@ -119,20 +120,20 @@ class SelfAttention(nn.Module):
     def forward(
         self, x: Tensor, key: Tensor, value: Tensor, need_weights: bool = False, attn_mask: Tensor | None = None
     ) -> tuple[Tensor, None]:
-        """[B, L, width] of tokens [B, L, width], which are keys and values too, and no weights."""
+        """Return attended tokens [B, L, width] of tokens `x` [B, L, width], also the keys and values; no weights."""
         projected = F.linear(x, self.in_proj_weight, self.in_proj_bias).unflatten(2, (3, self.num_heads, -1))
         query, key, value = projected.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=attn_mask)
         return self.out_proj(attended.transpose(1, 2).flatten(2)), None
 
 
-def _for_training(part: nn.Module) -> nn.Module:
-    """A copy of a part, around the same parameters, in which transformer blocks attend by `SelfAttention`."""
-    copied = copy.copy(part)
-    copied.__dict__["_parameters"] = dict(part._parameters)
-    copied.__dict__["_modules"] = {name: _for_training(module) for name, module in part._modules.items()}
-    if isinstance(part, ResidualAttentionBlock):
-        copied.attn = SelfAttention(part.attn)
+def _copy_for_training(module: nn.Module) -> nn.Module:
+    """Copy a module, sharing its parameters, and replace the attention of transformer blocks by `SelfAttention`."""
+    copied = copy.copy(module)
+    copied.__dict__["_parameters"] = dict(module._parameters)
+    copied.__dict__["_modules"] = {name: _copy_for_training(child) for name, child in module._modules.items()}
+    if isinstance(module, ResidualAttentionBlock):
+        copied.attn = SelfAttention(module.attn)
     return copied
 
 
@@ -140,7 +141,7 @@ def _for_training(part: nn.Module) -> nn.Module:
 
 
 def image_stages(visual: nn.Module) -> list[nn.Module]:
-    """Modules that one after another are an image tower; -1 trains all of them, k the last k."""
+    """Return the modules that make up an image tower in sequence; -1 trains all of them, k the last k."""
     if isinstance(visual, ModifiedResNet):
         stem = [getattr(visual, f"{layer}{number}") for number in (1, 2, 3) for layer in ("conv", "bn", "act")]
         return [
@@ -165,7 +166,7 @@ def _kind(visual: nn.Module) -> str:
 
 
 class _Section(nn.Module):
-    """Some methods of a tower, with the parameters and submodules of it that they need and no others."""
+    """A part of a tower that keeps only the parameters and submodules that its methods need."""
 
     NEEDS: tuple[str, ...]
 
@@ -173,17 +174,16 @@ class _Section(nn.Module):
         super().__init__()
         self.tower = copy.copy(tower)
         for kind in ("_modules", "_parameters"):
-            own = {name: value for name, value in getattr(tower, kind).items() if name in self.NEEDS}
-            self.tower.__dict__[kind] = own
+            kept = {name: value for name, value in getattr(tower, kind).items() if name in self.NEEDS}
+            self.tower.__dict__[kind] = kept
 
 
 class AttentionPool(nn.Module):
-    """open_clip's AttentionPool2d, with its parameters under its names, for a thirtieth of the work.
+    """open_clip's AttentionPool2d at a thirtieth of the cost, with the same parameters and names.
 
-    It attends from one token alone, the mean. So keys need not be made of all tokens: the query of a head times the
-    head's key matrix is a vector that scores them as they are. Nor need values: the head's value matrix can take their
-    weighted mean as well as each of them. For RN50, 50 tokens of 2048, these are 21 million multiplications an image
-    instead of 735.
+    Only one token, the mean, attends. So no keys are computed: the query of a head times the key matrix of the head is
+    a vector that scores the tokens directly. Nor are values: the value matrix is applied to the weighted mean of the
+    tokens. For RN50 (50 tokens of 2048) this takes 21 million multiplications an image instead of 735 million.
     """
 
     def __init__(self, pool: AttentionPool2d):
@@ -192,10 +192,10 @@ class AttentionPool(nn.Module):
         self.q_proj, self.k_proj, self.v_proj, self.c_proj = pool.q_proj, pool.k_proj, pool.v_proj, pool.c_proj
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Features [B, D] of feature maps [B, C, H, W]."""
+        """Return features [B, D] of feature maps [B, C, H, W]."""
         tokens = maps.flatten(2)  # [B, C, L]
         tokens = torch.cat([tokens.mean(2, keepdim=True), tokens], dim=2) + self.positional_embedding.T
-        # weights are on the left of all products, so that their gradients come out as they lie in memory
+        # weights are on the left of all products, so their gradients have the same memory layout
         query = (self.q_proj.weight @ tokens[:, :, 0].T).T + self.q_proj.bias
         query = self._heads(query) * (query.shape[1] // self.num_heads) ** -0.5  # [heads, B, C / heads]
         key, value = (self._heads_of(layer.weight) for layer in (self.k_proj, self.v_proj))  # [heads, C / heads, C]
@@ -206,11 +206,11 @@ class AttentionPool(nn.Module):
         return (self.c_proj.weight @ attended).T + self.c_proj.bias
 
     def _heads(self, vectors: Tensor) -> Tensor:
-        """[B, C] as [heads, B, C / heads]."""
+        """Reshape [B, C] to [heads, B, C / heads]."""
         return vectors.unflatten(1, (self.num_heads, -1)).transpose(0, 1)
 
     def _heads_of(self, weight: Tensor) -> Tensor:
-        """The weight [C, C] of a projection as [heads, C / heads, C]."""
+        """Reshape the weight [C, C] of a projection to [heads, C / heads, C]."""
         return weight.view(self.num_heads, -1, weight.shape[1])
 
 
@@ -248,7 +248,7 @@ class _TimmHead(_Section):
 
 
 class TextTower(NamedTuple):
-    """The pieces of a text tower, under one set of names for the two forms that open_clip has."""
+    """The pieces of a text tower, with the same names for both forms in open_clip."""
 
     token_embedding: nn.Embedding
     positional_embedding: nn.Parameter
@@ -261,7 +261,7 @@ class TextTower(NamedTuple):
 
 
 def text_tower(model: nn.Module) -> TextTower | None:
-    """The pieces of a model's text tower; None for one that cannot be split (Hugging Face's, CoCa's)."""
+    """Return the pieces of a model's text tower; None if it cannot be split (Hugging Face's, CoCa's)."""
     if type(model) is CLIP:
         tower, pool_type, eos_id = model, model.text_pool_type, model.text_eos_id
     elif type(model) is CustomTextCLIP and isinstance(model.text, TextTransformer):
@@ -274,8 +274,8 @@ def text_tower(model: nn.Module) -> TextTower | None:
     return None if pool_type == "none" else TextTower(*pieces, pool_type, eos_id)
 
 
-class _TextTop(nn.Module):
-    """The last blocks (or, one more than there are, the positional embedding too), the final norm, the projection."""
+class TrainableTextBlocks(nn.Module):
+    """The last `count` blocks, final norm and projection; one more than all blocks adds the positional embedding."""
 
     def __init__(self, tower: TextTower, count: int):
         super().__init__()
@@ -288,21 +288,21 @@ class _TextTop(nn.Module):
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         if self.positional_embedding is not None:
             x = x + self.positional_embedding[: x.shape[1]]
-        mask = causal(self.attn_mask, x.shape[1])
+        mask = crop_mask(self.attn_mask, x.shape[1])
         for block in self.blocks:
             x = block(x, attn_mask=mask)
         return text_features(x, positions, self.ln_final, self.text_projection)
 
 
-def causal(mask: Tensor | None, length: int) -> Tensor | None:
-    """The part of a tower's attention mask, if it has one, that texts of `length` tokens need."""
+def crop_mask(mask: Tensor | None, length: int) -> Tensor | None:
+    """Crop the attention mask of a tower, if any, to texts of `length` tokens."""
     return None if mask is None else mask[:length, :length]
 
 
 def text_features(
     x: Tensor, positions: Tensor, ln_final: nn.Module, projection: nn.Parameter | nn.Linear | None
 ) -> Tensor:
-    """Features [B, D] of what the last block gives [B, L, width], from the positions [B] of the ends of texts."""
+    """Return features [B, D] from the output of the last block [B, L, width] at the end-of-text positions [B]."""
     at_end = positions.view(-1, 1, 1).expand(-1, 1, x.shape[2])
     features = ln_final(x.gather(1, at_end).squeeze(1))
     if projection is None:

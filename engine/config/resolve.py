@@ -1,4 +1,4 @@
-"""From parsed arguments to what they mean: the device, views of images, shifted test sets, and cells of runs."""
+"""Values derived from parsed arguments: device, image views, shifted test sets, cells of runs, scope of a table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import warnings
 
 from engine import datasets
 from engine.clip import names
-from engine.config.arguments import SEEDS, method_arguments
+from engine.config.arguments.classifier import method_arguments
+from engine.config.arguments.data import SEEDS
 from engine.datasets.few_shot import ALL
 from engine.errors import UserError
 from engine.methods import METHODS
@@ -20,48 +21,53 @@ from engine.training.schedule import MAX_ITER
 
 
 def image_views(args: argparse.Namespace) -> int:
-    """`--image-views` made whole: 0 with `none`, 1 with `flip`, at least 1 with `randomcrop`.
+    """Return `--image-views`, or its default: 0 with `none`, 1 with `flip`, at least 1 with `randomcrop`.
 
-    Raises UserError for a number that its augmentation cannot have.
+    Raises UserError for a number that the augmentation does not allow.
     """
     augmentation, views = args.image_augmentation, args.image_views
     if views is None:
         return 0 if augmentation == "none" else 1
-    allowed = {"none": views == 0, "flip": views == 1, "randomcrop": views >= 1}
-    if not allowed[augmentation]:
-        needed = {"none": "0", "flip": "1 (a second flip is the first again)", "randomcrop": "1 or more"}[augmentation]
-        raise UserError(f"--image-augmentation {augmentation} takes --image-views {needed}, not {views}")
+    allowed, is_allowed = {
+        "none": ("0", views == 0),
+        "flip": ("1 (a second flip would equal the first)", views == 1),
+        "randomcrop": ("1 or more", views >= 1),
+    }[augmentation]
+    if not is_allowed:
+        raise UserError(f"--image-augmentation {augmentation} takes --image-views {allowed}, not {views}")
     return views
 
 
 def check_encoders(args: argparse.Namespace) -> None:
-    """Raise UserError for local weights that would have to serve several encoders."""
+    """Raise UserError if `--clip-weights` is combined with several encoders."""
     if args.clip_weights and len(args.clip_encoder) > 1:
-        raise UserError(f"--clip-weights is one file, and --clip-encoder names {len(args.clip_encoder)} encoders")
+        raise UserError(
+            f"--clip-weights is one file, but --clip-encoder names {len(args.clip_encoder)} encoders; name one encoder"
+        )
 
 
 def device(args: argparse.Namespace) -> str:
-    """`--device`, where `auto` is cuda if there is one, else cpu. Raises UserError for a device that is not there."""
-    import torch  # seconds to import, which --help and few_shot_split.py need not wait for
+    """Return `--device`; `auto` is cuda if available, else cpu. Raises UserError for a device that is not available."""
+    import torch  # takes seconds; --help and few_shot_split.py do without it
 
     if args.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of names that torch knows from former times
-            torch.ones(1, device=args.device).cpu()  # `meta` can make tensors, but has no numbers
-    except Exception as error:  # torch has an exception for each kind of device that it was not built for
-        there = "cpu" + ", cuda" * torch.cuda.is_available() + ", mps" * torch.backends.mps.is_available()
+            warnings.simplefilter("ignore")  # about device names that torch has deprecated
+            torch.ones(1, device=args.device).cpu()  # `meta` can create tensors, but they hold no numbers
+    except Exception as error:  # torch raises a different exception for each kind of device it lacks
+        available = "cpu" + ", cuda" * torch.cuda.is_available() + ", mps" * torch.backends.mps.is_available()
         raise UserError(
-            f"--device {args.device} cannot be used: PyTorch has no such device on this machine; it has {there}"
+            f"--device {args.device} cannot be used: PyTorch has no such device on this machine; it has {available}"
         ) from error
     return args.device
 
 
 def workers(args: argparse.Namespace, device: str) -> int:
-    """`--num-workers`; by default one per core, 16 at most, and an eighth of that where the CPU encodes too.
+    """Return `--num-workers`; by default one per core, at most 16, or one per 8 cores if the CPU also encodes.
 
-    There encoding takes all cores, and ten times as long as decoding or more.
+    Encoding on the CPU uses all cores, and takes at least ten times as long as decoding.
     """
     if args.num_workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -70,25 +76,29 @@ def workers(args: argparse.Namespace, device: str) -> int:
 
 
 def shifted_sets(args: argparse.Namespace) -> dict[str, list[str]]:
-    """The shifted test sets by each dataset of `--dataset`: `--shifted`, or all there are.
+    """Return the shifted test sets of each dataset in `--dataset`: those in `--shifted`, or all.
 
-    Raises UserError for one that belongs to none of the datasets, and for a dataset to which none of them belongs.
+    Raises UserError for a test set of none of the datasets, and for a dataset without any of the test sets.
     """
-    of = {dataset: datasets.variants(dataset) for dataset in args.dataset}
+    available = {dataset: datasets.variants(dataset) for dataset in args.dataset}
     if args.shifted is None:
-        return of
+        return available
     for name in args.shifted:
-        if not any(name in variants for variants in of.values()):
-            there = ", ".join(variant for variants in of.values() for variant in variants)
-            raise UserError(f"{name} is no shifted test set of {', '.join(of)}; there are: {there}")
-    chosen = {dataset: [name for name in variants if name in args.shifted] for dataset, variants in of.items()}
+        if not any(name in variants for variants in available.values()):
+            choices = ", ".join(variant for variants in available.values() for variant in variants)
+            raise UserError(
+                f"--shifted: {name} is not a shifted test set of {', '.join(available)}; there are: {choices}"
+            )
+    chosen = {dataset: [name for name in variants if name in args.shifted] for dataset, variants in available.items()}
     if without := [dataset for dataset, variants in chosen.items() if not variants]:
-        raise UserError(f"--shifted names no shifted test set of {', '.join(without)}")
+        raise UserError(
+            f"--shifted names no shifted test set of {', '.join(without)}; add one, or remove it from --dataset"
+        )
     return chosen
 
 
 def apply_mode(args: argparse.Namespace) -> None:
-    """Set what `--mode` fixes, under the names that train.py's arguments have. The text encoder stays whole."""
+    """Set the arguments of train.py that `--mode` fixes. No layer of the text encoder is trained."""
     vars(args).update(method_arguments(args.mode), text_layer_idx=0)
     if args.wise_ft and not METHODS[args.mode].wise_ft:
         raise UserError(
@@ -97,15 +107,15 @@ def apply_mode(args: argparse.Namespace) -> None:
 
 
 def cells(args: argparse.Namespace) -> list[Cell]:
-    """The cells that arguments of train.py mean: all combinations of encoders, datasets, shots and seeds, each once.
+    """Return the cells for arguments of train.py: each combination of encoder, dataset, shots and seed, once.
 
-    Raises UserError for a dataset that has only a test set.
+    Raises UserError for a dataset with only a test set.
     """
     views = image_views(args)
     for dataset in args.dataset:
-        trained_on(dataset)
+        require_trainable(dataset)
     check_method(args)
-    asked = (args.clip_encoder, args.dataset, args.train_shot, args.seed)
+    combined = (args.clip_encoder, args.dataset, args.train_shot, args.seed)
     return [
         Cell(
             dataset=dataset,
@@ -125,7 +135,7 @@ def cells(args: argparse.Namespace) -> list[Cell]:
             max_iter=args.max_iter,
             max_val_shot=args.max_val_shot,
         )
-        for encoder, dataset, per_class, seed in itertools.product(*map(dict.fromkeys, asked))
+        for encoder, dataset, per_class, seed in itertools.product(*map(dict.fromkeys, combined))
     ]
 
 
@@ -142,32 +152,31 @@ def check_method(args: argparse.Namespace) -> None:
 
 
 def scope(args: argparse.Namespace, table: int) -> Scope:
-    """What arguments of tables.py make a table of; what is None there is as in the paper's table.
+    """Return the scope of a table for arguments of tables.py; an argument that is None is as in the paper's table.
 
-    ImageNet-ESC is as the protocol has it, or the demo's. Raises UserError for datasets that the table cannot be made
-    of.
+    A table of ImageNet-ESC follows the protocol, or the demo. Raises UserError for datasets that the table cannot have.
     """
     if TABLES[table].kind == "esc":
-        return layout.scope_of_esc(table, args.dataset == ["demo"], args.max_iter)
-    of_paper = layout.scope_of_paper(table, args.seed or SEEDS)
-    own = {name: names.folder(name, args.clip_weights) for name in args.clip_encoder or of_paper.encoders}
-    if args.clip_weights and len(own) > 1:
+        return layout.esc_scope(table, args.dataset == ["demo"], args.max_iter)
+    paper = layout.paper_scope(table, args.seed or SEEDS)
+    encoders = {name: names.folder(name, args.clip_weights) for name in args.clip_encoder or paper.encoders}
+    if args.clip_weights and len(encoders) > 1:
         raise UserError(
-            f"--clip-weights is one file, and Table {table} is of {len(own)} encoders; choose with --clip-encoder"
+            f"--clip-weights is one file, but Table {table} has {len(encoders)} encoders; choose one with"
+            " --clip-encoder"
         )
-    asked = tuple(dict.fromkeys(args.dataset or of_paper.datasets))
-    for dataset in asked:
-        trained_on(dataset)
+    chosen = tuple(dict.fromkeys(args.dataset or paper.datasets))
+    for dataset in chosen:
+        require_trainable(dataset)
     if TABLES[table].kind == "shift":
-        layout.require_shifts(asked)
+        layout.require_shifts(chosen)
     if ALL in (args.train_shot or []):
-        raise UserError("the paper's tables are of numbers of shots, not of --train-shot all; eval.py tabulates that")
-    by, seeds = (tuple(dict.fromkeys(values)) for values in (args.train_shot or of_paper.shots, of_paper.seeds))
-    return Scope(asked, by, seeds, own, args.max_iter)
+        raise UserError("--train-shot all is in no table of the paper; use eval.py to tabulate it")
+    shots, seeds = (tuple(dict.fromkeys(values)) for values in (args.train_shot or paper.shots, paper.seeds))
+    return Scope(chosen, shots, seeds, encoders, args.max_iter)
 
 
-def trained_on(dataset: str) -> str:
-    """The name of a dataset that classifiers are trained on. Raises UserError for one that has only a test set."""
+def require_trainable(dataset: str) -> None:
+    """Raise UserError for a dataset with only a test set."""
     if parent := datasets.parent(dataset):
         raise UserError(f"{dataset} has only a test set; classifiers for it are trained on --dataset {parent}")
-    return dataset

@@ -1,4 +1,4 @@
-"""Start and end of a script: its parser, and `run`, which turns every mistake of a user's into one line."""
+"""Start and end of a script: its parser, and `run`, which reports a user's mistake in one line."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from engine import terminal
-from engine.config.arguments import SPLITS, declared
+from engine.config.arguments import arguments_of
 from engine.config.commands import command
 from engine.datasets.few_shot import MissingSplits
 from engine.errors import UserError
 
 NO_MEMORY = re.compile("^OutOfMemoryError:|DefaultCPUAllocator: can't allocate memory")
-"""How torch says that there is no more, on a GPU and on a CPU: in kinds of RuntimeError."""
+"""How torch reports that memory ran out, on a GPU and on a CPU: in subclasses of RuntimeError."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """Keeps the arguments that it read, for the command with which `run` ends an error."""
+    """A parser that keeps the parsed arguments, for the command that `run` suggests after an error."""
 
     arguments = argparse.Namespace()
 
@@ -31,59 +31,77 @@ class _Parser(argparse.ArgumentParser):
         return _Parser.arguments
 
 
-def parser(description: str, *names: str) -> argparse.ArgumentParser:
-    """Return a parser with the arguments of these `names`: keys of `ARGUMENTS`, which may end in `SEVERAL`.
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keep the layout of the description, and append defaults to help texts that do not state them."""
 
-    `description` is the script's docstring.
-    """
-    made = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in names:
-        flags, settings = declared(name)
-        made.add_argument(*flags, **settings)
+    def _get_help_string(self, action: argparse.Action) -> str:
+        default = action.default
+        if action.nargs == 0 or default in (None, "", argparse.SUPPRESS) or "(default: " in action.help:
+            return action.help
+        if isinstance(default, bool):
+            default = str(default).lower()
+        shown = " ".join(map(str, default)) if isinstance(default, list) else default
+        return f"{action.help} (default: {shown})"
+
+
+def parser(description: str, script: str) -> argparse.ArgumentParser:
+    """Return the parser of a script (`train.py`), with its arguments in groups; `description` is its docstring."""
+    made = _Parser(description=description, formatter_class=_HelpFormatter)
+    groups: dict[str, Any] = {}
+    required, positional = [], []
+    for argument in arguments_of(script):
+        if argument.group not in groups:
+            groups[argument.group] = made.add_argument_group(argument.group)
+        action = groups[argument.group].add_argument(*argument.flags, **argument.settings(script))
+        if not action.option_strings:
+            positional.append(f"[{action.metavar} ...]")
+        elif action.required:
+            required.append(f"{action.option_strings[0]} {action.metavar}{' ...' * (action.nargs == '+')}")
+    made.usage = " ".join(["%(prog)s", *required, "[options]", *positional])
     return made
 
 
 def run(
-    main: Callable[[], int | None], kept: str = "what is complete is kept; the same command goes on from there"
+    main: Callable[[], int | None], kept: str = "completed work is saved; rerun the same command to resume"
 ) -> None:
-    """Run a script's `main` and exit: 0 or what it returns, 1 after a mistake of the user's, 130 after Ctrl-C.
+    """Run a script's `main` and exit: 0 or its return value, 1 after a user's mistake, 130 after Ctrl-C.
 
-    `kept` is said after Ctrl-C. When nobody reads what is printed any more (`| head`), the script ends without a word.
+    `kept` is printed after Ctrl-C. If the reader of stdout is gone (`| head`), the script ends silently.
     """
     terminal.prepare()
     try:
         sys.exit(terminal.run_and_flush(main) or 0)
-    except MissingSplits as error:  # whatever the script, its command line says where they belong
-        sys.exit(f"error: {error}:\n  {command('few_shot_split.py', SPLITS, _Parser.arguments, **error.wanted)}")
+    except MissingSplits as error:  # only the command line knows the folder of the splits
+        sys.exit(f"error: {error}:\n  {command('few_shot_split.py', _Parser.arguments, **error.wanted)}")
     except UserError as error:
         sys.exit(f"error: {error}")
     except BrokenPipeError:
         terminal.discard_unwritten()
         sys.exit(128 + signal.SIGPIPE)
     except (OSError, RuntimeError, MemoryError) as error:
-        if (said := _refusal(error, vars(_Parser.arguments))) is None:
+        if (message := _system_error(error, vars(_Parser.arguments))) is None:
             raise
         terminal.discard_unwritten()
-        sys.exit(f"error: {said}")
+        sys.exit(f"error: {message}")
     except KeyboardInterrupt:
         terminal.warn(f"\ninterrupted: {kept}")
         sys.exit(130)
 
 
-def _refusal(error: Exception, arguments: Collection[str]) -> str | None:
-    """Return a sentence about an error and its remedy; None for what is a fault of the program.
+def _system_error(error: Exception, arguments: Collection[str]) -> str | None:
+    """Return a message with the cause and the remedy of an error; None for a bug in the program.
 
-    `arguments` are the names of those that the script has, as argparse keeps them.
+    `arguments` are the names of the script's parsed arguments.
     """
     number, name = getattr(error, "errno", None), type(error).__name__
     if isinstance(error, RecursionError):
-        return f"what was read is nested too deeply ({error})"
+        return f"the input is nested too deeply ({error})"
     if isinstance(error, MemoryError) or number == errno.ENOMEM or NO_MEMORY.search(f"{name}: {error}"):
-        less = [f"a smaller {flag}" for flag in _flags(("max_memory", "test_batch_size", "batch_size"), arguments)]
-        return "memory ran out" + _advice([*less, *_no_workers(arguments)])
+        smaller = [f"a smaller {flag}" for flag in _flags(("max_memory", "test_batch_size", "batch_size"), arguments)]
+        return "memory ran out" + _advice([*smaller, *_no_workers(arguments)])
     if number == errno.EAGAIN or str(error) == "can't start new thread":
-        what = "the system starts no more processes or threads for this user (ulimit -u, or a container's limit)"
-        return what + _advice(_no_workers(arguments))
+        cause = "the system starts no more processes or threads for this user (ulimit -u, or a container's limit)"
+        return cause + _advice(_no_workers(arguments))
     if not isinstance(error, OSError) or (error.filename is None and number is None):
         return None
     named = [os.fsdecode(path) for path in (error.filename, error.filename2) if isinstance(path, str | bytes)]
@@ -98,5 +116,5 @@ def _no_workers(arguments: Collection[str]) -> list[str]:
     return [f"{flag} 0" for flag in _flags(["num_workers"], arguments)]
 
 
-def _advice(remedies: list[str]) -> str:
-    return f"; try {' or '.join(remedies)}" if remedies else ""
+def _advice(suggestions: list[str]) -> str:
+    return f"; try {' or '.join(suggestions)}" if suggestions else ""

@@ -1,4 +1,4 @@
-"""The kinds of values that arguments take: each function reads one from its text, or raises ArgumentTypeError."""
+"""Types of arguments: each function parses a word of the command line, or raises ArgumentTypeError."""
 
 from __future__ import annotations
 
@@ -12,48 +12,46 @@ from engine.datasets.few_shot import ALL, Shots
 from engine.paper.layout import TABLES
 from engine.training.schedule import MAX_LOGIT
 
-MOST, MOST_SEED = 10**9, 2**63 - 1
-"""The largest number that arguments take, and the largest seed."""
-MOST_WORKERS, MOST_VIEWS = 1024, 1000
-"""Each worker is a process, and each view is encoded of every training image."""
+MAX_NUMBER, MAX_SEED = 10**9, 2**63 - 1
+MAX_WORKERS, MAX_VIEWS = 1024, 1000
+"""Each worker is a process, and every view of every training image is encoded."""
 
 
 def boolean(text: str) -> bool:
-    """Read true/false, as in `--wise_ft False`: unlike argparse's `type=bool`, which takes every word for true."""
+    """Read true or false, as in `--wise_ft False`; argparse's `type=bool` takes every word for true."""
     words = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
     if text.lower() not in words:
         raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")
     return words[text.lower()]
 
 
-def whole(text: str, most: int = MOST) -> int:
-    """Read a whole number, from -`most` to `most`."""
+def integer(text: str, maximum: int = MAX_NUMBER) -> int:
+    """Read an integer from -`maximum` to `maximum`."""
     try:
         number = int(text)
-    except ValueError as error:  # also for more digits than Python reads
+    except ValueError as error:  # also raised for more digits than Python reads
         raise argparse.ArgumentTypeError(f"'{text:.50}' is not a whole number") from error
-    if abs(number) > most:
-        raise argparse.ArgumentTypeError(f"'{text:.50}' is too large; at most {most:,}")
+    if abs(number) > maximum:
+        raise argparse.ArgumentTypeError(f"'{text:.50}' is too large; at most {maximum:,}")
     return number
 
 
 def positive(text: str) -> int:
-    """Read a whole number of at least 1."""
-    number = whole(text)
+    """Read an integer of at least 1."""
+    number = integer(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
     return number
 
 
 def logit(text: str) -> float:
-    """Read the logarithm of a scale that is a normal number in float32."""
+    """Read the logarithm of a scale; the scale must be a normal number in float32."""
     try:
         number = float(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"'{text:.50}' is not a number") from error
     if not abs(number) <= MAX_LOGIT:
-        most = MAX_LOGIT
-        raise argparse.ArgumentTypeError(f"'{text:.50}' is not a number from -{most} to {most}")
+        raise argparse.ArgumentTypeError(f"'{text:.50}' is not a number from -{MAX_LOGIT} to {MAX_LOGIT}")
     return number
 
 
@@ -65,9 +63,9 @@ def shots(text: str) -> Shots:
         raise argparse.ArgumentTypeError(f"{error}; shots are a number or 'all'") from error
 
 
-def not_negative(text: str, most: int = MOST) -> int:
-    """Read a whole number from 0 to `most`."""
-    number = whole(text, most)
+def not_negative(text: str, maximum: int = MAX_NUMBER) -> int:
+    """Read an integer from 0 to `maximum`."""
+    number = integer(text, maximum)
     if number < 0:
         raise argparse.ArgumentTypeError(f"{number} is negative")
     return number
@@ -75,24 +73,24 @@ def not_negative(text: str, most: int = MOST) -> int:
 
 def seed(text: str) -> int:
     """Read a seed of few-shot splits."""
-    return not_negative(text, MOST_SEED)
+    return not_negative(text, MAX_SEED)
 
 
 def workers(text: str) -> int:
     """Read a number of processes."""
-    return not_negative(text, MOST_WORKERS)
+    return not_negative(text, MAX_WORKERS)
 
 
 def views(text: str) -> int:
-    """Read a number of views of each training image, which its augmentation may refuse."""
-    return whole(text, MOST_VIEWS)
+    """Read a number of views of each training image; the augmentation may not allow it."""
+    return integer(text, MAX_VIEWS)
 
 
 def layers(text: str) -> int:
-    """Read a number of layers, or -1 for all; how many there are is known once the encoder is loaded."""
-    number = whole(text)
+    """Read a number of layers, or -1 for all. The loaded encoder determines the maximum."""
+    number = integer(text)
     if number < -1:
-        raise argparse.ArgumentTypeError(f"{number} is neither a number of layers nor -1 (all of them)")
+        raise argparse.ArgumentTypeError(f"{number} is neither a number of layers nor -1 (all layers)")
     return number
 
 
@@ -110,54 +108,51 @@ def size(text: str) -> int:
 
 
 def dataset(text: str) -> str:
-    """Read a dataset's name, or a path of custom images, which gives them a name."""
+    """Read the name of a dataset, or the path of a custom dataset, and return the name."""
     if text in datasets.names():
         return text
     if os.sep in text or text.lower().endswith(".csv") or os.path.isdir(text):
         return datasets.add_custom(text)
     raise argparse.ArgumentTypeError(
-        f"no dataset is called '{text}'; there are: {', '.join(datasets.names())}; or the path of a folder or CSV of"
-        " images of your own"
+        f"no dataset is called '{text}'; there are: {', '.join(datasets.names())}; or the path of a custom dataset (a"
+        " folder or a CSV file)"
     )
 
 
 def templates(text: str) -> str:
-    """Read a name of prompts, or the path of a file of templates, which gives them a name."""
+    """Read a name of prompts, or the path of a template file, and return the name."""
     if text in prompts.AUGMENTATIONS:
         return text
     if os.sep in text or text.lower().endswith(".txt") or os.path.isfile(text):
         return prompts.add_custom(text)
     raise argparse.ArgumentTypeError(
-        f"'{text}' is none of {', '.join(prompts.AUGMENTATIONS)}, and no file of templates"
+        f"'{text}' is neither one of {', '.join(prompts.AUGMENTATIONS)} nor a template file"
     )
 
 
-def source(text: str) -> str:
-    """Read the name of a dataset that has shifted test sets."""
+def source_dataset(text: str) -> str:
+    """Read the name of a dataset with shifted test sets."""
     if text not in datasets.SOURCES:
-        has = (
-            "is a shifted test set"
-            if text in datasets.names() and datasets.parent(text)
-            else "has no shifted test sets"
-        )
-        raise argparse.ArgumentTypeError(f"'{text}' {has}; train on one of: {', '.join(datasets.SOURCES)}")
+        is_shifted = text in datasets.names() and datasets.parent(text)
+        reason = "is a shifted test set" if is_shifted else "has no shifted test sets"
+        raise argparse.ArgumentTypeError(f"'{text}' {reason}; train on one of: {', '.join(datasets.SOURCES)}")
     return text
 
 
-def table(text: str) -> str:
-    """Read a table's name, which may be given as its file is called."""
+def table_name(text: str) -> str:
+    """Read the name of a table, with or without .csv."""
     return text.removesuffix(".csv")
 
 
 def png(text: str) -> str:
-    """Read the path of a picture, whose name must end in .png."""
+    """Read the path of a PNG file."""
     if not text.lower().endswith(".png"):
-        raise argparse.ArgumentTypeError(f"'{text}' does not end in .png, and plots are PNG files alone")
+        raise argparse.ArgumentTypeError(f"'{text}' does not end in .png; plots are PNG files")
     return text
 
 
-def numbers(text: str) -> int | str:
-    """Read the number of one of the paper's tables, or `all`."""
+def table_number(text: str) -> int | str:
+    """Read the number of a table of the paper, or `all`."""
     if text != "all" and text not in map(str, TABLES):
         raise argparse.ArgumentTypeError(f"'{text}' is not one of {', '.join(map(str, TABLES))} or all")
     return text if text == "all" else int(text)

@@ -19,10 +19,10 @@ from engine.demo import sounds as demo_sounds
 from engine.digests import tensors_digest
 from engine.esc.benchmark import Benchmark
 from engine.features import audio
-from engine.features.audio import AudioSource
+from engine.features.audio import AudioProvenance
 from engine.features.extract import extract
 from engine.features.planning import Request, plan_dataset
-from engine.features.store import Place
+from engine.features.store import FeaturePaths
 from engine.features.texts import extract_texts
 from engine.features.views import training_views
 from engine.results.esc import DEMO_CLASSES, SHOTS, SPLITS
@@ -60,15 +60,15 @@ def steps(data_dir: str | Path, indices_dir: str | Path, feature_dir: str | Path
         few_shot.save(splits[-1], indices_dir)
     encoder = load_encoder(ENCODER, device=device)
     request = Request(["classname"], training_views("none", 0))
-    plan = plan_dataset(dataset, splits, request, Place.of(feature_dir, ENCODER, DATASET), encoder)
+    plan = plan_dataset(dataset, splits, request, FeaturePaths.of(feature_dir, ENCODER, DATASET), encoder)
     for texts in plan.texts:
         if texts.missing:
             yield Step("encoding names", "name", len(texts.prompts), partial(extract_texts, texts, encoder))
-    if plan.passes:
+    if plan.images_to_encode:
         yield Step(
             "encoding pictures",
             "picture",
-            plan.passes,
+            plan.images_to_encode,
             lambda progress: extract(plan.images, encoder, batch_size=BATCH_SIZE, workers=1, progress=progress),
         )
     yield from _encode_sounds(esc50.load(Path(data_dir) / demo_sounds.FOLDER), Path(feature_dir), device)
@@ -95,7 +95,7 @@ def _install_sounds(data_dir: Path, progress: Callable[[int], object]) -> None:
 def _encode_sounds(dataset: esc50.Sounds, feature_dir: Path, device: str) -> Iterator[Step]:
     """Yield the steps for the features of sounds, in eval() mode, where batches do not matter."""
     encoder = audio_encoder.load()
-    source = AudioSource(
+    source = AudioProvenance(
         encoder=audio_encoder.NAME,
         encoder_digest=tensors_digest(encoder.state_dict()),
         list_digest=dataset.digest(),
@@ -104,9 +104,9 @@ def _encode_sounds(dataset: esc50.Sounds, feature_dir: Path, device: str) -> Ite
         mode="eval",
         batch_size=BATCH_SIZE,
     )
-    encoder, folder = encoder.to(device), audio.place(feature_dir, audio_encoder.NAME, demo_sounds.FOLDER)
+    encoder, folder = encoder.to(device), audio.folds_dir(feature_dir, audio_encoder.NAME, demo_sounds.FOLDER)
     read = partial(sounds.read, rate=demo_sounds.RATE, length=demo_sounds.LENGTH)
-    for number in audio.missing(folder, source, dataset.folds):
+    for number in audio.missing_folds(folder, source, dataset.folds):
 
         def make(progress: Callable[[int], object], number: int = number) -> None:
             fold = audio.extract_fold(

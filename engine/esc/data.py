@@ -265,11 +265,11 @@ PROTOCOL = "scale 1, train, batches of 10"
 
 def read_folds(benchmark: Benchmark, feature_dir: str | Path) -> dict[int, Fold]:
     """The features of the benchmark's sounds. Raises MissingFeatures when one of the five folds is not there."""
-    return audio.read_folds(audio.place(feature_dir, benchmark.audio_encoder, benchmark.sounds), SPLITS)
+    return audio.read_folds(audio.folds_dir(feature_dir, benchmark.audio_encoder, benchmark.sounds), SPLITS)
 
 
 def _source_inputs(fold: Fold) -> dict[str, str]:
     """What features of sounds were made from and how."""
-    source = asdict(fold.source)
+    source = asdict(fold.provenance)
     how = f"scale {source['audio_scale']}, {source['mode']}, batches of {source['batch_size']}"
     return {"audio encoder": source["encoder_digest"], "sounds": source["list_digest"], "audio": how}

@@ -13,7 +13,7 @@ from engine.errors import UserError
 from engine.esc.benchmark import Benchmark
 from engine.esc.data import EscData, image_cells, read_folds
 from engine.features.opened import OpenedFeatures
-from engine.features.store import MissingFeatures, Place
+from engine.features.store import FeaturePaths, MissingFeatures
 from engine.results.esc import SHOTS, SPLITS
 from engine.tasks.images import ImageTasks, wanted_by
 
@@ -27,14 +27,14 @@ def load(args: argparse.Namespace, benchmark: Benchmark, device: str) -> EscData
     """
     asked = {"dataset": [benchmark.dataset], "train_shot": list(SHOTS), "seed": list(SPLITS)}
     inputs = {"text_augmentation": ["classname"], "image_augmentation": "none", "clip_encoder": ["RN50"]}
-    make_images = config.command("features.py", config.FEATURES, args, **asked, **inputs)
+    make_images = config.command("features.py", args, **asked, **inputs)
     images, folds, missing = None, None, []
     try:
         cells = image_cells(benchmark)
         images = ImageTasks(cells, OpenedFeatures(wanted_by(cells), args.feature_dir, args.indices_dir), "cpu")
     except MissingSplits as error:
-        missing.append(_missing(error, config.command("few_shot_split.py", config.SPLITS, args, **error.wanted)))
-        folder = Place.of(args.feature_dir, benchmark.encoder, benchmark.dataset).folder
+        missing.append(_missing(error, config.command("few_shot_split.py", args, **error.wanted)))
+        folder = FeaturePaths.of(args.feature_dir, benchmark.encoder, benchmark.dataset).folder
         if not folder.exists():  # what is there cannot be known without splits
             missing.append(_missing(f"no features in {folder}", make_images))
     except MissingFeatures as error:

@@ -1,2 +1,2 @@
-"""Cached CLIP features: `store` keeps them on disk, `planning` says what is missing, `extract` makes it, `verify`
-checks what is there."""
+"""Cached CLIP features: `store` reads and writes them, `planning` finds missing ones, `extract` makes them, `verify`
+checks them."""

@@ -1,14 +1,13 @@
-"""Features of sounds: make them fold by fold, and read them back.
+"""Extract features of sounds fold by fold, and read them.
 
     features/<encoder>/<dataset>/fold_<k>.safetensors
 
-One file per fold: features, labels and positions in the metadata's list, then the paths and classes of the clips by
-name, and what all was made from. As in `engine.features.store`, a file is written to a temporary name and renamed,
-states a digest of its content, and features of different sources are never mixed; nothing is unpickled.
+One file per fold: features, labels and positions in the metadata list, paths and class names of the clips, and the
+provenance. As in `engine.features.store`, a file is written to a temporary name and renamed, and records a digest of
+its content. Features of different provenance are never mixed, and nothing is unpickled.
 
-An encoder in train() mode makes features that depend on who shares the batch. So batches follow the metadata's order
-and never reach over a fold, and each fold starts from the weights as loaded: its features do not depend on which folds
-were made before it in the same process.
+Features of an encoder in train() mode depend on the other clips of the batch. So batches follow the metadata order and
+never span folds, and each fold starts from the loaded weights: its features do not depend on the folds before it.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ from engine.datasets.esc50 import Sounds
 from engine.errors import UserError
 from engine.features import store
 from engine.features.numbers import check_finite
-from engine.features.store import MissingFeatures, Source
+from engine.features.store import MissingFeatures, Provenance
 from engine.files import parse_json
 
 ENCODER, DATASET = "AudioCLIP", "ESC-50"
 
 
 @dataclass(frozen=True, kw_only=True)
-class AudioSource(Source):
-    """What features of sounds were made from: `list_digest` and `length` are those of the list of all folds.
+class AudioProvenance(Provenance):
+    """Record how features of sounds were made: `list_digest` and `length` describe the list of all folds.
 
-    Samples in [-1, 1] were multiplied by `audio_scale`; `mode` (train or eval) is the encoder's, in batches of
-    `batch_size`.
+    Samples in [-1, 1] are multiplied by `audio_scale`; the encoder runs in `mode` (train or eval) on batches of
+    `batch_size` clips.
     """
 
     audio_scale: int
@@ -50,7 +49,7 @@ class AudioSource(Source):
 class Fold:
     """The clips of a fold in metadata order: L2-normalised features [n, D] float32, labels [n], positions [n] int64.
 
-    `categories` are the names of their classes, and `paths` their files, relative to the dataset's folder.
+    `categories` are the class names of the clips, and `paths` their files, relative to the dataset folder.
     """
 
     features: Tensor
@@ -58,93 +57,93 @@ class Fold:
     positions: Tensor
     categories: list[str]
     paths: list[str]
-    source: AudioSource
+    provenance: AudioProvenance
 
 
 class CorruptSounds(UserError):
-    """Sound files that are of no use; the message lists all of them."""
+    """Sound files that cannot be used; the message lists all of them."""
 
     def __init__(self, lines: list[str]):
         self.lines = lines
         super().__init__(
-            f"sound files that cannot be used: {len(lines)}. Their folds are left out; fetch them again, and the same"
-            " command goes on:\n" + "\n".join(f"  {line}" for line in lines)
+            f"sound files that cannot be used: {len(lines)}. Their folds are skipped; fetch the files again, then run"
+            " the same command again:\n" + "\n".join(f"  {line}" for line in lines)
         )
 
 
-def place(feature_dir: str | Path, encoder: str = ENCODER, dataset: str = DATASET) -> Path:
-    """The folder of the features of a dataset of sounds."""
+def folds_dir(feature_dir: str | Path, encoder: str = ENCODER, dataset: str = DATASET) -> Path:
+    """Return the folder of the features of a sound dataset."""
     return Path(feature_dir) / encoder / dataset
 
 
 def fold_path(folder: Path, fold: int) -> Path:
-    """The file of a fold."""
+    """Return the file of a fold."""
     return folder / f"fold_{fold}.safetensors"
 
 
 def write_fold(folder: Path, number: int, fold: Fold) -> None:
-    """Write the file of fold `number`, atomically."""
+    """Write the file of fold `number` atomically."""
     tensors = {"features": fold.features.contiguous(), "labels": fold.labels, "positions": fold.positions}
     about = {"categories": json.dumps(fold.categories), "paths": json.dumps(fold.paths)}
-    store.save(fold_path(folder, number), tensors, fold.source, **about, fold=str(number))
+    store.save(fold_path(folder, number), tensors, fold.provenance, **about, fold=str(number))
 
 
 def read_fold(folder: Path, number: int) -> Fold:
     """Read the features of fold `number`.
 
-    Raises MissingFeatures when they are not there, cannot be read or are not as they were written, and when the file
-    states another fold: two files that swapped their names would pass all other checks.
+    Raises MissingFeatures if the file is missing, cannot be read, changed since it was written, or records another
+    fold: two files with swapped names would pass all other checks.
     """
     path = fold_path(folder, number)
     if not path.is_file():
         raise MissingFeatures(f"no features of sounds {path}")
-    with store.reading(path) as file:
+    with store.open_feature_file(path) as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        if metadata.get("fold", str(number)) != str(number):  # files of earlier versions do not state it
+        if metadata.get("fold", str(number)) != str(number):  # not recorded in old files
             raise ValueError(f"it is of fold {metadata['fold']:.20}")
         stated, found = store.digests(metadata, tensors)
         if stated != found:
-            raise ValueError("its digest is not the one that was stated")
+            raise ValueError("its digest is not the recorded one")
         about = {name: parse_json(metadata[name]) for name in ("categories", "paths")}
-        source = parse_json(metadata["source"])
-        source.pop(store.DIGEST)
-        return Fold(**tensors, **about, source=AudioSource(**source))
+        provenance = parse_json(metadata["source"])
+        provenance.pop(store.DIGEST)
+        return Fold(**tensors, **about, provenance=AudioProvenance(**provenance))
 
 
 def read_folds(folder: Path, numbers: Iterable[int] = range(1, 6)) -> dict[int, Fold]:
-    """The features of several folds (ESC-50's five), all of one source.
+    """Read the features of several folds (default: ESC-50's five).
 
-    Raises MissingFeatures as `read_fold` does, UserError for folds of different sources.
+    Raises MissingFeatures as `read_fold` does, UserError for folds of different provenance.
     """
     folds = {number: read_fold(folder, number) for number in numbers}
-    sources = list(dict.fromkeys(fold.source for fold in folds.values()))
-    if len(sources) > 1:
-        raise UserError(f"{folder} mixes features of two sources:\n{store.differences(*sources[:2])}")
+    provenances = list(dict.fromkeys(fold.provenance for fold in folds.values()))
+    if len(provenances) > 1:
+        raise UserError(f"{folder} mixes features that were made differently:\n{store.differences(*provenances[:2])}")
     return folds
 
 
-def missing(folder: Path, source: AudioSource, numbers: Iterable[int]) -> list[int]:
-    """Those of the folds `numbers` that are still to be made.
+def missing_folds(folder: Path, provenance: AudioProvenance, numbers: Iterable[int]) -> list[int]:
+    """Return the folds of `numbers` that have no file yet.
 
-    Raises UserError when one of the others was made from something else or is damaged.
+    Raises UserError if one of the others has other provenance or is damaged.
     """
     absent = []
     for number in numbers:
         if not fold_path(folder, number).exists():
             absent.append(number)
-        elif (found := read_fold(folder, number).source) != source:
+        elif (found := read_fold(folder, number).provenance) != provenance:
             raise UserError(
-                f"{fold_path(folder, number)} was made from something else:\n{store.differences(found, source)}\n"
-                f"remove {folder} to make all folds anew, or give another --feature_dir"
+                f"{fold_path(folder, number)} was made differently:\n{store.differences(found, provenance)}\n"
+                f"remove {folder} to extract all folds again, or use another --feature_dir"
             )
     return absent
 
 
 def check_batches(sizes: dict[int, int], mode: str, batch_size: int, force: bool = False) -> None:
-    """Raise UserError for `sizes` of folds that do not go in batches, in train() mode, where it matters.
+    """Raise UserError for folds of `sizes` that do not divide into full batches in train() mode.
 
-    A batch of a single clip has no variance, and even `force` does not admit it.
+    `force` allows an incomplete batch, but not a batch of one clip, which has no variance.
     """
     if mode != "train":
         return
@@ -153,20 +152,21 @@ def check_batches(sizes: dict[int, int], mode: str, batch_size: int, force: bool
         if batch_size == 1 or rest == 1:
             raise UserError(
                 f"fold {fold} has {size} clips, and --batch-size {batch_size} leaves one clip alone, which --mode train"
-                " cannot encode: BatchNorm needs two. Take another --batch-size"
+                " cannot encode: BatchNorm needs two. Use another --batch-size"
             )
         if rest and not force:
             raise UserError(
                 f"fold {fold} has {size} clips, no multiple of --batch-size {batch_size}: in --mode train features"
-                f" depend on who shares the batch, and the last would have {rest}. Is the list whole? --force goes on"
+                f" depend on the other clips of the batch, and the last would have {rest}. Check that the list is"
+                " complete; --force continues"
             )
 
 
 def check_formats(dataset: Sounds, positions: Iterable[int], rate: int, length: int, resample: bool) -> list[str]:
-    """Look through the headers of sounds before hours of work; what is to be said of them, a sentence each.
+    """Check the headers of sound files before hours of work; return notes about them, one sentence each.
 
-    Raises UserError for clips of another rate or several channels, unless they are to be resampled. Files that cannot
-    be read are passed over: `extract` names them.
+    Raises UserError for clips of another rate or with several channels, unless `resample` is set. Unreadable files are
+    skipped: `extract_fold` reports them.
     """
     others, unequal = [], []
     for position in positions:
@@ -182,7 +182,7 @@ def check_formats(dataset: Sounds, positions: Iterable[int], rate: int, length: 
     if others and not resample:
         raise UserError(
             f"{len(others)} clips are not mono of {rate} Hz: {list_preview(others)}.\n"
-            "Fetch them again, or convert them as they are read: --resample"
+            "Fetch them again, or use --resample to convert them while reading"
         )
     notes = [f"{len(others)} clips are converted to mono of {rate} Hz: {list_preview(others)}"] if others else []
     if unequal:
@@ -196,29 +196,29 @@ def check_formats(dataset: Sounds, positions: Iterable[int], rate: int, length: 
 def extract_fold(
     dataset: Sounds,
     number: int,
-    source: AudioSource,
+    provenance: AudioProvenance,
     encode: Callable[[Tensor], Tensor],
     read: Callable[[Path], Tensor],
     progress: Callable[[int], object],
 ) -> Fold:
-    """The features of fold `number`, which `encode` [B, 1, L] -> [B, D] makes of what `read` [1, L] makes of files.
+    """Extract the features of fold `number`: `read` loads a file as [1, L], `encode` maps [B, 1, L] to [B, D].
 
-    `encode` must be fresh, as the module's docstring says; `progress` hears the number of clips after each batch.
-    Raises CorruptSounds once all files of the fold were tried.
+    `encode` must start from the loaded weights (see the module docstring). Call `progress` with the number of clips
+    after each batch. Raises CorruptSounds after trying all files of the fold.
     """
     positions = dataset.folds[number]
     features: list[Tensor] = []
     faults: list[str] = []
-    for start in range(0, len(positions), source.batch_size):
+    for start in range(0, len(positions), provenance.batch_size):
         batch = []
-        for position in positions[start : start + source.batch_size]:
+        for position in positions[start : start + provenance.batch_size]:
             try:
                 batch.append(read(dataset.file(position)))
             except sounds.UnreadableSound as error:
                 faults.append(f"{dataset.file(position)}: {error}")
         if not faults:
-            features.append(encode(torch.stack(batch) * source.audio_scale))
-        progress(len(positions[start : start + source.batch_size]))
+            features.append(encode(torch.stack(batch) * provenance.audio_scale))
+        progress(len(positions[start : start + provenance.batch_size]))
     if faults:
         raise CorruptSounds(faults)
     clips = [dataset.clips[position] for position in positions]
@@ -229,5 +229,5 @@ def extract_fold(
         positions=torch.tensor(positions),
         categories=[clip.category for clip in clips],
         paths=[clip.path for clip in clips],
-        source=source,
+        provenance=provenance,
     )

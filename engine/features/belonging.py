@@ -9,13 +9,13 @@ from torch import Tensor
 
 from engine.datasets.few_shot import ALL, FewShotSplit
 from engine.errors import UserError
-from engine.features.store import Bank, Source
+from engine.features.store import Bank, Provenance
 
 if TYPE_CHECKING:  # open_clip takes seconds to import
     from engine.clip.load import Encoder
 
 
-def check_layers(place: Path, found: Source, layers: int, encoder: Encoder | None) -> None:
+def check_layers(place: Path, found: Provenance, layers: int, encoder: Encoder | None) -> None:
     """Refuse features that do not go into the layers that are trained."""
     if found.layer != layers:
         raise UserError(
@@ -30,9 +30,9 @@ def check_layers(place: Path, found: Source, layers: int, encoder: Encoder | Non
         )
 
 
-def check_encoder(bank: Bank, text_path: Path, text: Source) -> None:
+def check_encoder(bank: Bank, text_path: Path, text: Provenance) -> None:
     """Refuse a bank of another encoder than the prompts'."""
-    image = bank.source
+    image = bank.provenance
     if (image.encoder_digest, image.precision) != (text.encoder_digest, text.precision):
         raise UserError(
             f"{bank.folder} was made by {image.encoder} ({image.encoder_digest[:12]}, {image.precision}), but the"
@@ -43,7 +43,7 @@ def check_encoder(bank: Bank, text_path: Path, text: Source) -> None:
 
 def check_list(bank: Bank, first: Bank) -> None:
     """Refuse a bank of another list than the part's first view."""
-    if bank.source.list_digest != first.source.list_digest:
+    if bank.provenance.list_digest != first.provenance.list_digest:
         raise UserError(
             f"{bank.folder} and {first.folder} were made from different lists of images; remove the older one"
         )
@@ -51,8 +51,10 @@ def check_list(bank: Bank, first: Bank) -> None:
 
 def check_settings(bank: Bank, train: Bank) -> None:
     """Refuse a bank of features that were made in another way than the training images'."""
-    if bank.source.settings != train.source.settings:
-        own, other = (source.settings or "as the protocol has it" for source in (bank.source, train.source))
+    if bank.provenance.settings_text != train.provenance.settings_text:
+        own, other = (
+            source.settings_text or "as the protocol has it" for source in (bank.provenance, train.provenance)
+        )
         raise UserError(
             f"{bank.folder} was made in another way than {train.folder} ({own}; {other}); remove the one that you"
             " do not want"

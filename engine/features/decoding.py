@@ -1,8 +1,8 @@
-"""Batches of rendered images from processes that decode them.
+"""Batches of rendered images from worker processes that decode them.
 
-A batch comes back as bytes in a pipe. Torch's own way, shared memory, needs room for the batches of all processes in
-/dev/shm, a short TMPDIR and no limit on file sizes, and loses a batch without an error where one of these lacks. The
-pipe takes 6 ms for 32 images of 224 x 224, so up to 5000 images a second.
+Workers send batches as bytes through a pipe. Torch's shared memory needs room for the batches of all workers in
+/dev/shm, a short TMPDIR and no file size limit; without one of these it loses batches silently. The pipe takes 6 ms for
+32 images of 224 x 224: up to 5000 images a second.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from engine.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Images of a batch: `pixels`, uint8 [b, 3, size, size], of those that could be decoded, in their order.
+    """A batch of images: `pixels`, uint8 [b, 3, size, size], holds the decodable files in order.
 
-    `faults` has for each file of the batch why it cannot be decoded, or None. `uniform` says of each row of `pixels`
-    whether it is of one colour.
+    `faults` has an error message, or None, for each file of the batch; `uniform` flags the rows of `pixels` that have
+    a single colour.
     """
 
     pixels: Tensor
@@ -36,48 +36,48 @@ class Batch:
 
     @classmethod
     def of(cls, images: list[Tensor | str]) -> Batch:
-        """Collate rendered images, uint8 [3, size, size], and the faults of the files that are none."""
-        decoded = [image for image in images if isinstance(image, Tensor)]
-        pixels = torch.stack(decoded) if decoded else torch.empty(0)
-        uniform = [bool((image == image[:, :1, :1]).all()) for image in decoded]
+        """Collate rendered images, uint8 [3, size, size], and the error messages of undecodable files."""
+        rendered = [image for image in images if isinstance(image, Tensor)]
+        pixels = torch.stack(rendered) if rendered else torch.empty(0)
+        uniform = [bool((image == image[:, :1, :1]).all()) for image in rendered]
         return cls(pixels, [None if isinstance(image, Tensor) else image for image in images], uniform)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle `pixels` as an array, whose bytes go through the pipe, where torch would share a tensor's memory."""
-        return _unpickled, (self.pixels.numpy(), self.faults, self.uniform)
+        """Pickle `pixels` as an array, which goes through the pipe; torch would move a tensor to shared memory."""
+        return _rebuild_batch, (self.pixels.numpy(), self.faults, self.uniform)
 
     def pin_memory(self) -> Batch:
-        """Return the same in memory that a GPU copies from; DataLoader calls it in a thread."""
+        """Copy `pixels` to pinned memory, which GPUs copy from; DataLoader calls this in a thread."""
         return replace(self, pixels=self.pixels.pin_memory())
 
 
-def _unpickled(pixels: np.ndarray, faults: list[str | None], uniform: list[bool]) -> Batch:
+def _rebuild_batch(pixels: np.ndarray, faults: list[str | None], uniform: list[bool]) -> Batch:
     return Batch(torch.from_numpy(pixels), faults, uniform)
 
 
 def batches(images: Dataset, *, workers: int, **batching: Any) -> Iterator[Batch]:
-    """Iterate over the batches of `images`, whose items `Batch.of` takes, in their order; `workers` processes decode.
+    """Iterate over the batches of `images` in order; `Batch.of` collates items, and `workers` processes decode.
 
-    `batching` goes to DataLoader. Raises UserError when processes cannot be started. Use it within `dead_workers`.
+    `batching` goes to DataLoader. Raises UserError if processes cannot be started. Use within `report_dead_workers`.
     """
-    loader = DataLoader(images, num_workers=workers, collate_fn=Batch.of, worker_init_fn=_never_wait, **batching)
+    loader = DataLoader(images, num_workers=workers, collate_fn=Batch.of, worker_init_fn=_never_block, **batching)
     try:
         return iter(loader)
-    except BlockingIOError:  # no more processes, as of any that a script starts
+    except BlockingIOError:  # the process limit: handled like for any other process
         raise
-    except (OSError, ImportError) as error:  # no semaphores, which lie in /dev/shm
+    except (OSError, ImportError) as error:  # no semaphores: they are in /dev/shm
         raise UserError(
-            f"processes that decode images cannot be started ({error}): /dev/shm is full or absent. --num-workers 0"
-            " does without them"
+            f"processes that decode images cannot be started ({error}): /dev/shm is full or absent. Use --num-workers 0"
+            " to run without them"
         ) from error
 
 
 @contextmanager
-def dead_workers(remedy: str) -> Iterator[None]:
-    """Raise UserError when a process that decodes images was killed; `remedy` ends the message.
+def report_dead_workers(advice: str) -> Iterator[None]:
+    """Raise UserError if a worker process was killed; `advice` ends the message.
 
-    Torch raises a bare RuntimeError, from a signal's handler and so from any line of the block, or fails to fetch what
-    that process had decoded.
+    Torch raises a bare RuntimeError in a signal handler, so from any line of the block, or fails to fetch the batch of
+    that worker.
     """
     try:
         yield
@@ -87,15 +87,15 @@ def dead_workers(remedy: str) -> Iterator[None]:
         reason = next(iter(str(error).splitlines()), type(error).__name__).strip(" .")
         raise UserError(
             f"a process that decodes images ended before its work was done, as happens when memory runs out ({reason})."
-            f" {remedy}"
+            f" {advice}"
         ) from error
 
 
-def _never_wait(worker: int) -> None:
-    """Let a worker wait for nobody: it ends when it cannot send a batch, and at its end drops batches not yet sent.
+def _never_block(worker: int) -> None:
+    """Make a worker exit if it cannot send a batch, and drop unsent batches at its exit.
 
-    Python prints the error of sending and goes on without the batch, for which the parent would wait for ever. At its
-    end a worker waits until all is sent, for ever where the parent was killed: the pipe holds less than a batch.
+    By default, Python prints the error of sending and continues, and the parent waits for the batch forever. At exit, a
+    worker waits until everything is sent: forever if the parent was killed, because a pipe holds less than a batch.
     """
     Queue._on_queue_feeder_error = staticmethod(lambda error, batch: os._exit(1))
     Queue._finalize_join = staticmethod(lambda sending: None)

@@ -1,7 +1,7 @@
-"""The images of a custom dataset as features were made of them: `images.json` beside its features.
+"""Lists of the images of a custom dataset at extraction: `images.json` beside its features.
 
-Whoever trains on cached features finds there which rows the lists mean, whether or not the images are on this machine,
-and can compare them with the images as they are now.
+Training maps positions to cached rows with these lists, even on a machine without the images, and compares them with
+the present images where there are any.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from engine.datasets import ImageDataset
 from engine.datasets.checks import list_preview, pluralize
 from engine.datasets.image_dataset import SPLITS, image_keys
 from engine.errors import UserError
-from engine.features.store import Listed, MissingFeatures, Place
+from engine.features.store import FeaturePaths, ImageList, MissingFeatures
 
 
 @dataclass(frozen=True)
@@ -21,83 +21,85 @@ class Listing:
     """The images of a dataset by split, and its class names by label."""
 
     classnames: list[str]
-    train: Listed
-    val: Listed
-    test: Listed
+    train: ImageList
+    val: ImageList
+    test: ImageList
 
-    def part(self, name: str) -> Listed:
-        """Return the images of a split: train, val or test."""
+    def split(self, name: str) -> ImageList:
+        """Return the images of `name`: train, val or test."""
         return getattr(self, name)
 
     def keys(self) -> dict[str, list[str]]:
-        """Return the keys of training and validation images, by which few-shot splits name them."""
-        return {part: image_keys(self.part(part).contents, self.part(part).paths) for part in ("train", "val")}
+        """Return the keys of training and validation images in few-shot splits."""
+        return {split: image_keys(self.split(split).contents, self.split(split).paths) for split in ("train", "val")}
 
 
 def listing_of(benchmark: ImageDataset) -> Listing | None:
-    """Return the lists of a custom dataset as they are now; None for a published dataset."""
+    """Return the present image lists of a custom dataset; None for a published dataset."""
     if not benchmark.files:
         return None
     lists = {
-        part: Listed([item.impath for item in benchmark.items(part)], benchmark.labels(part), benchmark.contents(part))
-        for part in SPLITS
+        split: ImageList(
+            [item.impath for item in benchmark.items(split)], benchmark.labels(split), benchmark.contents(split)
+        )
+        for split in SPLITS
     }
     return Listing(benchmark.classnames, **lists)
 
 
-def write_listing(place: Place, listing: Listing | None) -> None:
-    """Write the lists of a custom dataset beside its features, unless they are there."""
-    if listing is not None and stored_listing(place) != listing:
-        files.write_json(place.listing, asdict(listing))
+def write_listing(paths: FeaturePaths, listing: Listing | None) -> None:
+    """Write the image lists of a custom dataset beside its features, unless the file has them already."""
+    if listing is not None and stored_listing(paths) != listing:
+        files.write_json(paths.listing, asdict(listing))
 
 
-def read_listing(place: Place) -> Listing | None:
-    """Read the lists of a custom dataset; None where there are none. Raises MissingFeatures for a damaged file."""
-    if not place.listing.exists():
+def read_listing(paths: FeaturePaths) -> Listing | None:
+    """Read the image lists of a custom dataset; None if there is no file. Raises MissingFeatures if it is damaged."""
+    if not paths.listing.exists():
         return None
     try:
-        content = files.parse_json(files.read_bytes(place.listing))
-        listing = Listing(content["classnames"], **{part: Listed(**content[part]) for part in SPLITS})
-        if not all(_is_sound(listing.part(part), len(listing.classnames)) for part in SPLITS):
+        content = files.parse_json(files.read_bytes(paths.listing))
+        listing = Listing(content["classnames"], **{split: ImageList(**content[split]) for split in SPLITS})
+        if not all(_is_sound(listing.split(split), len(listing.classnames)) for split in SPLITS):
             raise ValueError("it does not list the images of each split")
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise MissingFeatures(f"{place.listing} is damaged ({error}); features.py writes it anew") from error
+        raise MissingFeatures(f"{paths.listing} is damaged ({error}); run features.py to write it again") from error
     return listing
 
 
-def stored_listing(place: Place) -> Listing | None:
-    """Read the lists of a custom dataset as `read_listing` does; None for a damaged file too."""
+def stored_listing(paths: FeaturePaths) -> Listing | None:
+    """Read the image lists of a custom dataset; None if the file is missing or damaged."""
     try:
-        return read_listing(place)
+        return read_listing(paths)
     except MissingFeatures:
         return None
 
 
-def _is_sound(listed: Listed, classes: int) -> bool:
+def _is_sound(listed: ImageList, classes: int) -> bool:
     texts = all(isinstance(text, str) for text in (*listed.paths, *listed.contents))
     labels = all(type(label) is int and 0 <= label < classes for label in listed.labels)
     return texts and labels and len(listed.paths) == len(listed.labels) == len(listed.contents)
 
 
-def require_same(place: Place, images: str, now: Listing) -> None:
-    """Raise UserError if the images in the folder `images`, listed in `now`, share nothing with those at `place`.
+def require_same(paths: FeaturePaths, images: str, now: Listing) -> None:
+    """Raise UserError if the images in folder `images`, listed in `now`, and the stored list have no image in common.
 
-    Two folders of one name would take turns in the same features, splits and results.
+    Two folders of the same name would overwrite each other's features, splits and results.
     """
-    then = stored_listing(place) or now
-    contents = [{content for part in SPLITS for content in own.part(part).contents} for own in (then, now)]
+    then = stored_listing(paths) or now
+    contents = [{content for split in SPLITS for content in listing.split(split).contents} for listing in (then, now)]
     if contents[0].isdisjoint(contents[1]):
         raise UserError(
-            f"{place.folder} has features of other images: not one of them is in {images} now. If this is another"
-            " folder of the same name, rename it, or give other --feature_dir, --indices_dir and --result_dir; if all"
-            f" images were replaced, remove {place.folder}"
+            f"{paths.folder} has features of other images: not one of them is in {images} now. If this is another"
+            " folder of the same name, rename it, or use other --feature_dir, --indices_dir and --result_dir; if all"
+            f" images were replaced, remove {paths.folder}"
         )
 
 
 def changes(then: Listing, now: Listing) -> list[str]:
-    """Return in short phrases how the images changed between two listings; nothing if they did not."""
+    """Return short phrases for the changes between two listings; empty if there are none."""
     old, new = (
-        {path: (content, label, part) for part in SPLITS for path, label, content in _rows(listing.part(part))}
+        {path: (content, label, split) for split in SPLITS for path, label, content in _rows(listing.split(split))}
         for listing in (then, now)
     )
     kept = [path for path in new if path in old]
@@ -107,9 +109,11 @@ def changes(then: Listing, now: Listing) -> list[str]:
         "removed": [path for path in old if path not in new],
         "moved to another class or split": [path for path in kept if old[path][1:] != new[path][1:]],
     }
-    said = [f"{pluralize(len(own), 'image')} {kind} ({list_preview(own)})" for kind, own in kinds.items() if own]
-    return said + ["other class names"] * (then.classnames != now.classnames)
+    phrases = [
+        f"{pluralize(len(found), 'image')} {kind} ({list_preview(found)})" for kind, found in kinds.items() if found
+    ]
+    return phrases + ["other class names"] * (then.classnames != now.classnames)
 
 
-def _rows(listed: Listed) -> zip:
+def _rows(listed: ImageList) -> zip:
     return zip(listed.paths, listed.labels, listed.contents, strict=True)

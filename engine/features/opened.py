@@ -19,9 +19,9 @@ from engine.features.belonging import check_encoder, check_layers, check_list, c
 from engine.features.listing import read_listing
 from engine.features.mining import Origin, read_mined
 from engine.features.numbers import check_finite, check_norms
-from engine.features.prompts import Texts, prompts_digest, read_texts, read_wordings, texts_source
+from engine.features.prompts import Texts, prompts_digest, read_texts, read_texts_provenance, read_wordings
 from engine.features.shifted import ShiftedSet, classes_of
-from engine.features.store import Bank, MissingFeatures, Place
+from engine.features.store import Bank, FeaturePaths, MissingFeatures
 from engine.features.views import training_views
 
 if TYPE_CHECKING:  # open_clip takes seconds to import, and training on final features does not need it
@@ -76,7 +76,7 @@ class OpenedFeatures:
         self.wanted = wanted
         self.image_part = encoder.image[wanted.image_layer] if encoder else None
         self.text_part = encoder.text[wanted.text_layer] if encoder else None
-        place = Place.of(feature_dir, wanted.encoder, wanted.dataset)
+        place = FeaturePaths.of(feature_dir, wanted.encoder, wanted.dataset)
         self.listing = read_listing(place)
         if self.listing is None and datasets.is_custom(wanted.dataset):
             raise MissingFeatures(
@@ -89,11 +89,11 @@ class OpenedFeatures:
         self.views = training_views(wanted.image_augmentation, wanted.image_views)
         parts = [*(("train", view) for view in self.views), ("val", "none"), ("test", "none")]
         self.banks = {
-            (part, view): Bank(place.bank(part, wanted.image_layer, view), self.listing and self.listing.part(part))
+            (part, view): Bank(place.bank(part, wanted.image_layer, view), self.listing and self.listing.split(part))
             for part, view in parts
         }
         self.text_path = place.texts(wanted.text_layer, wanted.text_augmentation)
-        self.text_source = texts_source(self.text_path)
+        self.text_source = read_texts_provenance(self.text_path)
         check_layers(self.text_path, self.text_source, wanted.text_layer, encoder)
         if self.listing and not templates.are_prompts_of(self.listing.classnames, *read_wordings(self.text_path)):
             raise MissingFeatures(f"{self.text_path} has the prompts of other class names than {place.listing}")
@@ -119,7 +119,7 @@ class OpenedFeatures:
     @property
     def train_source(self):
         """How the training images' features were made."""
-        return self.banks["train", "none"].source
+        return self.banks["train", "none"].provenance
 
     def digests(self, split: FewShotSplit) -> dict[str, str]:
         """Return digests of the weights, the split, and the images of each part that a split uses."""
@@ -172,7 +172,7 @@ class OpenedFeatures:
         keys = self.listing and self.listing.keys()
         splits = load_splits(indices_dir, self.wanted.dataset, shots, seeds, self.wanted.max_val_shot, keys)
         for split in splits if self.listing else ():
-            check_current(split, {part: self.listing.part(part).labels for part in keys})
+            check_current(split, {part: self.listing.split(part).labels for part in keys})
         return splits
 
     def _all_prompts(self) -> tuple[Texts, dict[tuple[int, int], Prompts]]:
@@ -181,7 +181,7 @@ class OpenedFeatures:
         shared = Prompts(torch.arange(len(texts.labels)), prompts_digest(texts.prompts, texts.labels.tolist()))
         return texts, dict.fromkeys(self.splits, shared)
 
-    def _mined(self, place: Place) -> tuple[Texts, dict[tuple[int, int], Prompts]]:
+    def _mined(self, place: FeaturePaths) -> tuple[Texts, dict[tuple[int, int], Prompts]]:
         """The prompts that were mined on any split, without the rest of the pool, and those of each split."""
         val = self.banks["val", "none"]
         mined = {
@@ -206,7 +206,7 @@ class OpenedFeatures:
 
     def _shifted_classes(self, shifted: ShiftedSet, encoder: Encoder | None) -> list[int]:
         """Return the labels of a shifted set's classes. Raises UserError unless its features belong to these."""
-        check_layers(shifted.bank.folder, shifted.bank.source, self.wanted.image_layer, encoder)
+        check_layers(shifted.bank.folder, shifted.bank.provenance, self.wanted.image_layer, encoder)
         check_encoder(shifted.bank, self.text_path, self.text_source)
         check_settings(shifted.bank, self.banks["train", "none"])
         return classes_of(shifted, self.wanted.dataset, self.classes, self.texts.classnames)
@@ -215,7 +215,7 @@ class OpenedFeatures:
         """Refuse banks that lack rows, or that belong neither to each other nor to the prompts."""
         for (part, _), bank in self.banks.items():
             bank.require(self.positions[part])
-            check_layers(bank.folder, bank.source, self.wanted.image_layer, encoder)
+            check_layers(bank.folder, bank.provenance, self.wanted.image_layer, encoder)
             check_encoder(bank, self.text_path, self.text_source)
             check_list(bank, self.banks[part, "none"])
             check_settings(bank, self.banks["train", "none"])

@@ -1,4 +1,4 @@
-"""What extraction would have to make of a dataset, and how much room that takes, before any of it is made."""
+"""Plan the extraction of a dataset: the missing features and the disk space they take."""
 
 from __future__ import annotations
 
@@ -13,133 +13,136 @@ from engine.errors import UserError
 from engine.features.classes import ShiftedClasses, are_stored, classes_of
 from engine.features.extract import Plan, plan, row_bytes
 from engine.features.listing import Listing, listing_of, require_same, stored_listing
-from engine.features.mining import mineable
-from engine.features.store import Place
+from engine.features.mining import unmined_splits
+from engine.features.store import FeaturePaths
 from engine.features.texts import TextPlan, plan_texts
 from engine.features.views import wanted_rows
 
 
 @dataclass(frozen=True)
 class Need:
-    """A bank or a file of prompts: `missing` of the `asked` rows are yet to be made, and take about `size` bytes."""
+    """A bank or a file of prompts: `missing` of the `requested` rows, which take about `size` bytes."""
 
     name: str
-    asked: int
+    requested: int
     missing: int
     size: int
 
     def __str__(self) -> str:
-        what = (
-            f"{self.missing} of {self.asked} missing, {files.format_bytes(self.size)}" if self.missing else "complete"
+        state = (
+            f"{self.missing} of {self.requested} missing, {files.format_bytes(self.size)}"
+            if self.missing
+            else "complete"
         )
-        return f"{self.name}: {what}"
+        return f"{self.name}: {state}"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to make of each dataset, whatever the encoder: as features.py's arguments of these names say.
+    """The features to extract of each dataset, with any encoder; fields are named like the arguments of features.py.
 
-    Test-only datasets get prompts where `prompts_of_tests` asks for them: nothing needs those.
+    Test-only datasets get prompts only with `prompts_for_test_sets`, because no method uses them.
     """
 
     text_augmentations: list[str]
     views: list[str]
     decode: str = "pil"
     store_dtype: str = "fp32"
-    prompts_of_tests: bool = False
+    prompts_for_test_sets: bool = False
 
 
 @dataclass(frozen=True)
 class DatasetPlan:
-    """The features that one dataset needs under one encoder; `needs` says what is missing, of prompts first.
+    """The features to extract of one dataset with one encoder; `needs` lists prompts, then images.
 
-    `mined` are the splits whose templates are mined, `listing` the lists of a custom dataset, `classes` those
-    of a shifted test set.
+    `mining_splits` are the few-shot splits to mine templates on, `listing` the image lists of a custom dataset, and
+    `classes` the classes of a shifted test set.
     """
 
     encoder: str
     dataset: str
-    place: Place
+    paths: FeaturePaths
     texts: list[TextPlan]
     images: list[Plan]
     needs: list[Need]
-    mined: list[FewShotSplit]
+    mining_splits: list[FewShotSplit]
     listing: Listing | None = None
     classes: ShiftedClasses | None = None
 
     @property
     def title(self) -> str:
-        """The encoder and the dataset."""
+        """Encoder and dataset, for messages."""
         return f"{self.encoder} {self.dataset}"
 
     @property
     def size(self) -> int:
-        """Bytes that what is missing takes on disk."""
+        """Bytes of the missing features on disk."""
         return sum(need.size for need in self.needs)
 
     @property
-    def prompts(self) -> int:
-        """How many prompts are to be encoded."""
+    def prompts_to_encode(self) -> int:
+        """The number of prompts to encode."""
         return sum(len(texts.prompts) for texts in self.texts if texts.missing)
 
     @property
-    def passes(self) -> int:
-        """How many images are to be encoded, each in each of its views once."""
+    def images_to_encode(self) -> int:
+        """The number of images to encode, counting views."""
         return sum(len(images.positions) for images in self.images)
 
     @property
-    def to_mine(self) -> int:
-        """On how many splits templates are still to be mined."""
-        return len(mineable(self.place, self.mined))
+    def splits_to_mine(self) -> int:
+        """The number of splits without mined templates."""
+        return len(unmined_splits(self.paths, self.mining_splits))
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is missing. What was mined must still be checked against what it was mined from."""
-        is_listed = self.listing is None or self.listing == stored_listing(self.place)
-        is_named = not any(texts.unnamed for texts in self.texts) and are_stored(self.place, self.classes)
-        return is_listed and is_named and not (self.prompts or self.passes or self.mined)
+        """Whether nothing is missing. False with mined templates: their origin must be checked."""
+        is_listed = self.listing is None or self.listing == stored_listing(self.paths)
+        is_named = not any(texts.unnamed for texts in self.texts) and are_stored(self.paths, self.classes)
+        return is_listed and is_named and not (self.prompts_to_encode or self.images_to_encode or self.mining_splits)
 
     def __str__(self) -> str:
-        asked = sum(len(images.asked) for images in self.images)
+        requested = sum(len(images.requested) for images in self.images)
+        prompts = sum(len(texts.prompts) for texts in self.texts)
         return (
-            f"{self.title}: {sum(len(texts.prompts) for texts in self.texts)} prompts; {asked} images, counting views,"
-            f" {self.passes} of them to encode; {files.format_bytes(self.size)} to write"
+            f"{self.title}: {prompts} prompts; {requested} images, counting views, {self.images_to_encode} of them to"
+            f" encode; {files.format_bytes(self.size)} to write"
         )
 
 
 def plan_dataset(
-    benchmark: ImageDataset, splits: list[FewShotSplit], request: Request, place: Place, encoder: Encoder
+    benchmark: ImageDataset, splits: list[FewShotSplit], request: Request, paths: FeaturePaths, encoder: Encoder
 ) -> DatasetPlan:
-    """What is missing at `place` of what training on `splits` and testing need; of the test alone without splits.
+    """Plan the features needed to train on `splits` and to test; without splits, the test features alone.
 
-    The encoder has a look at a blank image and at a prompt, to know how large is what it makes of them. Raises
-    UserError when what is there was made by other weights, in another way, or from other lists.
+    The encoder runs on one blank image and one prompt to find the sizes of its outputs. Raises UserError if stored
+    features have other provenance: other weights, settings or lists.
     """
     listing = listing_of(benchmark)
     if listing is not None:
-        require_same(place, str(benchmark.image_dir), listing)
+        require_same(paths, str(benchmark.image_dir), listing)
     texts = []
-    for augmentation in request.text_augmentations if splits or request.prompts_of_tests else []:
-        # of a test-only dataset no templates are mined: the whole pool would be encoded for nothing
+    for augmentation in request.text_augmentations if splits or request.prompts_for_test_sets else []:
+        # no templates are mined on a test-only dataset: do not encode the whole pool
         if splits or augmentation != templates.MINING:
-            made_of = templates.templates(augmentation, benchmark.name), benchmark.classnames
-            how = request.store_dtype, listing is not None
-            texts.append(plan_texts(benchmark.name, augmentation, *made_of, place, encoder, *how))
+            prompt_templates = templates.templates(augmentation, benchmark.name)
+            options = paths, encoder, request.store_dtype, listing is not None
+            texts.append(plan_texts(benchmark.name, augmentation, prompt_templates, benchmark.classnames, *options))
     images = [
-        plan(benchmark, *rows, place, encoder, request.decode, request.store_dtype, listing)
+        plan(benchmark, *rows, paths, encoder, request.decode, request.store_dtype, listing)
         for rows in wanted_rows(benchmark, splits, request.views)
     ]
-    needs = [need for own in texts for need in _text_needs(own)]
-    needs += [need for own in images for need in _image_needs(own, encoder)]
-    mined = splits if templates.MINING in request.text_augmentations else []
+    needs = [need for planned in texts for need in _text_needs(planned)]
+    needs += [need for planned in images for need in _image_needs(planned, encoder)]
+    mining_splits = splits if templates.MINING in request.text_augmentations else []
     classes = classes_of(benchmark)
-    return DatasetPlan(encoder.name, benchmark.name, place, texts, images, needs, mined, listing, classes)
+    return DatasetPlan(encoder.name, benchmark.name, paths, texts, images, needs, mining_splits, listing, classes)
 
 
 def _text_needs(plan: TextPlan) -> list[Need]:
     return [
         Need(
-            _named(f"prompts {plan.augmentation}", layers, plan.files),
+            _label(f"prompts {plan.augmentation}", layers, plan.files),
             len(plan.prompts),
             len(plan.prompts) * (layers in plan.sizes),
             plan.sizes.get(layers, 0),
@@ -151,29 +154,26 @@ def _text_needs(plan: TextPlan) -> list[Need]:
 def _image_needs(plan: Plan, encoder: Encoder) -> list[Need]:
     return [
         Need(
-            _named(f"{plan.part}/{plan.view}", layers, plan.banks),
-            len(plan.asked),
+            _label(f"{plan.split}/{plan.view}", layers, plan.banks),
+            len(plan.requested),
             len(bank.missing),
-            len(bank.missing) * row_bytes(encoder, bank.source) if bank.missing else 0,
+            len(bank.missing) * row_bytes(encoder, bank.provenance) if bank.missing else 0,
         )
         for layers, bank in plan.banks.items()
     ]
 
 
-def _named(what: str, layers: int, several: dict) -> str:
-    """What is needed, with the number of trainable layers where that is not 0 for all."""
-    return what if list(several) == [0] else f"{what}, layer {layers}"
+def _label(name: str, layers: int, by_layers: dict) -> str:
+    """Return a name with the number of trainable layers, unless it is 0 for all."""
+    return name if list(by_layers) == [0] else f"{name}, layer {layers}"
 
 
 def require_room(plans: list[DatasetPlan], feature_dir: str | Path) -> str:
-    """How much `plans` take and how much `feature_dir` has left, as a line.
-
-    Raises UserError when that is not enough.
-    """
+    """Return a line about the disk space of `plans` and `feature_dir`. Raises UserError if it is too little."""
     size, free = sum(plan.size for plan in plans), files.free_space(Path(feature_dir))
     if size > free:
         raise UserError(
             f"these features take {files.format_bytes(size)}, and {feature_dir} has {files.format_bytes(free)} left."
-            " Make room there, or give another --feature_dir"
+            " Make room there, or use another --feature_dir"
         )
     return f"in total {files.format_bytes(size)} to write; {feature_dir} has {files.format_bytes(free)} left"

@@ -1,4 +1,4 @@
-"""The prompts of a dataset in the feature store: a file for each `--text-augmentation`."""
+"""Read and write the prompts of a dataset in the feature store: one file per `--text-augmentation`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import Tensor
 from engine.features.store import (
     DTYPES,
     MissingFeatures,
-    Source,
+    Provenance,
     check_layout,
-    file_source,
+    open_feature_file,
+    parse_provenance,
     read_list,
-    read_source,
-    reading,
+    read_provenance,
     require_labels,
     save,
 )
@@ -27,48 +27,47 @@ from engine.features.store import (
 
 @dataclass(frozen=True)
 class Texts:
-    """The prompts of a dataset as features [n, D] float32, with the class [n] and the wording of each.
+    """The prompts of a dataset: features [n, D] float32, class labels [n] and wordings.
 
-    Where layers of the text encoder are yet to come, features are [n, L, width], and `positions` [n] int64 are those
-    of the ends of the texts; otherwise it is None. `classnames` are the names of the classes by label, as the dataset
-    spells them; None in a file from before there were any.
+    With trainable layers, features are [n, L, width] and `positions` [n] int64 are the end-of-text positions; otherwise
+    None. `classnames` are the class names by label, as the dataset spells them; None in old files without them.
     """
 
     features: Tensor
     labels: Tensor
     prompts: list[str]
-    source: Source
+    provenance: Provenance
     positions: Tensor | None = None
     classnames: list[str] | None = None
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
-        """What the layers that are yet to come take."""
+        """The inputs of the trainable layers."""
         return (self.features,) if self.positions is None else (self.features, self.positions)
 
 
 def prompts_digest(prompts: list[str], labels: list[int]) -> str:
-    """SHA-256 of prompts with their classes: the `list_digest` of their source."""
+    """Return the SHA-256 of prompts with their classes: the `list_digest` of their provenance."""
     return hashlib.sha256(json.dumps([prompts, labels]).encode()).hexdigest()
 
 
 def write_texts(path: Path, texts: Texts) -> None:
-    """Write a file of prompts, atomically, stored as their source says."""
-    tensors = {"features": texts.features.to(DTYPES[texts.source.dtype]), "labels": texts.labels}
+    """Write a file of prompts atomically, in the dtype of their provenance."""
+    tensors = {"features": texts.features.to(DTYPES[texts.provenance.dtype]), "labels": texts.labels}
     if texts.positions is not None:
         tensors["positions"] = texts.positions
     names = {} if texts.classnames is None else {"classnames": json.dumps(texts.classnames)}
-    save(path, tensors, texts.source, prompts=json.dumps(texts.prompts), **names)
+    save(path, tensors, texts.provenance, prompts=json.dumps(texts.prompts), **names)
 
 
 def read_texts(path: Path, pick: Callable[[Tensor], Tensor] | None = None) -> Texts:
-    """Read a file of prompts, or those rows [m] int64 of it that `pick` takes, which is given the classes of all.
+    """Read a file of prompts. `pick` maps the labels [n] of all prompts to the rows to read, int64 [m] (default: all).
 
-    Raises MissingFeatures when it is not there or cannot be read.
+    Raises MissingFeatures if the file is missing or cannot be read.
     """
     if not path.is_file():
         raise MissingFeatures(f"no text features {path}")
-    with reading(path) as file:
+    with open_feature_file(path) as file:
         prompts = check_layout(file)
         labels = file.get_tensor("labels")
         require_labels(labels)
@@ -81,38 +80,38 @@ def read_texts(path: Path, pick: Callable[[Tensor], Tensor] | None = None) -> Te
             raise ValueError(f"it holds {len(classnames)} class names of {int(labels.max()) + 1} classes")
         rows = torch.arange(len(labels)) if pick is None else pick(labels)
         return Texts(
-            features=features[rows].float(),  # the file is mapped: no more than these rows is read
+            features=features[rows].float(),  # the file is memory-mapped: only these rows are read
             labels=labels[rows],
             prompts=[prompts[row] for row in rows.tolist()],
-            source=read_source(file.metadata()),
+            provenance=parse_provenance(file.metadata()),
             positions=None if ends is None else ends[rows],
             classnames=classnames,
         )
 
 
 def read_wordings(path: Path) -> tuple[list[str], list[int]]:
-    """Return the prompts of a file and the class of each; their features, which may be large, are not read."""
-    with reading(path) as file:
+    """Read the prompts of a file and their labels, without their features, which may be large."""
+    with open_feature_file(path) as file:
         return check_layout(file), file.get_tensor("labels").tolist()
 
 
 def fault_of_ends(ends: Tensor | None, features: Tensor) -> str | None:
-    """Return what is wrong with the positions [n] of the ends of texts in features [n, L, width]; None for nothing."""
+    """Return the fault of end-of-text positions [n] in features [n, L, width]; None if they are valid or absent."""
     if ends is None or (ends.shape == features.shape[:1] and ends.min() >= 0 and ends.max() < features.shape[1]):
         return None
-    return "has ends of texts outside of the texts"
+    return "has end-of-text positions outside of the texts"
 
 
-def texts_source(path: Path) -> Source:
-    """What a file of prompts was made from. Raises MissingFeatures when it is not there or cannot be read."""
+def read_texts_provenance(path: Path) -> Provenance:
+    """Read the provenance of a file of prompts. Raises MissingFeatures if it is missing or cannot be read."""
     if not path.is_file():
         raise MissingFeatures(f"no text features {path}")
-    return file_source(path)
+    return read_provenance(path)
 
 
-def texts_classnames(path: Path) -> list[str] | None:
-    """Return the class names in a file of prompts, None for one from before there were any."""
-    with reading(path) as file:
+def read_texts_classnames(path: Path) -> list[str] | None:
+    """Read the class names in a file of prompts; None for an old file without them."""
+    with open_feature_file(path) as file:
         return _read_classnames(file.metadata())
 
 

@@ -9,7 +9,7 @@ from engine import datasets
 from engine.datasets.checks import list_preview
 from engine.errors import UserError
 from engine.features.classes import ShiftedClasses, read_classes
-from engine.features.store import Bank, MissingFeatures, Place
+from engine.features.store import Bank, FeaturePaths, MissingFeatures
 from engine.templates import spell
 
 
@@ -37,12 +37,12 @@ def open_sets(names: list[str], feature_dir: str | Path, encoder: str, image_lay
     """
     found, missing = [], {}
     for name in names:
-        place = Place.of(feature_dir, encoder, name)
+        place = FeaturePaths.of(feature_dir, encoder, name)
         try:
             bank = Bank(place.bank("test", image_layer, "none"))
             bank.require()
             classes = read_classes(place)
-            if classes.list_digest != bank.source.list_digest:
+            if classes.list_digest != bank.provenance.list_digest:
                 raise MissingFeatures(f"{bank.folder} and {place.classes} are of different lists of images")
             found.append(ShiftedSet(name, bank, classes))
         except MissingFeatures as error:

@@ -1,4 +1,4 @@
-"""The steps of features.py once it knows what is asked for: make and check features, with progress on the terminal."""
+"""The steps of features.py after parsing: extract and check features, with progress on the terminal."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from engine.features.extract import CorruptImages, extract
 from engine.features.listing import write_listing
 from engine.features.mining import mine_splits
 from engine.features.planning import DatasetPlan, Request, plan_dataset, require_room
-from engine.features.store import Place
+from engine.features.store import FeaturePaths
 from engine.features.texts import TextPlan, extract_texts
 from engine.features.verify import changed_images, check, stored_files
 from engine.features.zeroshot import measure
 from engine.methods import DEFAULT
 
 
-def load(name: str, *settings: Any) -> Encoder:
-    """Load an encoder as `load_encoder` does, and print what is assumed of it."""
-    encoder = load_encoder(name, *settings)
+def load(name: str, *arguments: Any) -> Encoder:
+    """Load an encoder with `load_encoder`, and print its assumptions about weights without a tag."""
+    encoder = load_encoder(name, *arguments)
     if encoder.assumed:
         terminal.say(f"note: {encoder.assumed}")
     return encoder
@@ -38,25 +38,25 @@ def extract_all(
     encoders: list[str],
     wanted: list[tuple[ImageDataset, list[FewShotSplit]]],
     request: Request,
-    place_of: Callable[[str, str], Place],
+    paths_of: Callable[[str, str], FeaturePaths],
     load_one: Callable[[str], Encoder],
     *,
     feature_dir: str,
     dry_run: bool,
     **how: int,
 ) -> None:
-    """Plan every dataset with its splits under every encoder, print the plans, and make what is missing.
+    """Plan every dataset with its splits for every encoder, print the plans, and extract the missing features.
 
-    `place_of` takes the names of an encoder and a dataset, `load_one` the name of an encoder; one is in memory at a
-    time. `how` are the batch size and the number of decoding processes. With `dry_run` it prints all needs, and makes
-    nothing. Raises UserError without room on the disk, CorruptImages once everything was tried.
+    `paths_of` takes the names of an encoder and a dataset, `load_one` the name of an encoder; one encoder is in memory
+    at a time. `how` has `batch_size` and `workers`. `dry_run` prints all needs and extracts nothing. Raises UserError
+    if the disk has too little space, CorruptImages after trying everything.
     """
     plans, encoder = [], None
     for name in encoders:
         del encoder  # before the next one is loaded
         encoder = load_one(name)
         for benchmark, splits in wanted:
-            plans.append(plan_dataset(benchmark, splits, request, place_of(name, benchmark.name), encoder))
+            plans.append(plan_dataset(benchmark, splits, request, paths_of(name, benchmark.name), encoder))
             terminal.say("\n  ".join(map(str, [plans[-1], *(plans[-1].needs if dry_run else [])])))
     room = require_room(plans, feature_dir)
     if dry_run:
@@ -77,15 +77,16 @@ def extract_all(
 
 
 def make(plan: DatasetPlan, encoder: Encoder, *, batch_size: int, workers: int) -> list[str]:
-    """Make what a plan says is missing, and say how it does; a line for each corrupt image."""
-    with terminal.bar(total=plan.prompts, desc=f"{plan.title} prompts", unit="prompt", disable=not plan.prompts) as bar:
+    """Extract the missing features of a plan and print its zero-shot accuracy; return a line per corrupt image."""
+    prompts, images, mining = plan.prompts_to_encode, plan.images_to_encode, plan.splits_to_mine
+    with terminal.bar(total=prompts, desc=f"{plan.title} prompts", unit="prompt", disable=not prompts) as bar:
         for texts in plan.texts:
             for remark in _remarks(texts, encoder.name):
                 bar.write(remark)
             extract_texts(texts, encoder, bar.update)
-    write_classes(plan.place, plan.classes)
-    write_listing(plan.place, plan.listing)  # after prompts, which are made anew where it had other class names
-    with terminal.bar(total=plan.passes, desc=f"{plan.title} images", unit="image", disable=not plan.passes) as bar:
+    write_classes(plan.paths, plan.classes)
+    write_listing(plan.paths, plan.listing)  # after the prompts, which depend on its class names
+    with terminal.bar(total=images, desc=f"{plan.title} images", unit="image", disable=not images) as bar:
         corrupt: list[str] = []
         try:
             uniform = extract(plan.images, encoder, batch_size=batch_size, workers=workers, progress=bar.update)
@@ -94,99 +95,102 @@ def make(plan: DatasetPlan, encoder: Encoder, *, batch_size: int, workers: int) 
     if uniform:
         verb = "is" if len(uniform) == 1 else "are"
         terminal.warn(
-            f"note: {pluralize(len(uniform), 'image')} {verb} of one colour: {list_preview(uniform)}; a common"
-            " sign of files that are read wrongly"
+            f"note: {pluralize(len(uniform), 'image')} {verb} of one colour: {list_preview(uniform)}; often"
+            " a sign of files that are decoded wrongly"
         )
     if corrupt:
         return corrupt
-    with terminal.bar(total=plan.to_mine, desc=f"{plan.title} mining", unit="split", disable=not plan.to_mine) as bar:
-        if plan.mined:
-            mine_splits(encoder, plan.place, plan.mined, batch_size=batch_size, progress=bar.update)
-    _say_zeroshot(plan)
+    with terminal.bar(total=mining, desc=f"{plan.title} mining", unit="split", disable=not mining) as bar:
+        if plan.mining_splits:
+            mine_splits(encoder, plan.paths, plan.mining_splits, batch_size=batch_size, progress=bar.update)
+    _print_zeroshot(plan)
     return []
 
 
 def _remarks(texts: TextPlan, encoder: str) -> list[str]:
-    """What a person should know of prompts before their features are trained on."""
+    """Return warnings and notes about prompts, to read before training on their features."""
     remarks = []
     if cut := texts.truncated:
-        remarks.append(f"warning: {len(cut)} prompts are too long for {encoder} and lose their end, such as '{cut[0]}'")
+        verb = "is" if len(cut) == 1 else "are"
+        too_long = f"{pluralize(len(cut), 'prompt')} {verb} too long for {encoder} and truncated"
+        remarks.append(f"warning: {too_long}, for example '{cut[0]}'")
     if alike := texts.alike:
         shown = list_preview((f"'{one}' and '{other}'" for one, other in alike), len(alike))
         remarks.append(
-            f"note: in {pluralize(len(alike), 'pair')} of classes, prompts are the same tokens for {encoder},"
-            f" which cannot tell them apart: {shown}"
+            f"note: in {pluralize(len(alike), 'pair')} of classes, prompts have the same tokens for {encoder},"
+            f" which cannot distinguish them: {shown}"
         )
     count, least = len(texts.prompts), min(DEFAULT.grid.axes["batch_size"]) // 2 + 1
     if count < least:
         remarks.append(
-            f"note: {pluralize(count, 'prompt')} where cross-modal training takes {least} or more: name others with"
-            " --templates FILE, or --text-augmentation template_mining"
+            f"note: {pluralize(count, 'prompt')}, but cross-modal training needs {least} or more: add templates with"
+            " --templates FILE, or use --text-augmentation template_mining"
         )
     return remarks
 
 
-def _say_zeroshot(plan: DatasetPlan) -> None:
-    """The zero-shot accuracy of what a plan made, on its validation images: days before training would show it."""
+def _print_zeroshot(plan: DatasetPlan) -> None:
+    """Print zero-shot accuracies on validation images, which reveal mistakes before hours of training."""
     for augmentation, found in measure(plan):
         terminal.say(f"{plan.title} {augmentation}: {found}")
         if warning := found.warning(f"{plan.title} {augmentation}"):
             terminal.warn(warning)
 
 
-def verify_all(places: dict[str, list[Place]], data_dir: str, repair: bool) -> int:
-    """Check all features at `places`, by dataset, and their images where these are there; return how many are bad.
+def verify_all(stores: dict[str, list[FeaturePaths]], data_dir: str, repair: bool) -> int:
+    """Check all features at `stores`, by dataset, and images if they are installed; return the number of bad files.
 
-    Raises UserError for no features at all.
+    Raises UserError if there are no features at all.
     """
-    paths = stored_files(place for own in places.values() for place in own)
-    if not paths:
-        encoders = dict.fromkeys(place.folder.parent for own in places.values() for place in own)
+    stored = stored_files(itertools.chain(*stores.values()))
+    if not stored:
+        encoders = dict.fromkeys(paths.folder.parent for paths in itertools.chain(*stores.values()))
         named = ", ".join(folder.name for folder in encoders)
-        raise UserError(f"{next(iter(encoders)).parent} has no features of {named} for {', '.join(places)}")
-    bad = verify(paths, repair)
-    for dataset, own in places.items():
-        with suppress(NotInstalled):  # features can be checked without their images
+        raise UserError(
+            f"{next(iter(encoders)).parent} has no features of {named} for {', '.join(stores)}; run features.py without"
+            " --verify and --repair first"
+        )
+    bad = verify(stored, repair)
+    for dataset, of_dataset in stores.items():
+        with suppress(NotInstalled):  # check the features without their images
             benchmark = datasets.load(dataset, data_dir, check_images=False, write=False)
-            bad += sum(verify_images(place, benchmark, repair) for place in own)
+            bad += sum(verify_images(paths, benchmark, repair) for paths in of_dataset)
     return bad
 
 
 def verify(paths: list[Path], repair: bool) -> int:
-    """Check files of features, name those that are bad, and remove the damaged ones with `repair`; how many are bad."""
+    """Check feature files and print bad ones, which `repair` removes; return the number of bad files."""
     bad = unopened = undigested = 0
     with terminal.bar(total=sum(path.stat().st_size for path in paths), unit="B", unit_scale=True) as bar:
         for file in check(paths, bar.update):
             undigested += not file.has_digest
-            if file.twice:
-                bar.write(f"note: {file.path} has {file.twice} rows that other shards have too, which harms nothing")
+            if file.duplicates:
+                bar.write(f"note: {file.path} has {file.duplicates} rows that other shards have too; this is harmless")
             if file.fault:
                 bad += file.can_be_opened
                 unopened += not file.can_be_opened
                 bar.write(f"{file.path} {file.fault}")
             if file.fault and file.can_be_opened and repair:
                 file.path.unlink(missing_ok=True)
-    what = "removed, and features.py makes them anew" if repair else "which --repair removes"
-    terminal.say(f"{pluralize(len(paths), 'file')}, {bad} of them bad" + f", {what}" * (bad > 0))
+    action = "removed; run features.py to extract them again" if repair else "--repair removes them"
+    terminal.say(f"{pluralize(len(paths), 'file')}, {bad} of them bad" + f"; {action}" * (bad > 0))
     if unopened:
-        terminal.say(
-            f"{pluralize(unopened, 'file')} that cannot be opened, and may be sound: --repair leaves them alone"
-        )
+        terminal.say(f"{pluralize(unopened, 'file')} cannot be opened, but may be sound: --repair does not remove them")
     if undigested:
         terminal.say(
-            f"{pluralize(undigested, 'file')} from before there were digests: whether they are as written is not known"
+            f"{pluralize(undigested, 'file')} of an older version without digests: changes to values go undetected"
         )
     return bad + unopened
 
 
-def verify_images(place: Place, benchmark: ImageDataset, repair: bool) -> int:
-    """Compare the content of images with what their features were made of, and name those that changed; how many.
+def verify_images(paths: FeaturePaths, benchmark: ImageDataset, repair: bool) -> int:
+    """Print the images whose content changed since their features were extracted; return their number.
 
-    With `repair` features.py makes their features anew.
+    `repair` removes their features, so that features.py extracts them again.
     """
-    changed = changed_images(place, benchmark)
+    changed = changed_images(paths, benchmark)
     for impath in changed:
-        terminal.say(f"{benchmark.image_dir / impath} is not the image that its features were made of")
+        terminal.say(f"{benchmark.image_dir / impath} changed since its features were extracted")
     if repair:
         for path in {path for shards in changed.values() for path in shards}:
             path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Make features of prompts: one pass of the text tower serves all numbers of trainable layers.
+"""Extract features of prompts: one pass of the text tower serves all numbers of trainable layers.
 
-A batch is as long as the longest of its prompts where attention is causal, and so no token sees what comes after it:
-prompts of one length go together. Other text encoders see their padding, and get it whole.
+Prompts of similar length share a batch. With causal attention a token does not see later tokens, so a batch is cut to
+its longest prompt. Other text encoders attend to padding and get the full length.
 """
 
 from __future__ import annotations
@@ -19,26 +19,33 @@ from engine.clip import names
 from engine.clip.load import Encoder
 from engine.errors import UserError
 from engine.features.numbers import check_finite
-from engine.features.prompts import Texts, prompts_digest, read_texts, texts_classnames, texts_source, write_texts
-from engine.features.store import DTYPES, Place, Source
+from engine.features.prompts import (
+    Texts,
+    prompts_digest,
+    read_texts,
+    read_texts_classnames,
+    read_texts_provenance,
+    write_texts,
+)
+from engine.features.store import DTYPES, FeaturePaths, Provenance
 
 BATCH_SIZE = 256
 
 
 @dataclass(frozen=True)
 class TextPlan:
-    """Prompts of a dataset with their classes, and by number of trainable layers the files of their features.
+    """Prompts of a dataset with their classes, and the files of their features by number of trainable layers.
 
-    `sizes` has the bytes of those files that are missing, by number of trainable layers, and `unnamed` are the files
-    that lack nothing but the `classnames`, as the dataset spells them. Where any are missing, `tokens` are those of the
-    prompts [n, L], as many as the longest has, `lengths` [n] say how many matter, `truncated` are the prompts that lose
-    their end, and `alike` prompts of two classes that are the same tokens, one pair of two classes.
+    `sizes` has the bytes of the missing files, by number of trainable layers. `unnamed` are files that lack only the
+    `classnames`, as the dataset spells them. If any files are missing, `tokens` [n, L] are cut to the longest prompt,
+    `lengths` [n] count the tokens that matter, `truncated` are the prompts that are too long, and `alike` are pairs of
+    prompts of two classes with the same tokens, one per pair of classes.
     """
 
     augmentation: str
     prompts: list[str]
     labels: list[int]
-    files: dict[int, tuple[Path, Source]]
+    files: dict[int, tuple[Path, Provenance]]
     sizes: dict[int, int]
     classnames: list[str]
     unnamed: tuple[Path, ...]
@@ -56,23 +63,22 @@ class TextPlan:
 def plan_texts(
     dataset: str,
     augmentation: str,
-    chosen: list[str],
+    prompt_templates: list[str],
     classnames: list[str],
-    place: Place,
+    paths: FeaturePaths,
     encoder: Encoder,
     store_dtype: str = "fp32",
     is_custom: bool = False,
 ) -> TextPlan:
-    """Which files of the prompts that the templates `chosen` make of `classnames` are missing at `place`.
+    """Plan the prompts of `prompt_templates` and `classnames`: find the missing files by number of trainable layers.
 
-    There is one for each number of trainable layers. In custom datasets classes come, go and are renamed: there a file
-    from the same templates and other class names counts as missing.
-    Raises UserError when one there was made by other weights or in another way, or from other prompts.
+    Classes of custom datasets change: a file with the same templates and other class names counts as missing there.
+    Raises UserError if a stored file has other provenance: other weights, settings or prompts.
     """
-    prompts, labels = templates.prompts(chosen, classnames)
+    prompts, labels = templates.prompts(prompt_templates, classnames)
     wanted, missing, unnamed = {}, [], []
     for layers in encoder.text:
-        source = Source(
+        provenance = Provenance(
             names.folder(encoder.name),
             encoder.digest,
             prompts_digest(prompts, labels),
@@ -81,32 +87,32 @@ def plan_texts(
             layer=layers,
             dtype=store_dtype if layers else "fp32",
         )
-        path = place.texts(layers, augmentation)
-        wanted[layers] = path, source
+        path = paths.texts(layers, augmentation)
+        wanted[layers] = path, provenance
         if not path.exists():
             missing.append(layers)
-        elif (found := texts_source(path)) == source:
-            unnamed += [path] * (texts_classnames(path) != classnames)
-        elif is_custom and _is_outdated(path, found, source, chosen):
+        elif (found := read_texts_provenance(path)) == provenance:
+            unnamed += [path] * (read_texts_classnames(path) != classnames)
+        elif is_custom and _is_outdated(path, found, provenance, prompt_templates):
             missing.append(layers)
         else:
             raise UserError(
-                f"{path} was not made from the prompts of {dataset} by {encoder.name}, as they are now:"
-                f" {_difference(found, source)}.\nremove it to make it anew, or give another --feature_dir"
+                f"{path} does not match the present prompts of {dataset} and {encoder.name}:"
+                f" {_difference(found, provenance)}.\nRemove it to extract them again, or use another --feature_dir"
             )
     plan = TextPlan(augmentation, prompts, labels, wanted, {}, classnames, tuple(unnamed))
-    return _tokenized(plan, missing, encoder) if missing else plan
+    return _tokenize(plan, missing, encoder) if missing else plan
 
 
-def _tokenized(plan: TextPlan, missing: list[int], encoder: Encoder) -> TextPlan:
-    """Return the plan with the tokens of its prompts, and the sizes of the files that are missing."""
+def _tokenize(plan: TextPlan, missing: list[int], encoder: Encoder) -> TextPlan:
+    """Return the plan with the tokens of its prompts and the sizes of its missing files."""
     prompts = plan.prompts
     tokens, lengths = encoder.tokens(prompts)
     full = (lengths == tokens.shape[1]).nonzero().flatten().tolist()
     truncated = tuple(encoder.truncated([prompts[row] for row in full]))
-    alike = _alike(tokens, prompts, plan.labels)
+    alike = _find_alike(tokens, prompts, plan.labels)
     tokens = tokens[:, : int(lengths.max())].clone()
-    encoded = encoder.encode_texts(tokens[:1, : int(lengths[0])], missing)  # how large is what it makes of a prompt?
+    encoded = encoder.encode_texts(tokens[:1, : int(lengths[0])], missing)  # for the sizes
     widths = {layers: cached[0].shape[-1] * (tokens.shape[1] if layers else 1) for layers, cached in encoded.items()}
     rows = {
         k: widths[k] * DTYPES[plan.files[k][1].dtype].itemsize + (2 if k else 1) * torch.int64.itemsize for k in missing
@@ -116,26 +122,27 @@ def _tokenized(plan: TextPlan, missing: list[int], encoder: Encoder) -> TextPlan
     return replace(plan, sizes=sizes, tokens=tokens, lengths=lengths, truncated=truncated, alike=alike)
 
 
-def _is_outdated(path: Path, found: Source, wanted: Source, chosen: list[str]) -> bool:
-    """Return whether a file's prompts are from the templates `chosen` and other class names, and else as wanted."""
-    before = texts_classnames(path)
-    is_of_names = before is not None and found.list_digest == prompts_digest(*templates.prompts(chosen, before))
-    return is_of_names and replace(found, list_digest=wanted.list_digest, length=wanted.length) == wanted
+def _is_outdated(path: Path, found: Provenance, wanted: Provenance, prompt_templates: list[str]) -> bool:
+    """Return whether a file differs from `wanted` by its class names alone."""
+    before = read_texts_classnames(path)
+    if before is None or found.list_digest != prompts_digest(*templates.prompts(prompt_templates, before)):
+        return False
+    return replace(found, list_digest=wanted.list_digest, length=wanted.length) == wanted
 
 
-def _alike(tokens: Tensor, prompts: list[str], labels: list[int]) -> tuple[tuple[str, str], ...]:
-    """Return prompts of different classes that are the same tokens [n, L], the first pair for each pair of classes."""
+def _find_alike(tokens: Tensor, prompts: list[str], labels: list[int]) -> tuple[tuple[str, str], ...]:
+    """Return prompts of different classes with the same tokens [n, L]: the first pair for each pair of classes."""
     seen: dict[bytes, int] = {}
     pairs: dict[tuple[int, int], tuple[str, str]] = {}
-    for row, own in enumerate(tokens.numpy()):
-        first = seen.setdefault(own.tobytes(), row)
+    for row, sequence in enumerate(tokens.numpy()):
+        first = seen.setdefault(sequence.tobytes(), row)
         if labels[first] != labels[row]:
             pairs.setdefault((labels[first], labels[row]), (prompts[first], prompts[row]))
     return tuple(pairs.values())
 
 
-def _difference(found: Source, wanted: Source) -> str:
-    """In what a file of prompts is not what is wanted."""
+def _difference(found: Provenance, wanted: Provenance) -> str:
+    """Return the difference between the provenance of a file of prompts and `wanted`, in words."""
     if found.encoder_digest != wanted.encoder_digest:
         return (
             f"{found.encoder} has other weights ({found.encoder_digest[:12]} there, {wanted.encoder_digest[:12]} here)"
@@ -148,35 +155,36 @@ def _difference(found: Source, wanted: Source) -> str:
 
 
 def extract_texts(plan: TextPlan, encoder: Encoder, progress: Callable[[int], object] = lambda count: None) -> None:
-    """Encode the prompts of a plan and write the files that are missing, and class names into those without.
+    """Encode the prompts of a plan, write its missing files, and add class names to files that lack them.
 
-    `progress` hears the number of prompts after each batch. Raises UserError when features are not finite.
+    Call `progress` with the number of prompts after each batch. Raises UserError if features are not finite.
     """
     for path in plan.unnamed:
         write_texts(path, replace(read_texts(path), classnames=plan.classnames))
     if not plan.missing:
         return
     tokens, lengths = plan.tokens, plan.lengths
-    whole: dict[int, list[Tensor]] = {}  # made once: what a pool of prompts comes to may be a good part of the memory
+    whole: dict[int, list[Tensor]] = {}  # allocated once: the features of a pool may take much of the memory
     for rows in lengths.argsort(stable=True).split(BATCH_SIZE):
         encoded = encoder.encode_texts(tokens[rows, : int(lengths[rows].max())], plan.missing)
         for layers, (features, *ends) in encoded.items():
             if layers not in whole:
-                whole[layers] = [_empty(plan, layers, features), *(end.new_empty(len(tokens)).cpu() for end in ends)]
-            place = whole[layers][0]
-            (place[:, : features.shape[1]] if layers else place)[rows] = features.to(place)
-            for kept, end in zip(whole[layers][1:], ends, strict=True):
-                kept[rows] = end.cpu()
+                whole[layers] = [_allocate(plan, layers, features), *(end.new_empty(len(tokens)).cpu() for end in ends)]
+            stored = whole[layers][0]
+            (stored[:, : features.shape[1]] if layers else stored)[rows] = features.to(stored)
+            for stored_ends, end in zip(whole[layers][1:], ends, strict=True):
+                stored_ends[rows] = end.cpu()
         progress(len(rows))
     for layers, (features, *ends) in whole.items():
-        path, source = plan.files[layers]
-        check_finite(features, range(len(tokens)), f"{path.name}, prompts, in {source.precision} of {source.encoder}")
-        positions = ends[0] if ends else None
-        write_texts(path, Texts(features, torch.tensor(plan.labels), plan.prompts, source, positions, plan.classnames))
+        path, provenance = plan.files[layers]
+        name = f"{path.name}, prompts, in {provenance.precision} of {provenance.encoder}"
+        check_finite(features, range(len(tokens)), name)
+        labels, positions = torch.tensor(plan.labels), ends[0] if ends else None
+        write_texts(path, Texts(features, labels, plan.prompts, provenance, positions, plan.classnames))
 
 
-def _empty(plan: TextPlan, layers: int, features: Tensor) -> Tensor:
-    """Room for the features of all prompts; behind the end of a text, which nothing looks at, there are zeros."""
+def _allocate(plan: TextPlan, layers: int, features: Tensor) -> Tensor:
+    """Return zeros for the features of all prompts. Rows behind the end of a text stay zero; nothing reads them."""
     length = [plan.tokens.shape[1]] if layers else []
     shape = [len(plan.prompts), *length, features.shape[-1]]
     return torch.zeros(shape, dtype=DTYPES[plan.files[layers][1].dtype])

@@ -1,6 +1,6 @@
-"""Check what lies in the feature store: is every file readable, whole, and still what was written?
+"""Check the feature store: every file must be readable, complete and unchanged since it was written.
 
-It takes neither images nor weights, and no more memory than a shard.
+Needs neither images nor weights, and no more memory than one shard.
 """
 
 from __future__ import annotations
@@ -22,194 +22,195 @@ from engine.datasets.image_dataset import SPLITS
 from engine.errors import UserError
 from engine.features.classes import read_classes
 from engine.features.listing import read_listing, stored_listing
-from engine.features.mining import read_any
+from engine.features.mining import read_any_mined
 from engine.features.numbers import finite_rows
 from engine.features.prompts import fault_of_ends
 from engine.features.store import (
     BY_CONTENT,
+    FeaturePaths,
     MissingFeatures,
-    Place,
-    Source,
+    Provenance,
     bank_name,
     check_layout,
     contents_of,
     differences,
     digests,
+    open_feature_file,
+    parse_provenance,
     read_header,
-    read_source,
-    reading,
     shard_path,
 )
 from engine.files import CannotOpen, entries_below, list_matching, opening
 
 READ_BYTES = 1 << 24
-"""How much of a file is read at a time."""
+"""Bytes of a file that are read at a time."""
 
 
 @dataclass(frozen=True)
-class Checked:
-    """A file of the store and what is wrong with it, None for nothing.
+class CheckedFile:
+    """A file of the store and its fault; None if it is sound.
 
-    `has_digest` is False for one from before digests were stated, whose numbers nothing tells to be the ones that were
-    written. A sound shard has `rows` (positions, or content digests), of which `twice` are in shards before it too: two
-    runs at once may do that, and it harms nothing. `source` is None for a file that cannot be read, and for mined
-    templates. `can_be_opened` is False for a file that may be sound, which the system does not let this process read.
+    `has_digest` is False for old files without a digest, in which changed values go undetected. A sound shard has
+    `rows` (positions or content digests), of which `duplicates` are in earlier shards too: concurrent runs may write
+    such rows, which is harmless. `provenance` is None for unreadable files and for mined templates. `can_be_opened` is
+    False if the system refuses access to a file, which may be sound.
     """
 
     path: Path
     fault: str | None
     has_digest: bool = True
-    source: Source | None = None
+    provenance: Provenance | None = None
     rows: tuple[int | str, ...] = ()
-    twice: int = 0
+    duplicates: int = 0
     can_be_opened: bool = True
 
 
-def stored_files(places: Iterable[Place]) -> list[Path]:
-    """Return all files of features, mined templates, lists and classes under `places`, those of a folder together.
+def stored_files(stores: Iterable[FeaturePaths]) -> list[Path]:
+    """Return all files of features, mined templates, image lists and classes in `stores`, sorted by folder.
 
-    Linked folders are followed. Raises UserError for a folder that cannot be listed.
+    Symbolic links are followed. Raises UserError for a folder that cannot be listed.
     """
     paths = []
-    for place in places:
-        below = entries_below(place.folder) if place.folder.exists() else ()
+    for feature_paths in stores:
+        below = entries_below(feature_paths.folder) if feature_paths.folder.exists() else ()
         paths += [Path(entry.path) for entry in below if entry.name.endswith(".safetensors")]
-        for name in (place.mined("*").name, place.listing.name, place.classes.name):
-            paths += list_matching(place.folder, name)
+        for name in (feature_paths.mined("*").name, feature_paths.listing.name, feature_paths.classes.name):
+            paths += list_matching(feature_paths.folder, name)
     return sorted(paths, key=lambda path: (path.parent, path.name))
 
 
-def check(paths: list[Path], progress: Callable[[int], object] = lambda count: None) -> Iterator[Checked]:
-    """Check the files that `stored_files` lists, folder after folder; `progress` hears of the bytes that were read."""
+def check(paths: list[Path], progress: Callable[[int], object] = lambda count: None) -> Iterator[CheckedFile]:
+    """Check the files of `stored_files` folder by folder; call `progress` with the number of bytes read."""
     for _, group in groupby(paths, key=lambda path: path.parent):
         files = [_check_file(path, progress) for path in group]
-        yield from _twice(_mixed(files))
+        yield from _count_duplicates(_mark_mixed(files))
 
 
-def changed_images(place: Place, benchmark: ImageDataset) -> dict[str, list[Path]]:
-    """Return the images whose content is not that which features at `place` were made of, with the shards that have it.
+def changed_images(feature_paths: FeaturePaths, benchmark: ImageDataset) -> dict[str, list[Path]]:
+    """Return the images that changed since their features were extracted, with the shards of their old features.
 
-    All images with features are read. In a custom dataset a shard has an image by its content, so none is at fault.
+    All images with features are read. In a custom dataset rows are found by content, so no shards are returned.
     """
-    listing, made_of, shards = stored_listing(place), {}, {}
+    listing, made_of, shards = stored_listing(feature_paths), {}, {}
     if listing is not None:
-        lists = [listing.part(part) for part in SPLITS]
-        made_of = {path: content for own in lists for path, content in zip(own.paths, own.contents, strict=True)}
-    for part in SPLITS if listing is None else ():
-        items, digest = benchmark.items(part), benchmark.digest(part)
-        for path in sorted(place.folder.glob(f"{part}-layer_*/*/*.safetensors")):
+        lists = [listing.split(split) for split in SPLITS]
+        rows = (zip(images.paths, images.contents, strict=True) for images in lists)
+        made_of = {path: content for pairs in rows for path, content in pairs}
+    for split in SPLITS if listing is None else ():
+        items, digest = benchmark.items(split), benchmark.digest(split)
+        for path in sorted(feature_paths.folder.glob(f"{split}-layer_*/*/*.safetensors")):
             try:
                 header = read_header(path)
             except UserError:
-                continue  # which `check` names
-            if header.source.list_digest != digest:
-                continue  # positions in another list, or rows that are found by content
+                continue  # `check` reports it
+            if header.provenance.list_digest != digest:
+                continue  # positions index another list, or rows are found by content
             for position, content in zip(header.positions, header.contents, strict=False):
-                if position < len(items):  # or the shard is at fault
+                if position < len(items):  # `check` reports the others
                     made_of[items[position].impath] = content
                     shards.setdefault(items[position].impath, []).append(path)
-    there = (impath for impath in made_of if (benchmark.image_dir / impath).is_file())  # or it has no content
-    now = file_states(benchmark.image_dir, there, {})
+    present = (impath for impath in made_of if (benchmark.image_dir / impath).is_file())
+    now = file_states(benchmark.image_dir, present, {})
     return {path: shards.get(path, []) for path, state in now.items() if state.content != made_of[path]}
 
 
-def _check_file(path: Path, progress: Callable[[int], object]) -> Checked:
+def _check_file(path: Path, progress: Callable[[int], object]) -> CheckedFile:
     try:
-        # what a disk cannot read is an error here; read through a mapping, it would end the process
+        # a disk error raises here; in a memory-mapped file it would kill the process
         with opening(path), path.open("rb") as file:
             while block := file.read(READ_BYTES):
                 progress(len(block))
         if path.suffix == ".json":
-            place = Place(path.parent)
-            read = {place.listing: read_listing, place.classes: read_classes}.get(path)
-            read(place) if read else read_any(path)
-            return Checked(path, None)
-        with reading(path) as file:
+            feature_paths = FeaturePaths(path.parent)
+            read = {feature_paths.listing: read_listing, feature_paths.classes: read_classes}.get(path)
+            read(feature_paths) if read else read_any_mined(path)
+            return CheckedFile(path, None)
+        with open_feature_file(path) as file:
             return _check_content(path, file)
     except CannotOpen as error:
-        return Checked(path, str(error).removeprefix(f"{path} "), can_be_opened=False)
+        return CheckedFile(path, str(error).removeprefix(f"{path} "), can_be_opened=False)
     except MissingFeatures as error:
-        return Checked(path, f"cannot be read ({error.__cause__ or error})")
+        return CheckedFile(path, f"cannot be read ({error.__cause__ or error})")
 
 
-def _check_content(path: Path, file: safe_open) -> Checked:
+def _check_content(path: Path, file: safe_open) -> CheckedFile:
     metadata = file.metadata()
     check_layout(file)
     tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    source = read_source(metadata)
+    provenance = parse_provenance(metadata)
     stated, found = digests(metadata, tensors)
     is_text = "prompts" in metadata
     bank = metadata.get("bank")
     if stated not in (None, found):
-        fault = f"is not what was written: its digest is {found[:12]}, and {stated[:12]} was stated"
+        fault = f"changed since it was written: its digest is {found[:12]}, but {stated[:12]} is recorded"
     elif bank not in (None, bank_name(path.parent)):
-        fault = f"belongs to {bank}, and lies in {bank_name(path.parent)}"
+        fault = f"belongs to {bank}, but is in {bank_name(path.parent)}"
     elif is_text:
         fault = _fault_of_texts(tensors)
     else:
-        fault = _fault_of_shard(tensors, source, path)
-    rows = () if is_text or fault else tuple(_contents(tensors, source) or tensors["positions"].tolist())
-    return Checked(path, fault, stated is not None, source, rows)
+        fault = _fault_of_shard(tensors, provenance, path)
+    rows = () if is_text or fault else tuple(_contents(tensors, provenance) or tensors["positions"].tolist())
+    return CheckedFile(path, fault, stated is not None, provenance, rows)
 
 
-def _contents(tensors: dict[str, Tensor], source: Source) -> list[str] | None:
-    """The content digests of a shard whose rows are found by them; None for rows that are found by position."""
-    return contents_of(tensors["contents"]) if source.list_digest == BY_CONTENT else None
+def _contents(tensors: dict[str, Tensor], provenance: Provenance) -> list[str] | None:
+    """Return the content digests of a shard whose rows are found by content; None for rows found by position."""
+    return contents_of(tensors["contents"]) if provenance.list_digest == BY_CONTENT else None
 
 
-def _fault_of_shard(tensors: dict[str, Tensor], source: Source, path: Path) -> str | None:
-    """What is wrong with features [n, ...], labels [n] and positions [n]."""
+def _fault_of_shard(tensors: dict[str, Tensor], provenance: Provenance, path: Path) -> str | None:
+    """Return the fault of a shard with features [n, ...], labels [n] and positions [n]; None if it is sound."""
     features, labels, positions = (tensors[name] for name in ("features", "labels", "positions"))
-    by_content = source.list_digest == BY_CONTENT
-    outside = positions[(positions < 0) | (positions >= source.length)].tolist()
+    by_content = provenance.list_digest == BY_CONTENT
+    outside = positions[(positions < 0) | (positions >= provenance.length)].tolist()
     if outside and not by_content:
-        return f"has rows of a list of {source.length} images at positions {list_preview(outside)}"
+        return f"has rows of a list of {provenance.length} images at positions {list_preview(outside)}"
     if len(positions.unique()) < len(positions):
         return "has an image twice"
-    if shard_path(path.parent, positions.tolist(), _contents(tensors, source)).name != path.name:
-        return f"is not named after the {'images' if by_content else 'positions'} that it holds"
+    if shard_path(path.parent, positions.tolist(), _contents(tensors, provenance)).name != path.name:
+        return f"is not named after the {'images' if by_content else 'positions'} that it contains"
     return _fault_of_rows(features, labels, positions)
 
 
 def _fault_of_texts(tensors: dict[str, Tensor]) -> str | None:
-    """What is wrong with features [n, D] and labels [n] of n prompts, or features [n, L, width], labels and ends."""
+    """Return the fault of prompts: features [n, D] and labels [n], or features [n, L, width], labels and positions."""
     features, labels = tensors["features"], tensors["labels"]
     fault = fault_of_ends(tensors.get("positions"), features)
     return fault or _fault_of_rows(features, labels, torch.arange(len(labels)))
 
 
 def _fault_of_rows(features: Tensor, labels: Tensor, positions: Tensor) -> str | None:
-    """What is wrong with the numbers in features [n, ...] and labels [n] of images or prompts at `positions` [n]."""
+    """Return the fault of values in features [n, ...] and labels [n] at `positions` [n]; None if they are valid."""
     finite = finite_rows(features)
-    for wrong, what in ((~finite, "features that are not finite numbers"), (labels < 0, "labels below 0")):
+    for wrong, fault in ((~finite, "features that are not finite numbers"), (labels < 0, "labels below 0")):
         if wrong.any():
             bad = positions[wrong].tolist()
-            return f"has {what}, at positions {list_preview(bad)}"
+            return f"has {fault}, at positions {list_preview(bad)}"
     return None
 
 
-def _mixed(files: list[Checked]) -> list[Checked]:
-    """The files of a folder, where a shard of another source than most rows of the bank is at fault."""
-    rows: Counter[Source] = Counter()
+def _mark_mixed(files: list[CheckedFile]) -> list[CheckedFile]:
+    """Mark the shards of a folder whose provenance differs from most rows of the bank."""
+    rows: Counter[Provenance] = Counter()
     for file in files:
-        rows[file.source] += len(file.rows)
+        rows[file.provenance] += len(file.rows)
     ((most, _),) = rows.most_common(1)
 
-    def judge(file: Checked) -> Checked:
-        if not file.rows or file.source == most:
+    def mark(file: CheckedFile) -> CheckedFile:
+        if not file.rows or file.provenance == most:
             return file
-        fields = "; ".join(line.strip() for line in differences(file.source, most).splitlines())
-        return replace(file, fault=f"was made from something else than the other shards: {fields}")
+        fields = "; ".join(line.strip() for line in differences(file.provenance, most).splitlines())
+        return replace(file, fault=f"was made differently from the other shards: {fields}")
 
-    return [judge(file) for file in files]
+    return [mark(file) for file in files]
 
 
-def _twice(files: list[Checked]) -> list[Checked]:
-    """The files of a folder, each with how many of its rows sound shards before it have too."""
+def _count_duplicates(files: list[CheckedFile]) -> list[CheckedFile]:
+    """Set `duplicates` of the files of a folder: the number of rows that earlier sound shards have too."""
     seen: set[int | str] = set()
     counted = []
     for file in files:
-        counted.append(replace(file, twice=len(seen.intersection(file.rows))))
+        counted.append(replace(file, duplicates=len(seen.intersection(file.rows))))
         if file.fault is None:
             seen.update(file.rows)
     return counted

@@ -1,4 +1,4 @@
-"""The zero-shot accuracy of features in the store on validation images: do prompts and images belong together?"""
+"""Zero-shot accuracy of stored features on validation images: a check that prompts and images match."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from engine.features.mining import Origin, read_mined
 from engine.features.planning import DatasetPlan
-from engine.features.prompts import read_texts, texts_source
+from engine.features.prompts import read_texts, read_texts_provenance
 from engine.features.store import Bank
 from engine.model import zeroshot_weight
 from engine.model.zeroshot import ZeroShot
@@ -14,26 +14,26 @@ from engine.templates import MINING
 
 
 def measure(plan: DatasetPlan) -> Iterator[tuple[str, ZeroShot]]:
-    """How the zero-shot classifier of each set of prompts does on the val images of a plan whose features are made.
+    """Yield each set of prompts of an extracted plan with its zero-shot accuracy on the val images.
 
-    Of mined templates it is that of the split with most val images, on these. Nothing comes of a plan without val
-    images or without final features: what goes into layers that are yet to be trained must go through them first.
+    For mined templates, the split with the most val images is used. Yields nothing without val images or without final
+    features: inputs of trainable layers would have to pass through them first.
     """
-    images = [own for own in plan.images if own.part == "val" and 0 in own.banks]
+    images = [planned for planned in plan.images if planned.split == "val" and 0 in planned.banks]
     for texts in plan.texts if images else []:
         if 0 in texts.files:
-            yield texts.augmentation, _measure(plan, texts.augmentation, sorted(images[0].asked))
+            yield texts.augmentation, _measure(plan, texts.augmentation, sorted(images[0].requested))
 
 
 def _measure(plan: DatasetPlan, augmentation: str, positions: list[int]) -> ZeroShot:
-    bank = Bank(plan.place.bank("val", 0, "none"), plan.listing and plan.listing.val)
-    path, pick = plan.place.texts(0, augmentation), None
+    bank = Bank(plan.paths.bank("val", 0, "none"), plan.listing and plan.listing.val)
+    path, pick = plan.paths.texts(0, augmentation), None
     if augmentation == MINING:
-        split = max(plan.mined, key=lambda split: len(split.val))
-        origin = Origin.of(texts_source(path), bank, split)
-        positions, pick = split.val, read_mined(plan.place.mined(split.name), origin).rows
+        split = max(plan.mining_splits, key=lambda split: len(split.val))
+        origin = Origin.of(read_texts_provenance(path), bank, split)
+        positions, pick = split.val, read_mined(plan.paths.mined(split.name), origin).rows
     texts, (features, labels) = read_texts(path, pick), bank.read(positions)
     classes = int(texts.labels.max()) + 1
     weight = zeroshot_weight(texts.features, texts.labels, classes)
-    right = (features @ weight.T).argmax(1) == labels  # the length of an image's feature changes no argmax
+    right = (features @ weight.T).argmax(1) == labels  # normalising images would not change the argmax
     return ZeroShot(int(right.sum()), len(labels), classes)

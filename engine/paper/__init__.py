@@ -1,1 +1,1 @@
-"""Only what the paper printed: its numbers, the shapes of its tables, their rendering and plots."""
+"""The paper's tables: the printed numbers, the shapes of the tables, their rendering and plots."""

@@ -1,4 +1,4 @@
-"""Predictions as lines of text: CSV, or JSON lines."""
+"""Predictions as text: CSV, or JSON lines."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ import json
 import re
 
 Predictions = list[tuple[str, float]]
-"""The most probable classes of an image with their probabilities, the most probable one first."""
+"""The most probable classes of an image and their probabilities, in descending order."""
 
-FORMATS = ("csv", "jsonl")
+OUTPUT_FORMATS = ("csv", "jsonl")
 CSV_HEADER = "image,class,probability"
 
 
-def lines(image: str, found: Predictions, form: str) -> str:
-    """Return the predictions for an image, probabilities rounded: as `csv` a row for each class, as `jsonl` one line.
+def format_predictions(image: str, predictions: Predictions, output_format: str) -> str:
+    """Return the predictions for an image as text: one row per class for `csv`, one line for `jsonl`.
 
-    Bytes of a file's name that are not UTF-8 are lone surrogates in Python: `jsonl` has them as escapes (`\\udcff`),
-    which are valid UTF-8 and which Python's `os.fsencode` turns back into bytes.
+    Probabilities have 6 decimals. Python reads bytes of a file name that are not UTF-8 as lone surrogates. `jsonl`
+    escapes these (`\\udcff`), which is valid UTF-8; Python's `os.fsencode` turns them back into bytes.
     """
-    rounded = [(name, round(probability, 6)) for name, probability in found]
-    if form == "csv":
-        return "\n".join(_row(image, name, f"{probability:.6f}") for name, probability in rounded)
+    rounded = [(name, round(probability, 6)) for name, probability in predictions]
+    if output_format == "csv":
+        return "\n".join(_csv_row(image, name, f"{probability:.6f}") for name, probability in rounded)
     classes = [{"class": name, "probability": probability} for name, probability in rounded]
     line = json.dumps({"image": image, "predictions": classes}, ensure_ascii=False)
     return re.sub("[\ud800-\udfff]", lambda lone: f"\\u{ord(lone[0]):04x}", line)
 
 
-def _row(*cells: str) -> str:
-    """A row of a CSV file. The writer quotes the characters of its line ends, and a bare return ends lines too."""
-    written = io.StringIO()
-    csv.writer(written, lineterminator="\r\n").writerow(cells)
-    return written.getvalue().removesuffix("\r\n")
+def _csv_row(*cells: str) -> str:
+    """Return a CSV row without a line end. With `\\r\\n` as line end the writer also quotes a lone carriage return."""
+    row = io.StringIO()
+    csv.writer(row, lineterminator="\r\n").writerow(cells)
+    return row.getvalue().removesuffix("\r\n")

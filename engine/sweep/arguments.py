@@ -16,7 +16,7 @@ from engine.features.listing import changes, listing_of, require_same
 from engine.features.opened import OpenedFeatures
 from engine.features.prompts import prompts_digest
 from engine.features.shifted import MissingShifted, open_sets
-from engine.features.store import MissingFeatures, Place
+from engine.features.store import FeaturePaths, MissingFeatures
 from engine.results.runs import Cell, RecordFiles
 from engine.sweep import sweep
 from engine.tasks.images import ImageTasks, wanted_by
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 OF_SHIFTED = (
-    "dataset clip_encoder clip_weights image_layer_idx+ precision decode store_dtype device data_dir feature_dir"
+    "dataset clip_encoder clip_weights image_layer_idx precision decode store_dtype device data_dir feature_dir"
 ).split()
 """Arguments of features.py that matter for test-only datasets, whose prompts nobody needs."""
 
@@ -85,30 +85,30 @@ def load_features(
         for dataset in args.dataset:
             place = (names.folder(encoder, args.clip_weights), dataset)
             own = [cell for cell in cells if (cell.encoder, cell.dataset) == place]
-            same = {"clip_encoder": [encoder], **_as_made(Place.of(args.feature_dir, *place), own[0])}
+            same = {"clip_encoder": [encoder], **_as_made(FeaturePaths.of(args.feature_dir, *place), own[0])}
             tests = []
             try:
                 asked = (shifted or {}).get(dataset, [])
                 tests = open_sets(asked, args.feature_dir, own[0].encoder, own[0].image_layer)
             except MissingShifted as error:
-                make = config.command("features.py", OF_SHIFTED, args, dataset=error.names, **same)
+                make = config.command("features.py", args, OF_SHIFTED, dataset=error.names, **same)
                 missing.append(f"{error}\nmake them with\n  {make}")
             try:
                 features = OpenedFeatures(wanted_by(own), args.feature_dir, args.indices_dir, layers, tests)
                 prepared = layers and (layers.name, layers.preprocessing)
                 loaded.append(ImageTasks(own, features, device, prepared))
                 _check_paths(loaded[-1], own[0], args)
-                _check_images(loaded[-1], Place.of(args.feature_dir, *place))
+                _check_images(loaded[-1], FeaturePaths.of(args.feature_dir, *place))
             except MissingFeatures as error:
                 hint = "" if args.clip_weights else names.hint(encoder)
-                make = config.command("features.py", config.FEATURES, args, dataset=[dataset], **same)
+                make = config.command("features.py", args, dataset=[dataset], **same)
                 missing.append(f"{error}{hint}; make them with\n  {make}")
     if missing:
         raise UserError("\n".join(missing))
     return loaded
 
 
-def _check_images(data: ImageTasks, place: Place) -> None:
+def _check_images(data: ImageTasks, place: FeaturePaths) -> None:
     """Raise MissingFeatures if the images of a custom dataset are on this machine and changed since the features."""
     images = datasets.cli_name(data.cells[0].dataset)
     if not data.is_custom or not os.path.exists(images):
@@ -137,10 +137,12 @@ def _check_paths(data: ImageTasks, cell: Cell, args: argparse.Namespace) -> None
         )
 
 
-def _as_made(place: Place, cell: Cell) -> dict[str, str]:
+def _as_made(place: FeaturePaths, cell: Cell) -> dict[str, str]:
     """How the features at a place that a cell takes were made, as arguments of features.py: the others must match."""
     arguments = {"precision": "precision", "decode": "decode", "dtype": "store_dtype"}
-    return {arguments[name]: value for name, value in place.unusual(cell.image_layer, cell.text_layer).items()}
+    return {
+        arguments[name]: value for name, value in place.non_default_settings(cell.image_layer, cell.text_layer).items()
+    }
 
 
 def trainable_layers(args: argparse.Namespace, name: str, device: str) -> Encoder | None:

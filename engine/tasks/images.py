@@ -120,7 +120,7 @@ class ImageTasks:
     def inputs(self, cell: Cell) -> dict[str, str]:
         """Return digests of all that a cell's runs are trained on, and how features were made where not by default."""
         split = self.features.splits[cell.shots, cell.seed]
-        made = (self.features.train_source.settings, self.features.text_source.settings)
+        made = (self.features.train_source.settings_text, self.features.text_source.settings_text)
         ways = {name: how for name, how in zip(WAYS, made, strict=True) if how}
         return {"text": self._prompts_of(cell).digest} | self.features.digests(split) | ways
 

@@ -128,9 +128,11 @@ class GradientDescent:
         return (share if self.epochs is None else min(share, *sizes),) * len(sizes)
 
     def length(self, task: Task, hparams: Hparams, max_iter: int) -> Steps:
-        """Return the number of steps of a run."""
+        """Return the number of steps of a run, and of its epochs where it has epochs."""
+        if self.epochs is None:
+            return Steps(max_iter)
         per_epoch = max(1, self.epoch_sizes(task)[0] // self.shares(task, hparams)[0])
-        return Steps(max_iter if self.epochs is None else self.epochs(task) * per_epoch, per_epoch)
+        return Steps(self.epochs(task) * per_epoch, per_epoch)
 
     def steps(self, task: Task, hparams: Hparams, max_iter: int) -> int:
         """Return the number of steps of a run."""
@@ -159,7 +161,9 @@ class GradientDescent:
         train = {"sequential": sequential.train, "stacked": stacked.train}[executor]
         with closing(train(list(jobs), progress=progress, budget=budget)) as trained:
             for outcomes in trained:
-                yield {jobs[job]: fitted for job, fitted in outcomes.items()}
+                fitted = {jobs[job]: one for job, one in outcomes.items()}
+                outcomes.clear()  # the caller alone holds the weights of a stack while the next one trains
+                yield fitted
 
 
 @dataclass(frozen=True)

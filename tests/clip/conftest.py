@@ -1,4 +1,4 @@
-"""Small stand-ins for OpenAI's architectures, under their names, and the formats that their weights come in."""
+"""Small versions of OpenAI's architectures, under the same names, and the formats of their weights."""
 
 import json
 
@@ -17,7 +17,7 @@ TEXT = {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 2, "laye
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """`small(architecture, **kwargs)`: a model with random weights; meanwhile open_clip knows these sizes alone."""
+    """`small(architecture, **kwargs)`: a model with random weights; open_clip's own sizes are hidden meanwhile."""
     monkeypatch.setattr(factory, "_MODEL_CONFIG_PATHS", [*factory._MODEL_CONFIG_PATHS])
     monkeypatch.setattr(factory, "_MODEL_CONFIGS", {**factory._MODEL_CONFIGS})
     (tmp_path / "configs").mkdir()
@@ -30,16 +30,16 @@ def small(tmp_path, monkeypatch):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = open_clip.create_model(architecture, **kwargs).eval()
-        # attention takes another path, and rounds otherwise, where a gradient could be asked for
+        # attention uses another kernel, with other rounding, if gradients are enabled
         for parameter in model.requires_grad_(False).parameters():
-            parameter.mul_(3)  # not so small that the activation is all but linear
+            parameter.mul_(3)  # large enough for a nonlinear activation
         return model
 
     return make
 
 
 class Archive(nn.Module):
-    """A model as OpenAI's archives hold it: CLIP's names, and three constants beside them."""
+    """A model as in OpenAI's archives: CLIP's names and three constants."""
 
     def __init__(self, model):
         super().__init__()

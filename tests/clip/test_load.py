@@ -1,4 +1,4 @@
-"""Encoders: every format of weights loads and gives open_clip's own features; what is missing or wrong is said."""
+"""Encoders: every format of weights loads and reproduces open_clip's features; missing or wrong ones are reported."""
 
 import time
 
@@ -23,7 +23,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch, tmp_path):
-    """No cache of this machine, and no network, has a part in these tests."""
+    """Isolate the tests from caches and the network."""
     monkeypatch.setattr(clip_weights, "OPENAI_CACHE", tmp_path / "clip")
     hub = tmp_path / "hub"
     monkeypatch.setattr(clip_weights, "HF_HUB_CACHE", str(hub))
@@ -52,7 +52,7 @@ def checkpoint(model, path):
 
 
 def put_in_hub(tmp_path, repository, file, source):
-    """A hub cache with one file, as huggingface_hub lays it out."""
+    """Create a hub cache with one file, in the layout of huggingface_hub."""
     folder = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text("0" * 40)
@@ -61,7 +61,7 @@ def put_in_hub(tmp_path, repository, file, source):
 
 
 def same_features(encoder, model):
-    """Whether an encoder gives the features of an open_clip model, but for rounding."""
+    """Return whether an encoder reproduces the features of an open_clip model up to rounding."""
     size = encoder.preprocessing.size
     pixels = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(1))
     tokens = encoder.tokenizer(["a red star", "a dog"])
@@ -83,7 +83,7 @@ def same_features(encoder, model):
     [(safetensors, "w.safetensors"), (pickled, "w.pt"), (pickled, "w.bin"), (checkpoint, "epoch_3.pt")],
 )
 @pytest.mark.parametrize("encoder", ["RN50", "ViT-B/32"])
-def test_local_weights_give_the_models_features(small, tmp_path, encoder, write, name):
+def test_local_weights_produce_the_models_features(small, tmp_path, encoder, write, name):
     model = small(names.architecture(encoder)[0], force_quick_gelu=True)
     loaded = load_encoder(encoder, str(write(model, tmp_path / name)))
     assert same_features(loaded, model)
@@ -94,7 +94,7 @@ def test_local_weights_give_the_models_features(small, tmp_path, encoder, write,
 
 
 @pytest.mark.parametrize("encoder", ["RN50", "ViT-B/32"])
-def test_openais_archives_give_the_models_features(small, save_archive, tmp_path, encoder, recwarn):
+def test_openais_archives_produce_the_models_features(small, save_archive, tmp_path, encoder, recwarn):
     model = small(names.architecture(encoder)[0], force_quick_gelu=True)
     archive = save_archive(model, tmp_path / "archive.pt")
     recwarn.clear()
@@ -127,7 +127,7 @@ def test_quick_gelu_follows_the_tag(small, tmp_path):
     assert not same_features(laion, quick)
 
 
-def test_the_tags_preparation_comes_through(small, tmp_path, monkeypatch):
+def test_the_preprocessing_of_the_tag_is_used(small, tmp_path, monkeypatch):
     weights = str(safetensors(small("ViT-B-32"), tmp_path / "w.safetensors"))
     tag = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.5, 0.5), "interpolation": "bilinear", "resize_mode": "squash"}
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "ViT-B-32", {"webli": tag | {"hf_hub": "timm/SigLIP/"}})
@@ -183,7 +183,7 @@ def test_weights_in_the_hubs_cache_need_no_network(small, tmp_path, file):
     assert same_features(load_encoder("RN50"), model)
 
 
-def test_the_safetensors_of_a_file_that_a_tag_names_count(small, tmp_path, monkeypatch):
+def test_a_tags_file_is_found_as_safetensors(small, tmp_path, monkeypatch):
     model = small("ViT-B-32")
     tags = {"mine": {"hf_hub": "me/model/weights.bin"}}
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "ViT-B-32", tags)
@@ -199,7 +199,7 @@ def test_archives_in_openais_cache_need_no_network(small, save_archive, tmp_path
 
 
 @pytest.mark.parametrize("name", [*names.OPENAI, "ViT-B-16:datacomp_xl_s13b_b90k", "ViT-B-16-SigLIP:webli"])
-def test_missing_weights_are_named_with_their_place(name, tmp_path):
+def test_missing_weights_are_reported_with_their_locations(name, tmp_path):
     start = time.monotonic()
     with pytest.raises(UserError) as caught:
         load_encoder(name)
@@ -214,7 +214,7 @@ def test_missing_weights_are_named_with_their_place(name, tmp_path):
         assert "https://openaipublic" in message
 
 
-def test_a_user_who_is_offline_hears_in_seconds(script, tmp_path, monkeypatch):
+def test_the_offline_error_is_raised_in_seconds(script, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -297,8 +297,8 @@ def test_wrong_weights_are_named_with_the_architecture(small, save_archive, tmp_
         ),
     ],
 )
-def test_a_tokenizer_that_cannot_be_had(tmp_path, monkeypatch, mishap, message):
-    """Without a network the hub's cache alone is asked, which takes no time."""
+def test_an_unavailable_tokenizer_is_reported(tmp_path, monkeypatch, mishap, message):
+    """Without a network only the hub's cache is read, which is fast."""
 
     def fail(architecture, local_files_only):
         raise mishap

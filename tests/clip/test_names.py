@@ -1,4 +1,4 @@
-"""Names of encoders: what they mean to open_clip, and the folders that their features live in."""
+"""Encoder names: their architectures and tags in open_clip, and the folders of their features."""
 
 import open_clip
 import pytest
@@ -40,7 +40,7 @@ def test_open_clip_names_have_tags():
     assert names.architecture("demo-RN") == ("demo-RN", None)
 
 
-def test_folders_are_one_level_and_tell_encoders_apart():
+def test_folders_have_one_level_and_are_distinct():
     assert names.folder("ViT-B-16:datacomp_xl_s13b_b90k") == "ViT-B-16-datacomp_xl_s13b_b90k"
     assert names.folder("ViT-B/16") == names.folder("ViT-B-16")
     assert names.folder("RN50", "/far/away/RN50.pt") == "RN50@RN50"
@@ -49,7 +49,7 @@ def test_folders_are_one_level_and_tell_encoders_apart():
 
 
 @pytest.mark.parametrize("name", [*names.OPENAI, *names.DEMO, "ViT-B-16:datacomp_xl_s13b_b90k"])
-def test_folders_tell_what_they_were_made_of(name):
-    assert names.of_folder(names.folder(name)) == (name, None)
-    assert names.of_folder(names.folder(name, "/far/away/mine.pt")) == (name, "mine")
-    assert names.of_folder("ViT-H-14@mine") == ("ViT-H-14", "mine")
+def test_parse_folder_inverts_folder(name):
+    assert names.parse_folder(names.folder(name)) == (name, None)
+    assert names.parse_folder(names.folder(name, "/far/away/mine.pt")) == (name, "mine")
+    assert names.parse_folder("ViT-H-14@mine") == ("ViT-H-14", "mine")

@@ -1,4 +1,4 @@
-"""The preparation of images: for every pretrained tag of open_clip, the same as open_clip's own."""
+"""Preprocessing: for every pretrained tag of open_clip, it equals open_clip's own."""
 
 from types import SimpleNamespace
 
@@ -14,10 +14,10 @@ from torch import nn
 from torchvision.transforms import functional as F
 
 from engine.clip.preprocessing import preprocessing
-from engine.preprocessing import USUAL, Preprocessing
+from engine.preprocessing import OPENAI_PREPROCESSING, Preprocessing
 from engine.transforms import normalise, render
 
-# which this is not about
+# irrelevant here
 pytestmark = pytest.mark.filterwarnings("ignore:QuickGELU mismatch:UserWarning")
 
 TAGS = list(map(tuple, open_clip.list_pretrained()))
@@ -34,18 +34,18 @@ TOWERS = {
     ("ViT-H-14-378", "dfn5b"): "squash bicubic",
     ("PE-Core-T-16-384", "meta"): "squash bilinear",
 }
-"""A model of each kind of tower, and of each way to resize."""
+"""One model of each kind of tower and of each resize mode."""
 
 
 def of_open_clip(architecture, tag):
-    """What open_clip's own factory says of a tag's preparation, of a model that takes no memory."""
+    """Return the preprocessing of a tag by open_clip's own factory, on a model without memory."""
     with torch.device("meta"):
         model = open_clip.create_model(architecture, tag, device="meta", load_weights=False, pretrained_hf=False)
     return model.visual.preprocess_cfg
 
 
 def fields(config):
-    """The same in our words."""
+    """Return our Preprocessing of the same tag."""
     (height, width) = config["size"] if isinstance(config["size"], tuple) else 2 * [config["size"]]
     assert height == width
     named = {name: config[name] for name in ("mean", "std", "interpolation", "resize_mode", "fill_color")}
@@ -58,8 +58,8 @@ def no_downloads(monkeypatch):
 
 
 @pytest.mark.parametrize("tags", [TAGS], ids=[f"{len(TAGS)} tags, {len(KINDS)} preparations"])
-def test_every_tag_is_prepared_as_open_clips_factory_says(tags, no_downloads, monkeypatch):
-    """The factory's own code, on models without layers."""
+def test_preprocessing_of_every_tag_equals_open_clips_factory(tags, no_downloads, monkeypatch):
+    """Runs the factory's own code on models without layers."""
 
     class Hollow(nn.Module):
         def __init__(self, vision_cfg, **config):
@@ -77,7 +77,7 @@ def test_every_tag_is_prepared_as_open_clips_factory_says(tags, no_downloads, mo
 
 @pytest.mark.parametrize("name", TOWERS, ids=":".join)
 def test_models_agree(name, no_downloads):
-    """Built as they are: the sizes of the towers are those of the configurations."""
+    """With real models: the sizes of towers equal the configurations."""
     made = preprocessing(name[0], get_pretrained_cfg(*name))
     assert fields(of_open_clip(*name)) == made
     assert f"{made.resize_mode} {made.interpolation}" == TOWERS[name]
@@ -98,8 +98,8 @@ LONGEST = {Preprocessing(64, resize_mode="longest", fill_color=fill): [("no", "t
         for kind, tags in [*KINDS.items(), *LONGEST.items()]
     ],
 )
-def test_images_are_prepared_as_open_clip_does(kind):
-    """Bit by bit; `--decode fast` is off by a grey level here and there, by more in noise, which is clipped."""
+def test_images_are_preprocessed_like_open_clip(kind):
+    """Bit-equal; `--decode fast` differs by one grey level in places, and by more in clipped noise."""
     config = PreprocessCfg(kind.size, "RGB", kind.mean, kind.std, kind.interpolation, kind.resize_mode, kind.fill_color)
     transform = image_transform_v2(config, is_train=False)
     for size in ((600, 300), (301, 640), (97, 61)):
@@ -115,14 +115,14 @@ def test_images_are_prepared_as_open_clip_does(kind):
         assert (fast - slow).abs().max() <= 2
 
 
-def test_the_usual_preparation_is_openais():
-    """And the words for it never change: stores hold them."""
-    assert preprocessing("ViT-B-16", get_pretrained_cfg("ViT-B-16", "openai")).description == USUAL
-    assert preprocessing("ViT-B-16", {}).description == USUAL
+def test_the_default_preprocessing_is_openais():
+    """Its description must never change: feature files record it."""
+    assert preprocessing("ViT-B-16", get_pretrained_cfg("ViT-B-16", "openai")).description == OPENAI_PREPROCESSING
+    assert preprocessing("ViT-B-16", {}).description == OPENAI_PREPROCESSING
     mean, std = "0.48145466 0.4578275 0.40821073", "0.26862954 0.26130258 0.27577711"
-    assert f"shortest bicubic, mean {mean}, std {std}" == USUAL
+    assert f"shortest bicubic, mean {mean}, std {std}" == OPENAI_PREPROCESSING
     of_the_size = {kind.description for kind in KINDS if kind.size == 224}
     assert len(of_the_size) == sum(kind.size == 224 for kind in KINDS)
-    assert Preprocessing(64, resize_mode="longest").description == USUAL.replace(
+    assert Preprocessing(64, resize_mode="longest").description == OPENAI_PREPROCESSING.replace(
         "shortest bicubic", "longest bicubic, fill 0"
     )

@@ -1,4 +1,4 @@
-"""Frozen and trainable parts of encoders: together they are the whole, and a step changes the trainable part alone."""
+"""Frozen and trainable parts of encoders: together they equal the model; a step changes the trainable part alone."""
 
 import copy
 
@@ -10,7 +10,7 @@ from open_clip.modified_resnet import AttentionPool2d
 from torch import nn
 from torch.nn import functional as F
 
-from engine.clip.frozen import FrozenImages, FrozenTexts
+from engine.clip.frozen import FrozenImageEncoder, FrozenTextEncoder
 from engine.clip.split import AttentionPool, trainable_image, trainable_text, unstackable
 from engine.errors import UserError
 
@@ -36,7 +36,7 @@ IMAGES = {
         "image_size": 160,
     },
 }
-"""Vision towers by name; with the number of layers each can be split at in `LAYERS`."""
+"""Vision towers by name; `LAYERS` has the number of layers that each can be split at."""
 LAYERS = {"ModifiedResNet": 5, "timm ViT": 12, "timm ViT, mean token": 8, "timm ViT, attention pool": 9}
 WHOLE = {
     "ConvNeXt": {"timm_model_name": "test_convnext", "timm_pool": "avg", "timm_proj": "linear", "image_size": 64},
@@ -55,7 +55,7 @@ TEXTS = {
 
 
 def lively(model):
-    """A frozen model in eval mode, whose norms and biases are not the ones and zeros they start as."""
+    """Freeze a model in eval mode, and perturb its norms and biases, which are initialised to ones and zeros."""
     for parameter in model.eval().requires_grad_(False).parameters():
         if parameter.dim() <= 1:
             parameter += 0.1 * torch.randn_like(parameter)
@@ -88,13 +88,13 @@ def difference(found, expected):
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_image_parts_are_the_whole_at_all_layers(name):
+def test_image_parts_equal_the_whole_tower_at_all_layers(name):
     model = image_model(IMAGES[name])
     pixels = torch.randn(2, 3, IMAGES[name]["image_size"], IMAGES[name]["image_size"])
     whole = model.visual(pixels)
     whole = whole[0] if isinstance(whole, tuple) else whole
     several = [*range(LAYERS.get(name, 3) + 1), -1]
-    cached = FrozenImages(model, several)(pixels, several)
+    cached = FrozenImageEncoder(model, several)(pixels, several)
     assert set(cached) == set(several)
     assert difference(*cached[0], whole) < 2e-6
     for layers in several[1:]:
@@ -105,10 +105,10 @@ def test_image_parts_are_the_whole_at_all_layers(name):
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_a_pass_for_some_layers_gives_what_the_pass_for_all_gives(name):
+def test_a_pass_for_some_layers_equals_the_pass_for_all(name):
     model = image_model(IMAGES[name])
     pixels = torch.randn(2, 3, IMAGES[name]["image_size"], IMAGES[name]["image_size"])
-    frozen = FrozenImages(model, [0, 1, 2, -1])
+    frozen = FrozenImageEncoder(model, [0, 1, 2, -1])
     whole = frozen(pixels, [0, 1, 2, -1])
     for layers in (0, 1, 2, -1):
         (alone,) = frozen(pixels, [layers])[layers]
@@ -119,7 +119,7 @@ def test_a_pass_for_some_layers_gives_what_the_pass_for_all_gives(name):
 def test_other_image_towers_are_trained_whole_or_not_at_all(name):
     model = image_model(WHOLE[name])
     pixels = torch.randn(2, 3, WHOLE[name]["image_size"], WHOLE[name]["image_size"])
-    cached = FrozenImages(model, [0, -1])(pixels, [0, -1])
+    cached = FrozenImageEncoder(model, [0, -1])(pixels, [0, -1])
     assert torch.equal(*cached[-1], pixels)
     assert difference(*cached[0], model.encode_image(pixels)) < 2e-6
     assert difference(trainable_image(model, -1)(pixels), model.encode_image(pixels)) < 2e-6
@@ -128,10 +128,10 @@ def test_other_image_towers_are_trained_whole_or_not_at_all(name):
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_text_parts_are_the_whole_at_all_layers(name):
+def test_text_parts_equal_the_whole_tower_at_all_layers(name):
     model, tokens = text_model(name), prompts()
     whole = model.encode_text(tokens)
-    frozen = FrozenTexts(model, [0, 1, 2, 3, -1])
+    frozen = FrozenTextEncoder(model, [0, 1, 2, 3, -1])
     lengths = frozen.lengths(tokens)
     assert lengths.tolist() == ([12] * 3 if "no_causal_mask" in TEXTS[name][1] else [3, 6, 8])
     cached = frozen(tokens[:, : int(lengths.max())], [0, 1, 2, 3, -1])
@@ -141,23 +141,23 @@ def test_text_parts_are_the_whole_at_all_layers(name):
         assert positions.dtype == torch.int64
         assert difference(trainable_text(model, layers)(inputs, positions), whole) < 2e-6, layers
     with pytest.raises(UserError, match=r"--text-layer-idx 4: .* supports 0 to 3, and -1 for all of it"):
-        FrozenTexts(model, [4])
+        FrozenTextEncoder(model, [4])
 
 
-def test_what_is_cached_for_all_text_layers_is_the_embedded_tokens():
+def test_all_text_layers_cache_the_embedded_tokens():
     model, tokens = text_model("CLIP"), prompts()
-    inputs, _ = FrozenTexts(model, [-1])(tokens, [-1])[-1]
+    inputs, _ = FrozenTextEncoder(model, [-1])(tokens, [-1])[-1]
     assert torch.equal(inputs, model.token_embedding(tokens))
 
 
 @pytest.mark.parametrize("way", ["embed_cls", "use_pad_mask"])
-def test_text_towers_that_cannot_be_split_say_so(way):
+def test_unsplittable_text_towers_are_rejected(way):
     torch.manual_seed(0)
     text = TEXT | {"embed_cls": way == "embed_cls", "no_causal_mask": way == "use_pad_mask"}
     model = CustomTextCLIP(embed_dim=24, vision_cfg=RESNET, text_cfg=text).eval()
-    model.text.use_pad_mask = way == "use_pad_mask"  # which no configuration of open_clip's can say
+    model.text.use_pad_mask = way == "use_pad_mask"  # not available in open_clip's configurations
     assert trainable_text(model, 0) is None
-    tokens, frozen = prompts(), FrozenTexts(model, [0])
+    tokens, frozen = prompts(), FrozenTextEncoder(model, [0])
     assert frozen.lengths(tokens).tolist() == [12] * 3
     assert torch.equal(*frozen(tokens, [0])[0], model.encode_text(tokens))
     for layers in (1, -1):
@@ -166,26 +166,26 @@ def test_text_towers_that_cannot_be_split_say_so(way):
 
 
 def test_features_of_coca_are_raw_too():
-    """Its own `encode_image` and `encode_text` normalise, unlike those of all other models."""
+    """CoCa's `encode_image` and `encode_text` normalise, unlike all other models."""
     torch.manual_seed(0)
     text = TEXT | {"embed_cls": True, "output_tokens": True}
     decoder = {"context_length": 12, "vocab_size": 64, "width": 24, "heads": 2, "layers": 1}
     vision = IMAGES["ViT, attentional pool"]
     model = lively(CoCa(embed_dim=24, multimodal_cfg=decoder, text_cfg=text, vision_cfg=vision))
     pixels, tokens = torch.randn(2, 3, 32, 32), prompts()
-    images, texts = FrozenImages(model, [0, 1])(pixels, [0, 1]), FrozenTexts(model, [0])(tokens, [0])
+    images, texts = FrozenImageEncoder(model, [0, 1])(pixels, [0, 1]), FrozenTextEncoder(model, [0])(tokens, [0])
     assert difference(*images[0], model.encode_image(pixels, normalize=False)) < 2e-6
     assert difference(trainable_image(model, 1)(*images[1]), *images[0]) < 2e-6
     assert difference(*texts[0], model.encode_text(tokens, normalize=False)) < 2e-6
 
 
 def parts(name, layers):
-    """A model, the frozen and the trainable part of a tower of it."""
+    """Return a model, and the frozen and the trainable part of one of its towers."""
     if name in TEXTS:
         model = text_model(name)
-        return model, FrozenTexts(model, [layers]), trainable_text(model, layers)
+        return model, FrozenTextEncoder(model, [layers]), trainable_text(model, layers)
     model = image_model(IMAGES[name])
-    return model, FrozenImages(model, [layers]), trainable_image(model, layers)
+    return model, FrozenImageEncoder(model, [layers]), trainable_image(model, layers)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def parts(name, layers):
     ],
 )
 def test_a_step_changes_the_trainable_part_and_nothing_else(name, layers, trained):
-    """A step on the parts, which share the model's parameters, so that the model shows what it changed."""
+    """The parts share the parameters of the model, so the model reveals the changes of a step."""
     model, frozen, trainable = parts(name, layers)
     before = copy.deepcopy(model.state_dict())
     samples = prompts() if name in TEXTS else torch.randn(4, 3, *2 * [IMAGES[name]["image_size"]])
@@ -213,7 +213,7 @@ def test_a_step_changes_the_trainable_part_and_nothing_else(name, layers, traine
     F.cross_entropy(features, torch.arange(len(features))).backward()
     torch.optim.SGD(trainable.parameters(), lr=1.0).step()
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
-    # a bias of attention's keys has no gradient but for rounding, and may stay
+    # the gradient of the key bias is zero up to rounding, so it may not change
     expected = {
         key for key in before if key.startswith(tuple(trained)) and not key.endswith("k_proj.bias")
     } - not_trained(model)
@@ -222,12 +222,12 @@ def test_a_step_changes_the_trainable_part_and_nothing_else(name, layers, traine
 
 
 def not_trained(model):
-    """Keys of a state dict that are no parameters."""
+    """Return the keys of a state dict that are not parameters."""
     return model.state_dict().keys() - dict(model.named_parameters()).keys()
 
 
-def test_the_attention_pool_is_open_clips():
-    """Outputs and gradients, at RN50's proportions and with biases that are not zero."""
+def test_the_attention_pool_equals_open_clips():
+    """Outputs and gradients, at RN50's proportions and with non-zero biases."""
     torch.manual_seed(0)
     pool = AttentionPool2d(3, 128, 4, 32)
     for bias in (pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias, pool.c_proj.bias):
@@ -240,7 +240,7 @@ def test_the_attention_pool_is_open_clips():
     found.square().sum().backward()
     assert pool.state_dict().keys() == ours.state_dict().keys()
     for name, parameter in ours.named_parameters():
-        if name != "k_proj.bias":  # zero but for rounding
+        if name != "k_proj.bias":  # zero up to rounding
             assert difference(parameter.grad, pool.get_parameter(name).grad) < 1e-5, name
 
 
@@ -257,7 +257,7 @@ def test_the_attention_pool_is_open_clips():
         ("custom", 1, None),
     ],
 )
-def test_what_can_be_stacked(name, layers, reason):
+def test_stackable_modules(name, layers, reason):
     assert unstackable(parts(name, layers)[2]) == reason
 
 

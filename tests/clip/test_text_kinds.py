@@ -1,11 +1,11 @@
-"""Features of prompts are open_clip's own `encode_text(tokenizer(prompts))` for each kind of text tower that it has.
+"""Features of prompts equal open_clip's `encode_text(tokenizer(prompts))` for each kind of text tower.
 
-The architectures of `open_clip.list_models()` are grouped by what decides how prompts become features: the model class,
-the tokenizer and its settings, the context length, the mask, the pooling, the projection, and the Hugging Face tower.
-Width, depth and vocabulary are left out, and so are the activation and the eps of norms where the rest is the same:
-they are modules that both ways call. One architecture of each group is tested, shrunk, with random weights; an id is
-that architecture and how many others are like it. Hugging Face's tokenizers and towers come from a hub: the test makes
-small ones of the same form, and skips where transformers is not installed.
+The architectures of `open_clip.list_models()` are grouped by everything that determines the features of prompts: model
+class, tokenizer and its settings, context length, mask, pooling, projection, and Hugging Face tower. Width, depth,
+vocabulary, activation and the eps of norms are ignored: both implementations call the same modules. One architecture of
+each group is tested, shrunk, with random weights; a test id is that architecture and the number of others like it.
+Hugging Face's tokenizers and towers are on a hub: the test makes small ones of the same form, and is skipped if
+transformers is not installed.
 """
 
 import json
@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from engine.clip.load import load_encoder
 from engine.features import texts as module
 from engine.features.prompts import read_texts
-from engine.features.store import Place
+from engine.features.store import FeaturePaths
 from engine.features.texts import extract_texts, plan_texts
 
 IRRELEVANT = ("width", "heads", "layers", "mlp_ratio", "vocab_size", "norm_kwargs", "act_kwargs")
@@ -28,7 +28,7 @@ VISION = {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_si
 WORDS = ("a", "photo", "of", "dog", "red", "dot")
 PROMPTS = ["a photo of a dog.", "a photo of a dog", "dot", "Dot", "a photo of a very red dot"]
 SAME = {"canonicalize": [(0, 1), (2, 3)], "lower": [(2, 3)], "whitespace": []}
-"""Which of `PROMPTS` are the same to a tokenizer, by how it cleans texts."""
+"""Pairs of `PROMPTS` with the same tokens, by the tokenizer's cleaning of texts."""
 
 
 FORMS = {
@@ -39,8 +39,8 @@ FORMS = {
     "nllb": ("eng $A </s>", {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "cls": "eng"}),
     "": ("<s> $A </s>", {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>"}),
 }
-"""What stands around a text, and the special tokens in the order of their ids, by a part of the tokenizer's name. The
-last form is that of RoBERTa and its multilingual successors."""
+"""The frame of a text and the special tokens in the order of their ids, by a substring of the tokenizer's name. The
+last form is RoBERTa's and its multilingual successors'."""
 SIZE = {"vocab_size": 64, "pad_token_id": 1}
 TOWERS = {
     "mt5": ("mt5", {"pad_token_id": 0, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}),
@@ -48,17 +48,17 @@ TOWERS = {
     "xlm-roberta": ("xlm-roberta", {}),
     "roberta": ("roberta", {}),
 }
-"""Type and sizes of a small configuration of a Hugging Face tower, by a part of its name."""
+"""Type and sizes of a small configuration of a Hugging Face tower, by a substring of its name."""
 BERT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 
 
 def of(table, name):
-    """The first key of `table` that is a part of `name`."""
+    """Return the first key of `table` that is a substring of `name`."""
     return next(key for key in table if key in name)
 
 
 def kind(name):
-    """What decides how prompts become features under an architecture, as something to compare."""
+    """Return everything that determines the features of prompts of an architecture, as a comparable value."""
     config = open_clip.get_model_config(name)
     text = {"context_length": 77, "no_causal_mask": False} | config["text_cfg"]
     text = {key: value for key, value in text.items() if key not in IRRELEVANT}
@@ -70,7 +70,7 @@ def kind(name):
 
 
 def kinds():
-    """An architecture of each kind."""
+    """Return one architecture of each kind."""
     groups = {}
     for name in open_clip.list_models():
         groups.setdefault(kind(name), []).append(name)
@@ -78,7 +78,7 @@ def kinds():
 
 
 def make_tokenizer(folder, name):
-    """Write a tokenizer of whole words that treats special tokens as Hugging Face's `name` does; its folder."""
+    """Write a tokenizer of whole words with the special tokens of Hugging Face's `name`; return its folder."""
     transformers = pytest.importorskip("transformers", reason="Hugging Face tokenizers need transformers")
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -95,7 +95,7 @@ def make_tokenizer(folder, name):
 
 
 def make_tower(folder, name):
-    """Write a small configuration of the Hugging Face tower `name`; its folder."""
+    """Write a small configuration of the Hugging Face tower `name`; return its folder."""
     kind, size = TOWERS[of(TOWERS, name)]
     folder = folder / "tower"
     folder.mkdir()
@@ -135,15 +135,15 @@ def small(tmp_path, monkeypatch):
 
 
 def words(tokenizer, config):
-    """A prompt of one token for each word that just fits a tokenizer, and one of a word more."""
+    """Return a prompt of one token per word that just fits a tokenizer, and a prompt with one more word."""
     around = FORMS[of(FORMS, config["hf_tokenizer_name"])][0] if "hf_tokenizer_name" in config else "start $A end"
     room = tokenizer.context_length - (len(around.split()) - 1)
     return [" ".join(["dot"] * length) for length in (room, room + 1)]
 
 
 @pytest.mark.parametrize("architecture", kinds())
-def test_features_are_those_of_open_clip(small, tmp_path, monkeypatch, architecture):
-    """In batches of three, which are cut to their longest prompt where that changes nothing."""
+def test_features_equal_open_clips(small, tmp_path, monkeypatch, architecture):
+    """In batches of three, cut to their longest prompt if attention is causal."""
     monkeypatch.setattr(module, "BATCH_SIZE", 3)
     name, weights = small(architecture)
     config = open_clip.get_model_config(architecture)["text_cfg"]
@@ -151,11 +151,11 @@ def test_features_are_those_of_open_clip(small, tmp_path, monkeypatch, architect
     whole = "hf_model_name" in config or isinstance(model, CoCa)
     prompts = [*PROMPTS, *words(tokenizer, config)]
     with torch.no_grad():
-        expected = model.encode_text(tokenizer(prompts), normalize=False)  # which only CoCa must be told
+        expected = model.encode_text(tokenizer(prompts), normalize=False)  # CoCa normalises by default
     assert (expected - expected[-1]).norm(dim=1)[: len(PROMPTS)].min() > 0.02 * expected[-1].norm()
 
     layers = [0] if whole else [0, 1, 2, -1]
-    encoder, place = load_encoder(name, weights, text_layers=layers), Place(tmp_path)
+    encoder, place = load_encoder(name, weights, text_layers=layers), FeaturePaths(tmp_path)
     plan = plan_texts("demo", "vanilla", ["{}"], prompts, place, encoder)
     extract_texts(plan, encoder)
     for count in layers:

@@ -1,4 +1,4 @@
-"""Files of weights: every wrapping is taken off, nothing in them is run, and what is no weights is named."""
+"""Files of weights: wrappers are removed, no code in them is run, and files without weights are reported."""
 
 import pickle
 import zipfile
@@ -22,7 +22,7 @@ pytestmark = [
 
 
 def tensors():
-    """A state dict with what can go wrong: shared numbers, a slice, a transposed matrix, several types."""
+    """A state dict with the difficult cases: shared storage, a slice, a transposed matrix, several types."""
     base = torch.arange(12.0).reshape(3, 4)
     kinds = {str(kind)[6:]: torch.ones(3, dtype=kind) for kind in (torch.float16, torch.bfloat16, torch.int64)}
     views = {"whole": base, "row": base[1], "columns": base.T[1:], "scalar": torch.tensor(2.0), "none": torch.zeros(0)}
@@ -66,7 +66,7 @@ def test_a_prefix_of_some_names_is_part_of_them(tmp_path):
 
 
 class Scripted(nn.Module):
-    """Parameters, buffers, modules that are shared, and tensors that are no part of the state."""
+    """Parameters, buffers, shared modules, and tensors outside of the state."""
 
     def __init__(self):
         super().__init__()
@@ -107,7 +107,7 @@ def test_the_code_of_an_archive_is_not_run(tmp_path):
         checkpoints.read(str(tmp_path / "w.pt"))
     assert not sprung.exists()
     torch.jit.load(tmp_path / "w.pt")
-    assert sprung.exists()  # or the test proves nothing
+    assert sprung.exists()  # otherwise the test proves nothing
 
 
 @pytest.mark.parametrize("write", [torch.save, legacy])
@@ -123,7 +123,7 @@ def test_the_code_of_a_pickle_is_not_run(tmp_path, write):
 
 
 def rezipped(source, target, change=lambda name, content: content, **settings):
-    """An archive of torch's, packed anew."""
+    """Pack an archive of torch again, with changed entries."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", **settings) as new:
         for name in old.namelist():
             new.writestr(name, change(name, old.read(name)))
@@ -140,13 +140,13 @@ def test_archives_that_inflate_are_refused(tmp_path):
             fit.build("RN50", {}, str(tmp_path / path))
 
 
-def test_pickles_that_ask_for_memory_or_time_are_refused(tmp_path):
+def test_pickles_that_demand_memory_or_time_are_refused(tmp_path):
     torch.save(tensors(), tmp_path / "plain.pt")
     hostile = {
         "an index": b"\x80\x02}r\xff\xff\xff\x7f.",  # a memo of 16 GiB, in C
         "bytes": b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b".",
         "a function": b"\x80\x02cbuiltins\nbytearray\n\x8a\x06" + (1 << 40).to_bytes(6, "little") + b"\x85R.",
-        "no end": b"\x80\x02}q\x00X\x05\x00\x00\x00modelh\x00s.",  # holds itself
+        "no end": b"\x80\x02}q\x00X\x05\x00\x00\x00modelh\x00s.",  # contains itself
         "a key that takes for ever to hash": b"\x80\x02})" + 100 * b"2\x86" + b"K\x01s.",
     }
     for pickled in hostile.values():
@@ -200,19 +200,19 @@ FILES = {
     "json": (lambda path: path.write_text('{"a": 1}'), "is JSON"),
     "gzip": (lambda path: path.write_bytes(b"\x1f\x8b123"), "compressed with gzip"),
     "garbage": (lambda path: path.write_bytes(b"not weights" * 100), "is of an unknown format"),
-    "zip": (zipped, "zip archive of something else"),
+    "zip": (zipped, "zip archive without weights"),
     "cut": (saved(torch.save, cut), "is truncated"),
     "cut-legacy": (saved(legacy, cut), "is damaged"),
     "cut-safetensors": (saved(lambda state, path: save_file({"a": torch.ones(99)}, path), cut), "is damaged"),
     "flipped": (saved(torch.save, flipped), "is damaged.*Bad CRC-32"),
     "pickle": (lambda path: path.write_bytes(pickle.dumps({"a": [1]})), "has no weights, but 'a'"),
-    "list": (saved(torch.save, content=lambda: [1, 2]), "holds one list"),
+    "list": (saved(torch.save, content=lambda: [1, 2]), "contains one list"),
     "nothing": (saved(torch.save, content=dict), "has no weights, but nothing"),
     "others": (saved(torch.save, content=lambda: tensors() | {"step": 3}), "step among its weights"),
     "two": (saved(torch.save, content=lambda: dict.fromkeys(("model", "state_dict"), tensors())), "two sets"),
     "net": (
         saved(torch.save, content=lambda: {"net": tensors()}),
-        "but 'net'; a checkpoint has them as state_dict or m",
+        "but 'net'; a checkpoint must have them as state_dict or m",
     ),
     "module": (saved(torch.save, content=lambda: nn.Linear(2, 2)), r"whole pickled object \(torch.nn.modules.linear"),
     "sparse": (saved(torch.save, content=lambda: {"a": torch.ones(2), "b": torch.eye(3).to_sparse()}), "b among its"),
@@ -220,7 +220,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_no_weights_is_named(tmp_path, name):
+def test_files_without_weights_are_reported(tmp_path, name):
     write, message = FILES[name]
     write(tmp_path / "w.pt")
     with pytest.raises(UserError, match=rf"w\.pt:? .*{message}") as caught:
@@ -244,11 +244,11 @@ def test_weights_must_fit_exactly(small, tmp_path):
         "nan": right | {"ln_final.bias": torch.full((8,), torch.nan), "logit_scale": torch.tensor(torch.inf)},
     }
     messages = {
-        "shape": "ViT-B-32:\n  other shapes: visual.positional_embedding is 3 x 16 and would have to be 5 x 16",
-        "text": "other shapes: positional_embedding is 9 x 8 and would have to be 16 x 8",
+        "shape": "ViT-B-32:\n  other shapes: visual.positional_embedding is 3 x 16 and must be 5 x 16",
+        "text": "other shapes: positional_embedding is 9 x 8 and must be 16 x 8",
         "missing": "missing: logit_scale, ln_final.bias",
         "unexpected": "unexpected: head.weight",
-        "whole": "no floating point: ln_final.bias (torch.int8)",
+        "whole": "not floating point: ln_final.bias (torch.int8)",
         "nan": "NaN or infinite numbers in 2 tensors: logit_scale, ln_final.bias",
     }
     for name, state in wrong.items():
@@ -258,21 +258,21 @@ def test_weights_must_fit_exactly(small, tmp_path):
         assert messages[name] in str(caught.value)
 
 
-def test_what_open_clip_converts_is_converted(small, tmp_path):
-    """Names of before text towers had a module, positions of old text towers, numbers as vectors, a bias for SigLIP."""
+def test_state_dicts_are_converted_like_open_clip(small, tmp_path):
+    """Names without a text module, positions of old text towers, scalars as vectors, a bias for SigLIP."""
     right = small("ViT-B-32").state_dict()
     old = right | {"logit_scale": right["logit_scale"].reshape(1), "context_length": torch.tensor(16)}
     save_file(old, tmp_path / "w.safetensors")
     assert equal(fit.build("ViT-B-32", {}, str(tmp_path / "w.safetensors")).state_dict(), right)
     custom = open_clip.create_model("ViT-B-32", force_custom_text=True, init_logit_bias=-1)
-    converted = fit._converted(old | {"text.transformer.embeddings.position_ids": torch.zeros(1)}, custom)
+    converted = fit._convert(old | {"text.transformer.embeddings.position_ids": torch.zeros(1)}, custom)
     assert converted.keys() == custom.state_dict().keys()
     assert torch.equal(converted["text.positional_embedding"], right["positional_embedding"])
     assert converted["logit_bias"] == 0
 
 
 def test_big_visions_files_have_as_many_numbers_as_the_architecture(small, tmp_path, monkeypatch):
-    """open_clip's loader leaves out layers that a model has not, and resizes patches."""
+    """open_clip's loader skips layers that a model lacks, and resizes patches."""
     monkeypatch.setattr(fit, "load_big_vision_weights", lambda model, path: None)
     needed = sum(part.numel() for part in small("ViT-B-32").parameters())
     counted = {"params/img/a": needed - 3, "params/txt/b": 1, "params/b": 1, "params/t": 1}
@@ -298,7 +298,7 @@ def test_tags_with_several_settings_must_be_named(tmp_path):
     assert "resize squash bicubic" in str(caught.value)
 
 
-def test_tags_that_agree_go_with_any_file(tmp_path):
+def test_tags_with_equal_settings_need_no_tag(tmp_path):
     (tmp_path / "w.pt").touch()
     file = str(tmp_path / "w.pt")
     assert weights.locate("MobileCLIP-S1", file).config == weights.locate("MobileCLIP-S1:datacompdr", file).config
@@ -308,6 +308,6 @@ def test_tags_that_agree_go_with_any_file(tmp_path):
         "ViT-B-32-quickgelu": "QuickGELU, resize shortest bicubic, mean 0.48145466 0.4578275 0.40821073, std ",
         "ViT-S-16": "GELU, resize shortest bicubic, mean 0.48145466",
     }.items():
-        assert f"{name} with {file} is taken to have {settings}" in weights.locate(name, file).assumed
+        assert f"{name} with {file} is assumed to have {settings}" in weights.locate(name, file).assumed
     for name in ("RN50", "ViT-B/32", "ViT-B-32:openai", "demo-RN"):
         assert not weights.locate(name, file).assumed

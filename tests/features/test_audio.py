@@ -1,4 +1,4 @@
-"""Features of sounds: the store's files, and making them with a small encoder that has BatchNorm."""
+"""Features of sounds: their files, and extraction with a small encoder with BatchNorm."""
 
 import json
 from dataclasses import replace
@@ -16,7 +16,7 @@ from engine.features import audio
 from engine.features.store import MissingFeatures
 from engine.sounds import UnreadableSound
 
-SOURCE = audio.AudioSource("tiny", "digest", "list", 12, audio_scale=2, mode="train", batch_size=2)
+SOURCE = audio.AudioProvenance("tiny", "digest", "list", 12, audio_scale=2, mode="train", batch_size=2)
 # clips of two folds that alternate in the metadata
 DATASET = Sounds(Path("esc"), [Clip(f"audio/{k}.wav", 1 + k % 2, k % 3, "abc"[k % 3]) for k in range(12)])
 
@@ -26,26 +26,26 @@ def read(path):
 
 
 def fresh():
-    """A network whose output depends on who shares the batch."""
+    """A network whose output depends on the other clips of the batch."""
     network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(8)).train()
     return lambda samples: network(samples).detach()
 
 
-def extract(number, read=read, encode=None, source=SOURCE):
-    return audio.extract_fold(DATASET, number, source, encode or fresh(), read, lambda count: None)
+def extract(number, read=read, encode=None, provenance=SOURCE):
+    return audio.extract_fold(DATASET, number, provenance, encode or fresh(), read, lambda count: None)
 
 
 def test_batches_follow_the_metadata_and_end_with_the_fold():
-    batches, heard = [], []
+    batches, counts = [], []
 
     def encode(samples):
         batches.append(samples[:, 0, 0].tolist())
         return samples[:, 0]
 
-    source = replace(SOURCE, batch_size=4, mode="eval")
-    fold = audio.extract_fold(DATASET, 2, source, encode, read, heard.append)
+    provenance = replace(SOURCE, batch_size=4, mode="eval")
+    fold = audio.extract_fold(DATASET, 2, provenance, encode, read, counts.append)
     assert batches == [[2, 6, 10, 14], [18, 22]]  # samples times the scale
-    assert heard == [4, 2]
+    assert counts == [4, 2]
     assert fold.positions.tolist() == [1, 3, 5, 7, 9, 11]
     assert fold.labels.tolist() == [1, 0, 2, 1, 0, 2]
     assert fold.categories == ["b", "a", "c", "b", "a", "c"]
@@ -57,8 +57,8 @@ def test_a_fold_is_written_and_read(tmp_path):
     found = audio.read_fold(tmp_path, 1)
     for name in ("features", "labels", "positions"):
         assert torch.equal(getattr(found, name), getattr(made, name))
-    assert (found.categories, found.paths, found.source) == (made.categories, made.paths, SOURCE)
-    assert audio.missing(tmp_path, SOURCE, [1, 2]) == [2]
+    assert (found.categories, found.paths, found.provenance) == (made.categories, made.paths, SOURCE)
+    assert audio.missing_folds(tmp_path, SOURCE, [1, 2]) == [2]
 
 
 @pytest.mark.parametrize(
@@ -69,13 +69,13 @@ def test_sources_are_not_mixed(tmp_path, change):
     other = replace(SOURCE, **change)
     audio.write_fold(tmp_path, 1, extract(1))
     with pytest.raises(UserError, match=f"{next(iter(change))}: .* there, {next(iter(change.values()))} here"):
-        audio.missing(tmp_path, other, [1, 2])
-    audio.write_fold(tmp_path, 2, replace(extract(2), source=other))
-    with pytest.raises(UserError, match="mixes features of two sources"):
+        audio.missing_folds(tmp_path, other, [1, 2])
+    audio.write_fold(tmp_path, 2, replace(extract(2), provenance=other))
+    with pytest.raises(UserError, match="mixes features that were made differently"):
         audio.read_folds(tmp_path, [1, 2])
 
 
-def test_folds_that_swapped_their_names_are_named(tmp_path):
+def test_folds_with_swapped_names_are_reported(tmp_path):
     for number in (1, 2):
         audio.write_fold(tmp_path, number, extract(number))
     paths = [audio.fold_path(tmp_path, number) for number in (1, 2)]
@@ -98,18 +98,18 @@ def test_a_missing_or_damaged_fold_is_named(tmp_path):
     with pytest.raises(MissingFeatures, match=r"fold_1.safetensors cannot be read"):
         audio.read_fold(tmp_path, 1)
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(MissingFeatures, match="digest is not the one"):
-        audio.missing(tmp_path, SOURCE, [1])
+    with pytest.raises(MissingFeatures, match="digest is not the recorded one"):
+        audio.missing_folds(tmp_path, SOURCE, [1])
     path.write_bytes(whole)
     with safe_open(path, framework="pt") as file:
         tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
     metadata["categories"] = json.dumps(["c"] * 6)
     save_file(tensors, path, metadata=metadata)
-    with pytest.raises(MissingFeatures, match="digest is not the one"):
+    with pytest.raises(MissingFeatures, match="digest is not the recorded one"):
         audio.read_fold(tmp_path, 1)
 
 
-def test_all_files_of_a_fold_that_are_of_no_use_are_named():
+def test_all_unusable_files_of_a_fold_are_reported():
     def picky(path):
         if path.stem in ("2", "10"):
             raise UnreadableSound("it is silent")
@@ -120,7 +120,7 @@ def test_all_files_of_a_fold_that_are_of_no_use_are_named():
     assert error.value.lines == ["esc/audio/2.wav: it is silent", "esc/audio/10.wav: it is silent"]
 
 
-def test_features_that_are_no_numbers_are_not_stored():
+def test_nan_features_are_not_stored():
     with pytest.raises(UserError, match="fold 1: features that are not finite numbers, at positions 4"):
         extract(1, encode=lambda samples: torch.where(samples == 8, torch.nan, samples)[:, 0])
 
@@ -137,7 +137,7 @@ def test_features_that_are_no_numbers_are_not_stored():
         ({1: 5}, "eval", 1, False, None),
     ],
 )
-def test_which_batches_are_admitted(sizes, mode, batch, force, message):
+def test_batch_size_check(sizes, mode, batch, force, message):
     if message is None:
         return audio.check_batches(sizes, mode, batch, force)
     with pytest.raises(UserError, match=message):

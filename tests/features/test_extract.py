@@ -1,4 +1,4 @@
-"""Extraction: a bank holds exactly what the encoder makes of the rendered images, however often it was interrupted."""
+"""Extraction: a bank has exactly the encoder's output for the rendered images, however often it was interrupted."""
 
 import pytest
 import torch
@@ -6,10 +6,10 @@ import torch
 from engine.clip.load import load_encoder
 from engine.errors import UserError
 from engine.features import extract as module
-from engine.features.decoding import dead_workers
+from engine.features.decoding import report_dead_workers
 from engine.features.extract import CorruptImages, extract, plan
-from engine.features.store import Bank, Place
-from engine.transforms import decoded, normalise, open_rgb, render
+from engine.features.store import Bank, FeaturePaths
+from engine.transforms import decode_file, normalise, open_rgb, render
 
 TRAIN = list(range(30))
 
@@ -21,7 +21,7 @@ def encoder(random_weights):
 
 @pytest.fixture
 def world(install_images, monkeypatch, encoder):
-    """A dataset, and `run(...)`, which fills a bank of it in shards of 8 images and counts the images encoded."""
+    """A dataset, and `run(...)`, which fills a bank in shards of 8 images and returns the number of encoded images."""
     monkeypatch.setattr(module, "SHARD_IMAGES", 8)
     world = install_images()
 
@@ -34,15 +34,17 @@ def world(install_images, monkeypatch, encoder):
         workers=0,
         progress=None,
         using=encoder,
-        **ways,
+        **settings,
     ):
         done = []
-        todo = plan(world.benchmark, part, view, positions, Place(world.root / folder), using, **ways)
+        todo = plan(world.benchmark, part, view, positions, FeaturePaths(world.root / folder), using, **settings)
         extract([todo], using, batch_size=batch_size, workers=workers, progress=progress or done.append)
         return sum(done)
 
     world.run = run
-    world.bank = lambda folder, part="train", view="none", layer=0: Place(world.root / folder).bank(part, layer, view)
+    world.bank = lambda folder, part="train", view="none", layer=0: FeaturePaths(world.root / folder).bank(
+        part, layer, view
+    )
     return world
 
 
@@ -51,7 +53,7 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("view", ["none", "flip", "randomcrop_0", "randomcrop_1"])
-def test_a_bank_is_what_the_encoder_gives(world, encoder, view):
+def test_a_bank_equals_the_encoders_output(world, encoder, view):
     assert world.run("bank", view=view) == 30
     features, labels = Bank(world.bank("bank", view=view)).read()
     images = [
@@ -78,7 +80,7 @@ def test_views_differ(world):
         assert (banks[a] != banks[b]).any(1).float().mean() > 0.5
 
 
-def test_what_is_there_is_not_made_again(world):
+def test_stored_features_are_not_extracted_again(world):
     assert world.run("bank", [3, 7, 3]) == 2
     assert world.run("bank", [7, 3]) == 0
     assert world.run("bank", [7, 20, 1]) == 2
@@ -89,7 +91,7 @@ def test_what_is_there_is_not_made_again(world):
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 5, 7])
-def test_a_run_that_goes_on_gives_the_same_bytes(world, stop):
+def test_a_resumed_run_writes_the_same_bytes(world, stop):
     """Interrupted after some batch, three times."""
 
     class Killed(Exception):
@@ -110,9 +112,9 @@ def test_a_run_that_goes_on_gives_the_same_bytes(world, stop):
     assert contents(world.root / "pieces") == contents(world.root / "whole")
 
 
-def test_batches_are_filled_up_no_further_than_there_are_images(world, encoder, monkeypatch):
-    """However large the batches that are asked for; a run that goes on fills up to the same size."""
-    monkeypatch.setattr(module, "FILLED", 4)
+def test_batches_are_padded_no_further_than_the_number_of_images(world, encoder, monkeypatch):
+    """For any requested batch size; a resumed run pads to the same size."""
+    monkeypatch.setattr(module, "PADDED", 4)
     encoded, through = [], type(encoder).encode_images
 
     def count(self, pixels, layers=None):
@@ -134,8 +136,8 @@ def test_batches_are_filled_up_no_further_than_there_are_images(world, encoder, 
     assert set(encoded[4:]) == {12}
 
 
-def test_a_shard_that_another_process_made_since_is_left_alone(world, encoder):
-    todo = plan(world.benchmark, "train", "none", TRAIN, Place(world.root / "bank"), encoder)
+def test_a_shard_of_another_process_is_not_written_again(world, encoder):
+    todo = plan(world.benchmark, "train", "none", TRAIN, FeaturePaths(world.root / "bank"), encoder)
     world.run("bank")
     before = contents(world.root / "bank")
     done = []
@@ -157,7 +159,7 @@ def test_the_batch_size_hardly_matters(world):
     assert torch.allclose(eight, more, rtol=0, atol=1e-5 * more.abs().max())
 
 
-def test_all_corrupt_images_are_listed_and_the_rest_is_kept(world):
+def test_all_corrupt_images_are_listed_and_the_rest_is_stored(world):
     world.run("whole")
     paths = [world.benchmark.path(world.benchmark.train[position]) for position in (2, 9, 11)]
     whole = [path.read_bytes() for path in paths]
@@ -178,7 +180,7 @@ def test_all_corrupt_images_are_listed_and_the_rest_is_kept(world):
     assert contents(world.root / "bank") == contents(world.root / "whole")
 
 
-def test_an_image_that_vanishes_is_named(world):
+def test_a_vanished_image_is_reported(world):
     path = world.benchmark.path(world.benchmark.train[9])
     path.unlink()
     with pytest.raises(CorruptImages, match=f"{path}: .*No such file"):
@@ -198,7 +200,7 @@ def test_other_weights_and_other_lists_are_refused(world, random_weights, encode
         world.run("bank", [0], part="test")
 
 
-# --- several layers, other ways --------------------------------------------------------------------------------------
+# --- several layers, other settings ----------------------------------------------------------------------------------
 
 
 LAYERS = [0, 1, 3, -1]
@@ -206,7 +208,7 @@ LAYERS = [0, 1, 3, -1]
 
 @pytest.fixture(scope="module")
 def layered(random_weights):
-    """The same encoder, before the last 0, 1, 3 and all of its layers."""
+    """The same encoder, with 0, 1, 3 and all of its layers trainable."""
     return load_encoder("demo-RN", str(random_weights(0)), image_layers=LAYERS)
 
 
@@ -215,9 +217,9 @@ def of_layers(world, folder):
 
 
 def test_one_pass_fills_the_banks_of_all_layers(world, random_weights, layered, monkeypatch):
-    """As many images are decoded and encoded as for one; the bytes are those of a run for each."""
+    """As many images are decoded and encoded as for one layer; the bytes equal separate runs."""
     paths = []
-    monkeypatch.setattr(module, "decoded", lambda path, *how: paths.append(path) or decoded(path, *how))
+    monkeypatch.setattr(module, "decode_file", lambda path, *how: paths.append(path) or decode_file(path, *how))
     assert world.run("together", using=layered) == len(paths) == 30
     together = of_layers(world, "together")
     for layers, features in together.items():
@@ -230,7 +232,7 @@ def test_one_pass_fills_the_banks_of_all_layers(world, random_weights, layered, 
     assert contents(world.root / "alone") == contents(world.root / "together")
 
 
-def test_banks_that_lack_different_images_are_made_whole(world, encoder, layered):
+def test_banks_that_lack_different_images_are_completed(world, encoder, layered):
     world.run("pieces", [1, 5, 20], using=encoder)
     before = contents(world.root / "pieces")
     assert world.run("pieces", using=layered) == 30
@@ -251,7 +253,7 @@ def test_shards_are_no_larger_than_allowed(world, layered, monkeypatch):
     assert len(list(world.bank("small", layer=-1).iterdir())) == 15
 
 
-def test_inputs_of_layers_may_be_stored_in_half_the_room(world, layered):
+def test_inputs_of_layers_may_be_stored_in_half_the_space(world, layered):
     world.run("full", using=layered)
     world.run("half", using=layered, store_dtype="fp16")
     full, half = of_layers(world, "full"), of_layers(world, "half")
@@ -294,9 +296,9 @@ def test_numbers_that_are_not_finite_are_not_stored(world, encoder, monkeypatch)
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
-def test_a_process_that_is_gone_when_its_images_are_fetched_is_said(error):
-    """Which of the two a killed process shows as, or as torch's own, is a matter of moments."""
-    with pytest.raises(UserError, match=r"a process that decodes images ended.*Fewer"), dead_workers("Fewer"):
+def test_a_dead_worker_is_reported(error):
+    """A killed process raises either of the two, or torch's own error, depending on timing."""
+    with pytest.raises(UserError, match=r"a process that decodes images ended.*Fewer"), report_dead_workers("Fewer"):
         raise error
-    with pytest.raises(RuntimeError, match="of another kind"), dead_workers("Fewer"):
+    with pytest.raises(RuntimeError, match="of another kind"), report_dead_workers("Fewer"):
         raise RuntimeError("of another kind")

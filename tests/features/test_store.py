@@ -1,4 +1,4 @@
-"""The store: what is written is read back, what does not belong together is told apart, whatever writes at once."""
+"""The store: features are read as written, provenances are kept apart, and processes may write concurrently."""
 
 import hashlib
 import json
@@ -14,29 +14,38 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.errors import UserError
 from engine.features.numbers import check_finite
-from engine.features.prompts import Texts, read_texts, texts_classnames, write_texts
-from engine.features.store import DIGEST, Bank, MissingFeatures, Place, Source, digests, shard_path, write_shard
+from engine.features.prompts import Texts, read_texts, read_texts_classnames, write_texts
+from engine.features.store import (
+    DIGEST,
+    Bank,
+    FeaturePaths,
+    MissingFeatures,
+    Provenance,
+    digests,
+    shard_path,
+    write_shard,
+)
 from engine.features.verify import check, stored_files
 
-SOURCE = Source("RN50", "a" * 64, "b" * 64, 10)
+SOURCE = Provenance("RN50", "a" * 64, "b" * 64, 10)
 
 
 def rows(positions, offset=0.0):
-    """Labels and features of images that tell their positions."""
+    """Return labels and features of images that encode their positions."""
     at = torch.tensor(positions)
     return at % 3, at[:, None].float() + torch.tensor([offset, 0.25, 0.5])
 
 
-def write(folder, positions, source=SOURCE, offset=0.0):
-    write_shard(folder, source, positions, *rows(positions, offset))
+def write(folder, positions, provenance=SOURCE, offset=0.0):
+    write_shard(folder, provenance, positions, *rows(positions, offset))
     return shard_path(folder, positions)
 
 
-def test_rows_come_back_in_the_order_asked_for(tmp_path):
+def test_rows_are_read_in_the_requested_order(tmp_path):
     write(tmp_path, [0, 3, 4])
     write(tmp_path, [9, 1])
     bank = Bank(tmp_path)
-    assert (len(bank), bank.source) == (5, SOURCE)
+    assert (len(bank), bank.provenance) == (5, SOURCE)
     for positions in ([0, 1, 3, 4, 9], [9, 0, 4, 1], [3, 3, 9, 3], [1]):
         features, labels = bank.read(positions)
         expected = rows(positions)
@@ -46,7 +55,7 @@ def test_rows_come_back_in_the_order_asked_for(tmp_path):
 
 
 class Largest(TorchDispatchMode):
-    """The bytes of the largest tensor that torch made."""
+    """Record the bytes of the largest tensor that torch creates."""
 
     bytes = 0
 
@@ -57,8 +66,8 @@ class Largest(TorchDispatchMode):
         return made
 
 
-def test_numbers_are_looked_through_without_a_copy_of_all():
-    """Features that a file stands in for are checked too, and memory has no room for them twice."""
+def test_values_are_checked_without_a_full_copy():
+    """Memory-mapped features are checked too, and may not fit in memory twice."""
     features = torch.zeros(1, 256).expand(4096, 2, 256)  # takes no memory itself
     with Largest() as largest:
         check_finite(features, range(4096), "features")
@@ -70,19 +79,19 @@ def test_numbers_are_looked_through_without_a_copy_of_all():
 
 
 def forget(path, *fields):
-    """Write a file of the store as before sources had some of their fields."""
+    """Rewrite a feature file without some fields of its provenance, as in older versions."""
     with safe_open(path, framework="pt") as file:
         tensors, metadata = {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata()  # noqa: SIM118
-    source = json.loads(metadata["source"])
-    metadata["source"] = json.dumps({name: source[name] for name in source if name not in (*fields, DIGEST)})
+    provenance = json.loads(metadata["source"])
+    metadata["source"] = json.dumps({name: provenance[name] for name in provenance if name not in (*fields, DIGEST)})
     _, digest = digests(metadata, tensors)
     metadata["source"] = json.dumps(json.loads(metadata["source"]) | {DIGEST: digest})
     save_file(tensors, path, metadata=metadata)
 
 
-def test_stores_of_earlier_versions_go_on(tmp_path):
-    """Sources said neither what decoded images nor what rows are stored in, as there was one way."""
-    place = Place(tmp_path)
+def test_stores_of_earlier_versions_can_be_extended(tmp_path):
+    """Provenances had no fields for the decoder and the stored type, because there was only one."""
+    place = FeaturePaths(tmp_path)
     bank, path = place.bank("train", 0, "none"), place.texts(0, "vanilla")
     write_texts(path, Texts(torch.ones(2, 3), torch.tensor([0, 1]), ["a dog", "a cat"], SOURCE))
     for old in (write(bank, [0, 3, 4]), path):
@@ -90,7 +99,7 @@ def test_stores_of_earlier_versions_go_on(tmp_path):
         assert "decode" not in old.read_bytes().decode(errors="ignore")
     Bank(bank).expect(SOURCE)
     write(bank, [1, 9])
-    assert Bank(bank).source == read_texts(path).source == SOURCE
+    assert Bank(bank).provenance == read_texts(path).provenance == SOURCE
     assert torch.equal(Bank(bank).read([9, 0])[0], rows([9, 0])[1])
     assert [file.fault for file in check(stored_files([place]))] == [None] * 3
 
@@ -135,7 +144,7 @@ def test_missing_rows(tmp_path):
 
 
 @pytest.mark.parametrize("field", ["encoder", "encoder_digest", "list_digest", "length", "precision"])
-def test_two_sources_in_one_bank_are_an_error(tmp_path, field):
+def test_two_provenances_in_one_bank_are_an_error(tmp_path, field):
     other = replace(SOURCE, **{field: 99 if field == "length" else "something else"})
     write(tmp_path, [0, 1])
     Bank(tmp_path).expect(SOURCE)
@@ -162,7 +171,7 @@ def spoil(path, how):
 
 
 @pytest.mark.parametrize("how", ["empty", "cut", "header cut", "garbage", "no metadata", "other metadata"])
-def test_a_spoilt_file_is_named(tmp_path, how):
+def test_a_damaged_file_is_reported_by_name(tmp_path, how):
     write(tmp_path, [0, 1])
     path = write(tmp_path, [2, 3])
     spoil(path, how)
@@ -174,7 +183,7 @@ def test_a_spoilt_file_is_named(tmp_path, how):
         read_texts(tmp_path / "texts.safetensors")
 
 
-def test_a_shard_that_goes_away_is_named(tmp_path):
+def test_a_vanished_shard_is_reported(tmp_path):
     path = write(tmp_path, [0, 1])
     bank = Bank(tmp_path)
     path.unlink()
@@ -182,7 +191,7 @@ def test_a_shard_that_goes_away_is_named(tmp_path):
         bank.read([0])
 
 
-def test_files_of_a_killed_writer_are_not_seen(tmp_path):
+def test_files_of_a_killed_writer_are_ignored(tmp_path):
     path = write(tmp_path, [0, 1])
     path.with_name(f".{path.name}.abc.tmp").write_bytes(b"half a shard")
     assert len(Bank(tmp_path)) == 2
@@ -203,14 +212,14 @@ def test_reading_maps_shards(tmp_path):
 
 
 def test_texts(tmp_path):
-    path = Place.of(tmp_path, "RN50", "dtd").texts(0, "hand_crafted")
+    path = FeaturePaths.of(tmp_path, "RN50", "dtd").texts(0, "hand_crafted")
     assert path == tmp_path / "RN50" / "dtd" / "text-layer_0" / "hand_crafted.safetensors"
     with pytest.raises(MissingFeatures, match="hand_crafted"):
         read_texts(path)
     texts = Texts(torch.randn(3, 4), torch.tensor([0, 0, 1]), ["a dog.", "the dög!", 'a "cat"'], SOURCE)
-    for names in (["dög", "big_cat"], None):  # of a version before there were names
+    for names in (["dög", "big_cat"], None):  # as in older versions
         write_texts(path, replace(texts, classnames=names))
-        assert read_texts(path).classnames == texts_classnames(path) == names
+        assert read_texts(path).classnames == read_texts_classnames(path) == names
     for names, fault in ((["dog"], "1 class names of 2 classes"), (["dog", 1], "its classnames are not a list of")):
         write_texts(path, replace(texts, classnames=names))
         with pytest.raises(MissingFeatures, match=fault):
@@ -219,11 +228,11 @@ def test_texts(tmp_path):
     found = read_texts(path)
     assert torch.equal(found.features, texts.features)
     assert torch.equal(found.labels, texts.labels)
-    assert (found.prompts, found.source) == (texts.prompts, SOURCE)
+    assert (found.prompts, found.provenance) == (texts.prompts, SOURCE)
 
 
-def test_places_of_banks(tmp_path):
-    place = Place.of(str(tmp_path), "ViT-B-16", "dtd")
+def test_paths_of_banks(tmp_path):
+    place = FeaturePaths.of(str(tmp_path), "ViT-B-16", "dtd")
     assert place.bank("train", -1, "flip") == tmp_path / "ViT-B-16" / "dtd" / "train-layer_-1" / "flip"
 
 
@@ -235,7 +244,7 @@ def _write_again_and_again(folder, worker):
 
 
 def test_writers_and_readers_at_once(tmp_path):
-    """Four processes write the same shards, and some of their own, while this one reads."""
+    """Four processes write common and separate shards while this one reads."""
     context = multiprocessing.get_context("fork")
     writers = [context.Process(target=_write_again_and_again, args=(tmp_path, worker)) for worker in range(4)]
     for writer in writers:

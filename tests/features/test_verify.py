@@ -1,4 +1,4 @@
-"""Verification: what is as it was written passes; whatever else is named with its fault."""
+"""Verification: unchanged files pass; all others are reported with their fault."""
 
 import json
 from dataclasses import asdict, replace
@@ -10,36 +10,36 @@ from safetensors.torch import save_file
 
 from engine.features.classes import ShiftedClasses, read_classes, write_classes
 from engine.features.prompts import Texts, write_texts
-from engine.features.store import Bank, Place, Source, shard_path, write_shard
+from engine.features.store import Bank, FeaturePaths, Provenance, shard_path, write_shard
 from engine.features.verify import check, stored_files
 
-SOURCE = Source("RN50", "a" * 64, "b" * 64, 10)
+SOURCE = Provenance("RN50", "a" * 64, "b" * 64, 10)
 
 
 @pytest.fixture
-def place(tmp_path):
-    """A place with two shards of a bank and two files of prompts, one of which has ends of texts."""
-    place = Place.of(tmp_path, "RN50", "dtd")
+def feature_paths(tmp_path):
+    """The paths of two shards of a bank and two files of prompts, one with end-of-text positions."""
+    feature_paths = FeaturePaths.of(tmp_path, "RN50", "dtd")
     for positions in ([0, 3, 4], [9, 1]):
-        write(place, positions)
+        write(feature_paths, positions)
     labels, prompts = torch.tensor([0, 1]), ["a dog.", 'the "dög"']
-    write_texts(place.texts(0, "classname"), Texts(torch.randn(2, 4), labels, prompts, SOURCE))
+    write_texts(feature_paths.texts(0, "classname"), Texts(torch.randn(2, 4), labels, prompts, SOURCE))
     split = Texts(torch.randn(2, 5, 4), labels, prompts, replace(SOURCE, layer=1), torch.tensor([4, 2]))
-    write_texts(place.texts(1, "classname"), split)
-    return place
+    write_texts(feature_paths.texts(1, "classname"), split)
+    return feature_paths
 
 
-def write(place, positions, source=SOURCE, features=None):
-    """Write a shard; the path of it."""
-    folder, at = place.bank("train", 0, "none"), torch.tensor(positions)
+def write(feature_paths, positions, provenance=SOURCE, features=None):
+    """Write a shard; return its path."""
+    folder, at = feature_paths.bank("train", 0, "none"), torch.tensor(positions)
     features = at[:, None] + torch.tensor([0.0, 0.25, 0.5]) if features is None else features
-    write_shard(folder, source, positions, at % 3, features)
+    write_shard(folder, provenance, positions, at % 3, features)
     return shard_path(folder, positions)
 
 
-def faults(place):
-    """What is wrong with which file."""
-    return {file.path: file.fault for file in check(stored_files([place])) if file.fault}
+def faults(feature_paths):
+    """Return the faults by file."""
+    return {file.path: file.fault for file in check(stored_files([feature_paths])) if file.fault}
 
 
 def tensors_of(path):
@@ -48,65 +48,69 @@ def tensors_of(path):
 
 
 def rewrite(path, **changes):
-    """Write a file as before there were digests, with other tensors or `source`."""
+    """Rewrite a file without a digest, as in older versions, with other tensors or `provenance`."""
     tensors, metadata = tensors_of(path)
-    source = changes.pop("source", SOURCE)
-    save_file(tensors | changes, path, metadata=metadata | {"source": json.dumps(asdict(source))})
+    provenance = changes.pop("source", SOURCE)
+    save_file(tensors | changes, path, metadata=metadata | {"source": json.dumps(asdict(provenance))})
 
 
-def test_classes_of_shifted_sets_are_checked(place):
+def test_classes_of_shifted_sets_are_checked(feature_paths):
     classes = ShiftedClasses(["dog", "cat"], [7, 3], "digest of a list")
-    write_classes(place, classes)
-    assert place.classes in stored_files([place])
-    assert not faults(place)
-    assert (read_classes(place), classes.digest != "digest of a list") == (classes, True)
+    write_classes(feature_paths, classes)
+    assert feature_paths.classes in stored_files([feature_paths])
+    assert not faults(feature_paths)
+    assert (read_classes(feature_paths), classes.digest != "digest of a list") == (classes, True)
     for spoilt in (
         replace(classes, parent_labels=[7, 7]),
         replace(classes, classnames=[]),
         replace(classes, list_digest=1),
     ):
-        write_classes(place, spoilt)
-        assert list(faults(place)) == [place.classes]
-    write_classes(place, classes)
-    assert not faults(place)
+        write_classes(feature_paths, spoilt)
+        assert list(faults(feature_paths)) == [feature_paths.classes]
+    write_classes(feature_paths, classes)
+    assert not faults(feature_paths)
 
 
-def test_a_sound_store_passes(place):
-    paths, read = stored_files([place]), []
+def test_a_sound_store_passes(feature_paths):
+    paths, read = stored_files([feature_paths]), []
     assert len(paths) == 4
     checked = list(check(paths, read.append))
     assert [file.path for file in checked] == paths
-    assert all(file.fault is None and file.has_digest and not file.twice for file in checked)
+    assert all(file.fault is None and file.has_digest and not file.duplicates for file in checked)
     assert sum(read) == sum(path.stat().st_size for path in paths)
-    assert stored_files([Place(place.folder / "nowhere")]) == []
+    assert stored_files([FeaturePaths(feature_paths.folder / "nowhere")]) == []
 
 
 @pytest.mark.parametrize("kind", ["shard", "texts"])
-def test_any_byte_that_changes_is_found(place, kind):
-    path = shard_path(place.bank("train", 0, "none"), [9, 1]) if kind == "shard" else place.texts(1, "classname")
+def test_any_byte_that_changes_is_found(feature_paths, kind):
+    path = (
+        shard_path(feature_paths.bank("train", 0, "none"), [9, 1])
+        if kind == "shard"
+        else feature_paths.texts(1, "classname")
+    )
     whole = path.read_bytes()
     for at in range(len(whole)):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         (file,) = check([path])
         assert file.fault, f"byte {at} of {len(whole)}, in {whole[max(0, at - 20) : at + 20]}"
     path.write_bytes(whole)
-    assert not faults(place)
+    assert not faults(feature_paths)
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 500, "half"])
-def test_a_file_that_cannot_be_read(place, content):
-    path = stored_files([place])[0]
+def test_a_file_that_cannot_be_read(feature_paths, content):
+    path = stored_files([feature_paths])[0]
     path.write_bytes(path.read_bytes()[:-7] if content == "half" else content)
-    ((bad, fault),) = faults(place).items()
+    ((bad, fault),) = faults(feature_paths).items()
     assert bad == path
     assert fault.startswith("cannot be read (")
 
 
-def test_what_is_no_file(place):
-    path = write(place, [5])
+def test_a_folder_in_place_of_a_file(feature_paths):
+    path = write(feature_paths, [5])
     path.unlink()
     path.mkdir()
-    assert faults(place) == {path: "cannot be opened (Is a directory)"}
+    assert faults(feature_paths) == {path: "cannot be opened (Is a directory)"}
 
 
 @pytest.mark.parametrize(
@@ -122,13 +126,16 @@ def test_what_is_no_file(place):
         ({"labels": torch.tensor([0, -3])}, "labels below 0, at positions 1"),
         ({"features": torch.tensor([[1.0, torch.nan], [1, 1]])}, "not finite numbers, at positions 9"),
         ({"features": torch.tensor([[1.0, 1], [-torch.inf, 1]])}, "not finite numbers, at positions 1"),
-        ({"source": replace(SOURCE, encoder_digest="c" * 64)}, "something else than the other shards: encoder_digest"),
+        (
+            {"source": replace(SOURCE, encoder_digest="c" * 64)},
+            "made differently from the other shards: encoder_digest",
+        ),
     ],
 )
-def test_shards_that_are_wrong(place, changes, fault):
-    path = shard_path(place.bank("train", 0, "none"), [9, 1])
+def test_shards_that_are_wrong(feature_paths, changes, fault):
+    path = shard_path(feature_paths.bank("train", 0, "none"), [9, 1])
     rewrite(path, **changes)
-    ((bad, found),) = faults(place).items()
+    ((bad, found),) = faults(feature_paths).items()
     assert bad == path
     assert fault in found
 
@@ -138,39 +145,39 @@ def test_shards_that_are_wrong(place, changes, fault):
     [
         ({"labels": torch.tensor([1, 1, 1])}, "holds 2 features and 3 labels of 2 prompts"),
         ({"features": torch.zeros(3, 5, 4), "labels": torch.zeros(3)}, "holds 3 features and 3 labels of 2 prompts"),
-        ({"positions": torch.tensor([4, 5])}, "has ends of texts outside of the texts"),
+        ({"positions": torch.tensor([4, 5])}, "has end-of-text positions outside of the texts"),
         ({"features": torch.full((2, 5, 4), torch.nan)}, "not finite numbers, at positions 0, 1"),
     ],
 )
-def test_prompts_that_are_wrong(place, changes, fault):
-    path = place.texts(1, "classname")
+def test_prompts_that_are_wrong(feature_paths, changes, fault):
+    path = feature_paths.texts(1, "classname")
     rewrite(path, **changes)
-    ((bad, found),) = faults(place).items()
+    ((bad, found),) = faults(feature_paths).items()
     assert bad == path
     assert fault in found
 
 
-def test_the_source_of_most_rows_is_that_of_the_bank(place):
-    others = [write(place, [position], replace(SOURCE, layer=2)) for position in (5, 6, 7)]
-    assert sorted(faults(place)) == sorted(others)
-    big = write(place, [2, 5, 6, 7, 8], replace(SOURCE, layer=2))
-    assert not {big, *others} & faults(place).keys()
+def test_a_bank_has_the_provenance_of_most_rows(feature_paths):
+    others = [write(feature_paths, [position], replace(SOURCE, layer=2)) for position in (5, 6, 7)]
+    assert sorted(faults(feature_paths)) == sorted(others)
+    big = write(feature_paths, [2, 5, 6, 7, 8], replace(SOURCE, layer=2))
+    assert not {big, *others} & faults(feature_paths).keys()
 
 
-def test_files_from_before_there_were_digests_pass_as_such(place):
-    path = shard_path(place.bank("train", 0, "none"), [9, 1])
+def test_old_files_without_digests_pass(feature_paths):
+    path = shard_path(feature_paths.bank("train", 0, "none"), [9, 1])
     rewrite(path)
     assert len(Bank(path.parent)) == 5
-    checked = list(check(stored_files([place])))
+    checked = list(check(stored_files([feature_paths])))
     assert [(file.fault, file.has_digest) for file in checked if file.path == path] == [(None, False)]
     assert all(file.has_digest for file in checked if file.path != path)
 
 
-def test_rows_that_two_shards_hold_are_no_fault(place):
-    path = write(place, [9, 1, 2])
-    twice = {file.path: file.twice for file in check(stored_files([place])) if file.twice}
-    assert sum(twice.values()) == 2
-    assert not faults(place)
-    write(place, [9, 1, 2], features=torch.full((3, 3), torch.nan))
-    assert faults(place).keys() == {path}
-    assert not any(file.twice for file in check(stored_files([place])) if file.fault is None)
+def test_rows_that_two_shards_hold_are_no_fault(feature_paths):
+    path = write(feature_paths, [9, 1, 2])
+    duplicates = {file.path: file.duplicates for file in check(stored_files([feature_paths])) if file.duplicates}
+    assert sum(duplicates.values()) == 2
+    assert not faults(feature_paths)
+    write(feature_paths, [9, 1, 2], features=torch.full((3, 3), torch.nan))
+    assert faults(feature_paths).keys() == {path}
+    assert not any(file.duplicates for file in check(stored_files([feature_paths])) if file.fault is None)

@@ -171,6 +171,6 @@ def test_a_table_from_before_the_digests_is_to_be_written_again(cell, tmp_path, 
     tables.write_csv(old, tmp_path / "results" / f"{name}.csv")
     said = script("average.py", "--name", name, cwd=tmp_path, check=1).stderr
     assert "does not have the columns" in said
-    assert "write it again with eval.py" in said
+    assert "create it again with eval.py" in said
     done = script("eval.py", "--datasets", "dtd", "--train-shot", 1, "--seed", 1, 2, cwd=tmp_path, check=0)
     assert "replaces a table that also had dtd 1-shot seed 3" in done.stdout

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from engine.training.batches import IndexStream, streams
+from engine.training.grid import Hparams
 
 
 def test_a_pass_holds_each_index_at_most_once_and_drops_the_incomplete_batch():
@@ -39,12 +40,12 @@ def test_a_stream_follows_from_its_name_alone():
     assert not torch.equal(first, IndexStream(50, 8, "b").take(10))
 
 
-def test_sources_share_a_batch_and_draw_independently(make_problem):
-    images, texts = streams(make_problem(shots=1, cross_modal=True), batch_size=8)
+def test_modalities_share_a_batch_and_draw_independently(make_problem):
+    images, texts = streams(make_problem(shots=1, cross_modal=True), Hparams(batch_size=8))
     one, other = images.take(20), texts.take(20)
     assert one.shape == other.shape == (20, 4)
     assert not torch.equal(one, other)
-    (images,) = streams(make_problem(cross_modal=False), batch_size=8)
+    (images,) = streams(make_problem(cross_modal=False), Hparams(batch_size=8))
     assert images.take(1).shape == (1, 8)
 
 

@@ -1,0 +1,62 @@
+"""Arguments for results: tables, plots and predictions."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from engine.config import types
+from engine.config.arguments.declare import AVERAGE, EVAL, NAMES, NUMBERS, PREDICT, TABLES, Argument
+from engine.paper.layout import TABLES as PAPER_TABLES
+from engine.results.predictions import OUTPUT_FORMATS
+
+_argument = partial(Argument, group="output")
+
+ARGUMENTS = [
+    _argument(
+        "--name",
+        group="data",
+        scripts=(AVERAGE,),
+        type=types.table_name,
+        **NAMES,
+        required=True,
+        help="tables that eval.py wrote, by file name",
+    ),
+    _argument(
+        "--table",
+        scripts=(TABLES,),
+        type=types.table_number,
+        **NUMBERS,
+        required=True,
+        help=f"tables of the paper: {' '.join(map(str, PAPER_TABLES))}, or all",
+    ),
+    _argument(
+        "--plot",
+        scripts=(AVERAGE, TABLES),
+        type=types.png,
+        metavar="FILE.png",
+        help="plot accuracy against shots into this file",
+    ),
+    _argument("--title", scripts=(AVERAGE, TABLES), default="", metavar="TEXT", help="title of the plot"),
+    _argument(
+        "--explain",
+        scripts=(EVAL,),
+        type=types.named_cell,
+        metavar="DATASET,SHOTS,SEED",
+        help="instead of a table, list all runs of one cell and show which run validation selects",
+    ),
+    _argument(
+        "--top-k",
+        scripts=(PREDICT,),
+        type=types.positive,
+        default=1,
+        metavar="K",
+        help="number of most probable classes to print for each image",
+    ),
+    _argument("--format", scripts=(PREDICT,), choices=OUTPUT_FORMATS, default="csv", help="csv, or jsonl (JSON lines)"),
+    _argument(
+        "--export",
+        scripts=(PREDICT,),
+        metavar="FILE.onnx",
+        help="write the classifier as an ONNX model; takes no images",
+    ),
+]
