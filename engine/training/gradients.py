@@ -108,7 +108,8 @@ class LinearModel(_StackedModel):
 
     def _gathered(self, sources: Sequence) -> Tensor:
         """The features of a batch for the runs of a product."""
-        return self._repeated(torch.cat([bank.pick(rows)[0] for bank, rows in sources], dim=1))
+        first, *others = (bank.pick(rows)[0] for bank, rows in sources)
+        return self._repeated(torch.cat([first, *others], dim=1) if others else first)
 
     def _multiply(self, features: Tensor, logits: Sequence[Tensor]) -> None:
         for weight, of_product in zip(self._weights, logits, strict=True):

@@ -3,12 +3,12 @@
 import json
 from pathlib import Path
 
+import closed_form_features
 import pytest
 import torch
 from torch.nn import functional as F
 
 from engine.training.task import Samples, Task
-import closed_form_features
 
 CLASSES, SHOTS, SEED = 10, 4, 1
 TEST_ROWS = [0, 50, 100, 150, 200, 250, 300, 399]
