@@ -14,6 +14,9 @@ REGISTRY = {
     "linear": "linear",
     "adapter": "adapter",
     "partial": "linear",
+    "zs_lp": "zs_lp",
+    "clap": "clap",
+    "taskres": "taskres",
 }
 """The name of each method, which is that of its file in this package, and its `--classifier_head`."""
 
