@@ -1,0 +1,175 @@
+"""LP++: a linear probe whose class weights are blended with the text features, one blending factor a class.
+
+300 steps on all samples at once, with step sizes from the data. Logits have no scale: it is 1.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from engine.methods.frozen import check_frozen, training_rows, validation_rows
+from engine.methods.method import Method
+from engine.model import Embedding, LinearClassifier, LinearHead, class_means
+from engine.training.evaluate import val_accuracy
+from engine.training.grid import Grid, Hparams
+from engine.training.task import Fitted, Run, Task
+
+STEPS = 300
+MOMENTUM = 0.9
+BLEND_EVERY = 10
+"""After how many steps the blending factors are updated, by the sum of their gradients at all steps so far."""
+INITIAL_BLEND = 250.0
+"""The first blending factor over the mean similarity of a class's samples and its text."""
+
+
+class Data(NamedTuple):
+    """A task as the loop takes it. Class weights W [C, D] are parameters P [K, C].
+
+    `rows` [N, K] @ P are the logits of the training samples, `val` [n, K] @ P those of the validation samples.
+    Where there are few samples, W = P' @ features, K = N and the gradient of P is the logits' own: W starts as a sum
+    of features and every gradient is one. That takes one product a step in place of two. Else P = W' and K = D.
+    `similar` [N, C] and `val_similar` [n, C] are similarities with the texts.
+    """
+
+    rows: Tensor
+    labels: Tensor
+    similar: Tensor
+    val: Tensor
+    val_labels: Tensor
+    val_similar: Tensor
+    start: Tensor
+    features: Tensor | None
+
+    @classmethod
+    def of(cls, task: Task) -> Data:
+        """Return the data of a task."""
+        features, labels = training_rows(task)
+        val, val_labels = validation_rows(task)
+        text = task.zeroshot
+        similar, val_similar = features @ text.T, val @ text.T
+        members = F.one_hot(labels, len(text)).to(features.dtype)
+        if len(features) <= 2 * features.shape[1]:
+            gram, of_val = features @ features.T, val @ features.T
+            return cls(gram, labels, similar, of_val, val_labels, val_similar, members, features)
+        return cls(features, labels, similar, val, val_labels, val_similar, features.T @ members, None)
+
+    def gradient(self, residual: Tensor) -> Tensor:
+        """Return the gradient [K, C] of P from the logits' [N, C]."""
+        return self.rows.T @ residual if self.features is None else residual
+
+    def weight(self, parameters: Tensor) -> Tensor:
+        """Return W [C, D]."""
+        return parameters.T if self.features is None else parameters.T @ self.features
+
+
+class StepSizes(NamedTuple):
+    """The step sizes of the weights and of the blending factors, and the first blending factor."""
+
+    weight: float
+    blend: float
+    initial: float
+
+    @classmethod
+    def of(cls, data: Data) -> StepSizes:
+        """Return the values that follow from the data."""
+        number, classes = data.similar.shape
+        gram = data.rows.double() if data.features is not None else data.rows.T.double() @ data.rows.double()
+        similarities = class_means(data.similar, data.labels, classes).diagonal()
+        return cls(
+            weight=4 * number / float(torch.linalg.eigvalsh(gram)[-1]),
+            blend=number / (4 * float(data.similar.square().sum(0).max())),
+            initial=INITIAL_BLEND * float(similarities.mean()),
+        )
+
+
+class State(NamedTuple):
+    """Parameters [K, C] of the weights (see `Data`), bias [C] and blending factors [C]."""
+
+    parameters: Tensor
+    bias: Tensor
+    blend: Tensor
+
+    @classmethod
+    def first(cls, data: Data, sizes: StepSizes) -> State:
+        """Return the state that training starts from: class sums as weights, no bias."""
+        blend = torch.full_like(data.similar[0], sizes.initial)
+        return cls(data.start.clone(), torch.zeros_like(blend), blend)
+
+    def logits(self, rows: Tensor, similar: Tensor) -> Tensor:
+        """Return the logits [n, C] of `rows` [n, K] of the data, whose similarities with the texts are `similar`."""
+        return torch.addmm(self.bias, rows, self.parameters).addcmul_(similar, self.blend)
+
+    def clone(self) -> State:
+        """Return a copy."""
+        return State(*(tensor.clone() for tensor in self))
+
+
+def descend(data: Data, sizes: StepSizes, state: State) -> Iterator[int]:
+    """Take all steps, which change `state` in place, and yield the number of correct predictions on validation."""
+    moments = [torch.zeros_like(tensor) for tensor in (state.parameters, state.bias)]
+    summed = torch.zeros_like(state.blend)
+    labels = data.labels.unsqueeze(1)
+    minus_one = torch.full_like(data.similar[:, :1], -1.0)
+    for step in range(STEPS):
+        residual = state.logits(data.rows, data.similar).softmax(1).scatter_add_(1, labels, minus_one)
+        residual /= len(residual)
+        gradients = data.gradient(residual), residual.sum(0)
+        for tensor, moment, gradient in zip(state, moments, gradients, strict=False):
+            tensor.sub_(moment.mul_(MOMENTUM).add_(gradient), alpha=sizes.weight)
+        summed += residual.mul_(data.similar).sum(0)
+        if step % BLEND_EVERY == BLEND_EVERY - 1:
+            state.blend.sub_(summed, alpha=sizes.blend)
+        yield int((state.logits(data.val, data.val_similar).argmax(1) == data.val_labels).sum())
+
+
+def solve(task: Task) -> tuple[LinearClassifier, int]:
+    """Return the classifier of the last step that is best on validation, and that step."""
+    data = Data.of(task)
+    sizes = StepSizes.of(data)
+    state = State.first(data, sizes)
+    kept, best, kept_step = state.clone(), 0, 0
+    for step, correct in enumerate(descend(data, sizes, state)):
+        if correct >= best:
+            kept, best, kept_step = state.clone(), correct, step
+    weight = data.weight(kept.parameters) + kept.blend.unsqueeze(1) * task.zeroshot
+    head = LinearHead(weight / task.scale, task.scale, kept.bias / task.scale)
+    return LinearClassifier(Embedding([None]), head).eval(), kept_step
+
+
+class FullBatchSteps:
+    """The `Fit` of LP++."""
+
+    takes_max_iter = False
+
+    def steps(self, task: Task, hparams: Hparams, max_iter: int) -> int:
+        """Return the number of steps of a run."""
+        return STEPS
+
+    @torch.no_grad()
+    def __call__(
+        self, runs: Sequence[Run], *, progress: Callable[[int], object], **_: object
+    ) -> Iterator[dict[Run, Fitted]]:
+        """Fit `runs` one after another; see `Fit`."""
+        for run in runs:
+            began = time.perf_counter()
+            classifier, step = solve(run.task)
+            accuracy = val_accuracy(run.task, classifier)
+            progress(STEPS)
+            yield {run: Fitted(classifier, accuracy, step, seconds=time.perf_counter() - began)}
+
+
+METHOD = Method(
+    title="LP++",
+    grid=Grid(),
+    fit=FullBatchSteps(),
+    logit=0.0,
+    wise_ft=False,
+    inits=("zeroshot",),
+    check=check_frozen,
+)
