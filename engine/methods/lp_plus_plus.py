@@ -18,6 +18,7 @@ from engine.methods.method import Method
 from engine.model import Embedding, LinearClassifier, LinearHead, class_means
 from engine.training.evaluate import val_accuracy
 from engine.training.grid import Grid, Hparams
+from engine.training.side_by_side import fit_each
 from engine.training.task import Fitted, Run, Task
 
 STEPS = 300
@@ -34,7 +35,8 @@ class Data(NamedTuple):
     `rows` [N, K] @ P are the logits of the training samples, `val` [n, K] @ P those of the validation samples.
     Where there are few samples, W = P' @ features, K = N and the gradient of P is the logits' own: W starts as a sum
     of features and every gradient is one. That takes one product a step in place of two. Else P = W' and K = D.
-    `similar` [N, C] and `val_similar` [n, C] are similarities with the texts.
+    `similar` [N, C] and `val_similar` [n, C] are similarities with the texts, `largest` is the largest eigenvalue of
+    features' @ features.
     """
 
     rows: Tensor
@@ -44,6 +46,7 @@ class Data(NamedTuple):
     val_labels: Tensor
     val_similar: Tensor
     start: Tensor
+    largest: float
     features: Tensor | None
 
     @classmethod
@@ -51,13 +54,24 @@ class Data(NamedTuple):
         """Return the data of a task."""
         features, labels = training_rows(task)
         val, val_labels = validation_rows(task)
-        text = task.zeroshot
-        similar, val_similar = features @ text.T, val @ text.T
-        members = F.one_hot(labels, len(text)).to(features.dtype)
-        if len(features) <= 2 * features.shape[1]:
-            gram, of_val = features @ features.T, val @ features.T
-            return cls(gram, labels, similar, of_val, val_labels, val_similar, members, features)
-        return cls(features, labels, similar, val, val_labels, val_similar, features.T @ members, None)
+        number, dimension = features.shape
+        wide = features.T if number < dimension else features
+        largest = float(torch.linalg.eigvalsh(wide.T.double() @ wide.double())[-1])
+        data = cls(
+            rows=features,
+            labels=labels,
+            similar=features @ task.zeroshot.T,
+            val=val,
+            val_labels=val_labels,
+            val_similar=val @ task.zeroshot.T,
+            start=torch.zeros_like(task.zeroshot).index_add_(0, labels, features).T,
+            largest=largest,
+            features=None,
+        )
+        if number > 2 * dimension:
+            return data
+        members = F.one_hot(labels, len(task.zeroshot)).to(features.dtype)
+        return data._replace(rows=features @ features.T, val=val @ features.T, start=members, features=features)
 
     def gradient(self, residual: Tensor) -> Tensor:
         """Return the gradient [K, C] of P from the logits' [N, C]."""
@@ -79,10 +93,9 @@ class StepSizes(NamedTuple):
     def of(cls, data: Data) -> StepSizes:
         """Return the values that follow from the data."""
         number, classes = data.similar.shape
-        gram = data.rows.double() if data.features is not None else data.rows.T.double() @ data.rows.double()
         similarities = class_means(data.similar, data.labels, classes).diagonal()
         return cls(
-            weight=4 * number / float(torch.linalg.eigvalsh(gram)[-1]),
+            weight=4 * number / data.largest,
             blend=number / (4 * float(data.similar.square().sum(0).max())),
             initial=INITIAL_BLEND * float(similarities.mean()),
         )
@@ -128,8 +141,10 @@ def descend(data: Data, sizes: StepSizes, state: State) -> Iterator[int]:
         yield int((state.logits(data.val, data.val_similar).argmax(1) == data.val_labels).sum())
 
 
-def solve(task: Task) -> tuple[LinearClassifier, int]:
-    """Return the classifier of the last step that is best on validation, and that step."""
+@torch.no_grad()
+def solve(run: Run) -> Fitted:
+    """Return the last step that is best on validation."""
+    began, task = time.perf_counter(), run.task
     data = Data.of(task)
     sizes = StepSizes.of(data)
     state = State.first(data, sizes)
@@ -139,11 +154,12 @@ def solve(task: Task) -> tuple[LinearClassifier, int]:
             kept, best, kept_step = state.clone(), correct, step
     weight = data.weight(kept.parameters) + kept.blend.unsqueeze(1) * task.zeroshot
     head = LinearHead(weight / task.scale, task.scale, kept.bias / task.scale)
-    return LinearClassifier(Embedding([None]), head).eval(), kept_step
+    classifier = LinearClassifier(Embedding([None]), head).eval()
+    return Fitted(classifier, val_accuracy(task, classifier), kept_step, seconds=time.perf_counter() - began)
 
 
 class FullBatchSteps:
-    """The `Fit` of LP++."""
+    """The `Fit` of LP++: steps on all samples of one run after another, or of runs side by side."""
 
     takes_max_iter = False
 
@@ -151,17 +167,13 @@ class FullBatchSteps:
         """Return the number of steps of a run."""
         return STEPS
 
-    @torch.no_grad()
     def __call__(
-        self, runs: Sequence[Run], *, progress: Callable[[int], object], **_: object
+        self, runs: Sequence[Run], *, progress: Callable[[int], object], executor: str = "stacked", **_: object
     ) -> Iterator[dict[Run, Fitted]]:
-        """Fit `runs` one after another; see `Fit`."""
-        for run in runs:
-            began = time.perf_counter()
-            classifier, step = solve(run.task)
-            accuracy = val_accuracy(run.task, classifier)
-            progress(STEPS)
-            yield {run: Fitted(classifier, accuracy, step, seconds=time.perf_counter() - began)}
+        """Fit `runs`; see `Fit`."""
+        for fitted in fit_each(runs, solve, in_turn=executor == "sequential"):
+            progress(STEPS * len(fitted))
+            yield fitted
 
 
 METHOD = Method(
