@@ -25,6 +25,8 @@ STEPS = 300
 MOMENTUM = 0.9
 BLEND_EVERY = 10
 """After how many steps the blending factors are updated, by the sum of their gradients at all steps so far."""
+SPAN = 2
+"""Up to how many samples a dimension weights are sums of features: one product a step in place of two."""
 INITIAL_BLEND = 250.0
 """The first blending factor over the mean similarity of a class's samples and its text."""
 
@@ -33,8 +35,8 @@ class Data(NamedTuple):
     """A task as the loop takes it. Class weights W [C, D] are parameters P [K, C].
 
     `rows` [N, K] @ P are the logits of the training samples, `val` [n, K] @ P those of the validation samples.
-    Where there are few samples, W = P' @ features, K = N and the gradient of P is the logits' own: W starts as a sum
-    of features and every gradient is one. That takes one product a step in place of two. Else P = W' and K = D.
+    Where there are few samples, W = P' @ features, K = N and the gradient of P is the logits' own, as W starts as a sum
+    of features and every gradient is one. Else P = W' and K = D.
     `similar` [N, C] and `val_similar` [n, C] are similarities with the texts, `largest` is the largest eigenvalue of
     features' @ features.
     """
@@ -68,7 +70,7 @@ class Data(NamedTuple):
             largest=largest,
             features=None,
         )
-        if number > 2 * dimension:
+        if number > SPAN * dimension:
             return data
         members = F.one_hot(labels, len(task.zeroshot)).to(features.dtype)
         return data._replace(rows=features @ features.T, val=val @ features.T, start=members, features=features)

@@ -30,9 +30,9 @@ class Cache(nn.Module):
 
     def evidence(self, x: Tensor) -> Tensor:
         """Return the evidence [B, C] for features [B, D]."""
-        found = x.new_zeros(self.classes, len(x))
-        # how many features an exported model takes is not known, so all keys are taken at a time there
+        # an exported model takes any number of features, and is told of none: all keys are taken at a time there
         at_a_time = len(self.keys) if torch.compiler.is_exporting() else max(1, AFFINITIES // len(x))
+        found = x.new_zeros(self.classes, x.shape[0])  # len(x) would be exported as a constant
         for keys, labels in zip(self.keys.split(at_a_time), self.labels.split(at_a_time), strict=True):
             found = found.index_add(0, labels, (self.beta * (keys @ x.T) - self.beta).exp())
         return found.T
