@@ -17,7 +17,6 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import replace
 from threading import Event, Lock
 
@@ -35,6 +34,7 @@ from engine.training.grid import Hparams
 from engine.training.plan import Stack, plan
 from engine.training.problem import Job, Problem, hparam_buffers
 from engine.training.schedule import EVAL_FREQ
+from engine.training.side_by_side import one_thread_per_kernel
 from engine.training.task import Fitted, Inputs, Samples
 
 
@@ -47,7 +47,7 @@ def train(
     stacks that train at a time may take on the problems' device; None is without a limit.
     Raises UserError when that is too little for the smallest stack.
     """
-    with _one_thread_per_kernel() as cores, plain_attention():
+    with one_thread_per_kernel() as cores, plain_attention():
         if jobs[0].problem.device.type == "cpu":
             stacks, workers = plan(jobs, cores, budget)
             yield from _train_in_threads(stacks, workers, cores, progress)
@@ -86,21 +86,6 @@ def _train_in_threads(
 
 class _Stopped(Exception):
     """Ends a stack because another one failed, or the user pressed Ctrl-C."""
-
-
-@contextmanager
-def _one_thread_per_kernel() -> Iterator[int]:
-    """Let torch run each CPU kernel on one thread, and tell how many it used to take.
-
-    The kernels of a step are too short to share: on a busy machine two threads that wait for each other at the end of
-    each one were seen to take a hundred times as long. Whole stacks are what the cores share out.
-    """
-    cores = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield cores
-    finally:
-        torch.set_num_threads(cores)
 
 
 class _StackTrainer:
