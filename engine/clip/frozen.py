@@ -18,7 +18,16 @@ from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from engine.clip.split import crop_mask, image_layer_count, image_stages, text_features, text_layer_count, text_tower
+from engine.clip.names import PROJECTION
+from engine.clip.split import (
+    crop_mask,
+    image_layer_count,
+    image_stages,
+    split_projection,
+    text_features,
+    text_layer_count,
+    text_tower,
+)
 
 EncoderOutput = tuple[Tensor, ...]
 """The output for a batch: features [B, D] or inputs of a layer, [B, ...]. Inputs of a text layer are [B, L, width] and
@@ -26,9 +35,12 @@ end-of-text positions [B] int64."""
 
 
 class FrozenImageEncoder(nn.Module):
-    """The image tower of an open_clip model in eval mode, without its last k layers for each k of `layers`."""
+    """The image tower of an open_clip model in eval mode, without its last k layers for each k of `layers`.
 
-    def __init__(self, model: nn.Module, layers: Iterable[int]):
+    One of `layers` may be `projection`.
+    """
+
+    def __init__(self, model: nn.Module, layers: Iterable[int | str]):
         """Raises UserError if the tower cannot be split before its last k layers."""
         super().__init__()
         visual = model.visual
@@ -37,10 +49,15 @@ class FrozenImageEncoder(nn.Module):
             visual = _fold(copy.deepcopy(visual)).to(memory_format=torch.channels_last)
         # other models compute more than the stages (CoCa normalises by default): call their own method
         self.whole = None if type(model) in (CLIP, CustomTextCLIP) else model
-        self.stages = nn.ModuleList(image_stages(visual))
-        self.ends = {k: len(self.stages) - image_layer_count(model, k) for k in layers}
+        stages, layers = image_stages(visual), list(layers)
+        counts = {k: 0 if k == PROJECTION else image_layer_count(model, k) for k in layers}
+        self.ends = {k: len(stages) - count for k, count in counts.items()}
+        if PROJECTION in layers:
+            stages[-1:] = split_projection(visual)
+            self.ends |= {0: len(stages)} if 0 in layers else {}  # one more; before it is the end of `projection`
+        self.stages = nn.ModuleList(stages)
 
-    def forward(self, pixels: Tensor, layers: Iterable[int]) -> dict[int, EncoderOutput]:
+    def forward(self, pixels: Tensor, layers: Iterable[int | str]) -> dict[int | str, EncoderOutput]:
         """Encode normalised pixels [B, 3, S, S]; return the outputs for each k in `layers`."""
         outputs = {}
         if self.whole is not None and 0 in layers:

@@ -43,7 +43,7 @@ class Encoder:
     name: str
     digest: str
     model: nn.Module
-    image: dict[int, nn.Module | None]
+    image: dict[int | str, nn.Module | None]
     text: dict[int, nn.Module | None]
     tokenizer: SimpleTokenizer | HFTokenizer
     preprocessing: Preprocessing
@@ -52,7 +52,9 @@ class Encoder:
     assumed: str = ""
 
     @torch.inference_mode()
-    def encode_images(self, pixels: Tensor, layers: Collection[int] | None = None) -> dict[int, EncoderOutput]:
+    def encode_images(
+        self, pixels: Tensor, layers: Collection[int | str] | None = None
+    ) -> dict[int | str, EncoderOutput]:
         """Encode normalised pixels [B, 3, size, size] in one pass for each number of trainable `layers` (default: all).
 
         For 0 the output is raw features [B, D], otherwise the input of the trainable layers.
@@ -76,7 +78,7 @@ class Encoder:
             return _float32(self._texts(tokens.to(self.device), self.text if layers is None else layers))
 
     @cached_property
-    def image_shapes(self) -> dict[int, torch.Size]:
+    def image_shapes(self) -> dict[int | str, torch.Size]:
         """The output shape for one image, by number of trainable layers, measured on a blank image."""
         blank = torch.zeros(1, 3, self.preprocessing.size, self.preprocessing.size)
         return {layers: features.shape[1:] for layers, (features,) in self.encode_images(blank).items()}
@@ -123,7 +125,7 @@ def load_encoder(
     name: str,
     weights: str | None = None,
     device: str = "cpu",
-    image_layers: Iterable[int] = (0,),
+    image_layers: Iterable[int | str] = (0,),
     text_layers: Iterable[int] = (0,),
     precision: str = "fp32",
 ) -> Encoder:
@@ -153,7 +155,7 @@ def load_encoder(
         name=name,
         digest=state_digest(model),
         model=model,
-        image={layers: trainable_image(model, layers) for layers in image_layers},
+        image=_trainable_images(name, model, image_layers),
         text={layers: trainable_text(model, layers) for layers in text_layers},
         tokenizer=tokenizer,
         preprocessing=preprocessing(architecture, config),
@@ -161,6 +163,16 @@ def load_encoder(
         precision=precision,
         assumed=location.assumed,
     )
+
+
+def _trainable_images(
+    name: str, model: nn.Module, image_layers: Iterable[int | str]
+) -> dict[int | str, nn.Module | None]:
+    """Return the trainable part of the image tower by its layers. Raises UserError that names the encoder."""
+    try:
+        return {layers: trainable_image(model, layers) for layers in image_layers}
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
 
 
 def state_digest(model: nn.Module) -> str:

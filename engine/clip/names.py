@@ -8,6 +8,9 @@ from pathlib import Path
 OPENAI = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
 """OpenAI's encoders, by OpenAI's names."""
 
+PROJECTION = "projection"
+"""Value of `--image-layer-idx` beside numbers: the linear map at the end of the image encoder, a part of a layer."""
+
 DEMO = ("demo-RN", "demo-ViT")
 """The two tiny encoders of the project."""
 

@@ -8,7 +8,8 @@
 `layers` is a value of --image-layer-idx or --text-layer-idx: the number of trainable last layers, 0 for none, -1 for
 all. The image layers of a ModifiedResNet are layer1, ..., layer4 and the attention pool. The layers of a transformer
 over images or text are its blocks; the last one includes final norm, pooling and projection. For a prompt, the input of
-the first trainable block and the end-of-text position are cached.
+the first trainable block and the end-of-text position are cached. `projection` is less than an image layer: the last
+linear map alone.
 
 Both parts share the parameters of the model.
 """
@@ -37,14 +38,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 
+from engine.clip.names import PROJECTION
 from engine.errors import UserError
 
 
-def trainable_image(model: nn.Module, layers: int) -> nn.Module | None:
-    """Return the last layers of the image tower of an open_clip model; None for 0.
+def trainable_image(model: nn.Module, layers: int | str) -> nn.Module | None:
+    """Return the last layers of the image tower of an open_clip model; None for 0, a `Projection` for `projection`.
 
     Raises UserError if the tower cannot be split before its last `layers` layers.
     """
+    if layers == PROJECTION:
+        return split_projection(model.visual)[1]
     count = image_layer_count(model, layers)
     return _copy_for_training(nn.Sequential(*image_stages(model.visual)[-count:])) if count else None
 
@@ -157,6 +161,41 @@ def image_stages(visual: nn.Module) -> list[nn.Module]:
     return [visual]
 
 
+class Projection(nn.Module):
+    """The linear map at the end of an image tower: features [B, D] of pooled tokens [B, width].
+
+    `weight` is the encoder's own parameter: [D, width] of a ResNet, [width, D] of a transformer, which is `transposed`.
+    `bias` [D] or None is a buffer, so it is not trained.
+    """
+
+    def __init__(self, weight: nn.Parameter, bias: Tensor | None = None, *, transposed: bool = False):
+        super().__init__()
+        self.weight, self.transposed = weight, transposed
+        self.register_buffer("bias", bias)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        features = pooled @ self.weight if self.transposed else (self.weight @ pooled.T).T
+        return features if self.bias is None else features + self.bias
+
+
+def split_projection(visual: nn.Module) -> tuple[nn.Module, Projection]:
+    """Split the last of `image_stages` into the module before the projection, and the projection.
+
+    Raises UserError for a tower that does not end in a linear map of its own.
+    """
+    last = image_stages(visual)[-1]
+    if isinstance(last, AttentionPool):
+        return _PoolBeforeProjection(last), Projection(last.c_proj.weight, last.c_proj.bias.detach())
+    if isinstance(visual, VisionTransformer) and visual.proj is not None:
+        head = _VisionHead(visual)
+        head.tower.proj = None
+        return nn.Sequential(last[0], head), Projection(visual.proj, transposed=True)
+    raise UserError(
+        f"--image-layer-idx {PROJECTION}: the image tower ({_kind(visual)}) of this encoder has no projection to split"
+        " off; --method linear_adapter trains a linear map on the final features of any encoder"
+    )
+
+
 def _is_timm_transformer(visual: nn.Module) -> bool:
     return isinstance(visual, TimmModel) and isinstance(visual.trunk, TimmVisionTransformer)
 
@@ -193,6 +232,10 @@ class AttentionPool(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return features [B, D] of feature maps [B, C, H, W]."""
+        return (self.c_proj.weight @ self.attended(maps)).T + self.c_proj.bias
+
+    def attended(self, maps: Tensor) -> Tensor:
+        """Return the input [C, B] of the projection for feature maps [B, C, H, W]."""
         tokens = maps.flatten(2)  # [B, C, L]
         tokens = torch.cat([tokens.mean(2, keepdim=True), tokens], dim=2) + self.positional_embedding.T
         # weights are on the left of all products, so their gradients have the same memory layout
@@ -202,8 +245,7 @@ class AttentionPool(nn.Module):
         scores = (query @ key).transpose(0, 1) @ tokens  # [B, heads, L]
         bias = (query @ self.k_proj.bias.view(self.num_heads, -1, 1)).transpose(0, 1)  # the same for all tokens
         mean = torch.softmax(scores + bias, dim=2) @ tokens.transpose(1, 2)  # [B, heads, C]
-        attended = (value @ mean.permute(1, 2, 0)).flatten(0, 1) + self.v_proj.bias.unsqueeze(1)  # [C, B]
-        return (self.c_proj.weight @ attended).T + self.c_proj.bias
+        return (value @ mean.permute(1, 2, 0)).flatten(0, 1) + self.v_proj.bias.unsqueeze(1)
 
     def _heads(self, vectors: Tensor) -> Tensor:
         """Reshape [B, C] to [heads, B, C / heads]."""
@@ -212,6 +254,17 @@ class AttentionPool(nn.Module):
     def _heads_of(self, weight: Tensor) -> Tensor:
         """Reshape the weight [C, C] of a projection to [heads, C / heads, C]."""
         return weight.view(self.num_heads, -1, weight.shape[1])
+
+
+class _PoolBeforeProjection(nn.Module):
+    """An attention pool without its projection: [B, C] of feature maps [B, C, H, W]."""
+
+    def __init__(self, pool: AttentionPool):
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.pool.attended(maps).T
 
 
 class _VisionEmbedding(_Section):

@@ -8,6 +8,7 @@ import re
 
 from engine import datasets
 from engine import templates as prompts
+from engine.clip.names import PROJECTION
 from engine.datasets.few_shot import ALL, Shots
 from engine.paper.layout import TABLES
 from engine.results import methods_scope
@@ -85,6 +86,11 @@ def workers(text: str) -> int:
 def views(text: str) -> int:
     """Read a number of views of each training image; the augmentation may not allow it."""
     return integer(text, MAX_VIEWS)
+
+
+def image_layers(text: str) -> int | str:
+    """Read a number of layers as `layers` does, or `projection`."""
+    return text if text == PROJECTION else layers(text)
 
 
 def layers(text: str) -> int:

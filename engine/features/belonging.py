@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # open_clip takes seconds to import
     from engine.clip.load import Encoder
 
 
-def check_layers(place: Path, found: Provenance, layers: int, encoder: Encoder | None) -> None:
+def check_layers(place: Path, found: Provenance, layers: int | str, encoder: Encoder | None) -> None:
     """Refuse features that do not go into the layers that are trained."""
     if found.layer != layers:
         raise UserError(

@@ -60,7 +60,7 @@ class Plan:
     split: str
     view: str
     requested: frozenset[int]
-    banks: dict[int, Target]
+    banks: dict[int | str, Target]
 
     def seed(self, position: int) -> str:
         """Return the seed of an image's random view. In a custom dataset it follows the content: positions change."""
@@ -166,7 +166,7 @@ def extract(
     writing: Future | None = None
     with ThreadPoolExecutor(1) as writer:  # an interrupted run still finishes the shard
         for chunk in chunks:
-            encoded: list[dict[int, Tensor]] = []
+            encoded: list[dict[int | str, Tensor]] = []
             faults: list[str] = []
             for at in range(0, len(chunk.positions), chunk.batch_size):
                 batch = next(decoding)
@@ -204,7 +204,7 @@ class _Chunk:
         """The numbers of trainable layers whose banks lack some of the images."""
         return [layers for layers, bank in self.plan.banks.items() if not bank.missing.isdisjoint(self.positions)]
 
-    def rows(self, layers: int) -> list[int]:
+    def rows(self, layers: int | str) -> list[int]:
         """Return the indices into `positions` of the images that a bank lacks."""
         missing = self.plan.banks[layers].missing
         return [row for row, position in enumerate(self.positions) if position in missing]
@@ -235,7 +235,7 @@ class _Chunk:
         rows = [row for row, is_uniform in zip(valid, batch.uniform, strict=True) if is_uniform]
         return [str(self.plan.path(self.positions[row])) for row in rows]
 
-    def write(self, encoded: list[dict[int, Tensor]]) -> None:
+    def write(self, encoded: list[dict[int | str, Tensor]]) -> None:
         """Write the shards; `encoded` has features [b, ...] of each batch, by number of trainable layers."""
         benchmark = self.plan.benchmark
         items = benchmark.items(self.plan.split)

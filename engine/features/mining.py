@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engine import templates
+from engine.clip.names import PROJECTION
 from engine.datasets.few_shot import FewShotSplit
 from engine.errors import UserError
 from engine.features.listing import read_listing
@@ -116,7 +117,8 @@ def mine_splits(
     Raises UserError for a file of another origin, and for features that are not finite or cannot be normalised.
     """
     # prefer final features (0), which need no pass
-    text_layers, image_layers = (min(layers, key=abs) for layers in (encoder.text, encoder.image))
+    text_layers = min(encoder.text, key=abs)
+    image_layers = min(encoder.image, key=lambda layers: 0.5 if layers == PROJECTION else abs(layers))
     listing, text_path = read_listing(paths), paths.texts(text_layers, MINING)
     bank = Bank(paths.bank("val", image_layers, "none"), listing and listing.val)
     provenance, todo = read_texts_provenance(text_path), unmined_splits(paths, splits)

@@ -37,7 +37,7 @@ class Wanted:
 
     dataset: str
     encoder: str
-    image_layer: int
+    image_layer: int | str
     text_layer: int
     text_augmentation: str
     image_augmentation: str

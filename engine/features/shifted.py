@@ -30,7 +30,7 @@ class MissingShifted(MissingFeatures):
         self.names = list(reasons)
 
 
-def open_sets(names: list[str], feature_dir: str | Path, encoder: str, image_layer: int) -> list[ShiftedSet]:
+def open_sets(names: list[str], feature_dir: str | Path, encoder: str, image_layer: int | str) -> list[ShiftedSet]:
     """Return the shifted sets of these names under an encoder's folder, as inputs of its last `image_layer` layers.
 
     Raises MissingShifted, which tells of all that are not there.

@@ -47,10 +47,11 @@ class Provenance:
 
     `encoder` is the folder name of the encoder (`ViT-B/16` and `ViT-B-16` are the same), and `encoder_digest` the
     SHA-256 of its weights. `list_digest` identifies the list of images or prompts that positions index, and `length` is
-    its length. `layer` is the number of trainable layers, which features have not passed yet. `precision` is the
-    encoder's compute type, `decode` the decoder of the images (pil, fast), and `dtype` the type of stored rows.
-    With `upright`, images were rotated by their EXIF orientation and transparent pixels drawn on white. `preprocessing`
-    describes the encoder's preprocessing (`engine.preprocessing`). `depth` is the bits of images of more than 8.
+    its length. `layer` is the number of trainable layers, or `projection`, which features have not passed yet.
+    `precision` is the encoder's compute type, `decode` the decoder of the images (pil, fast), and `dtype` the type of
+    stored rows. With `upright`, images were rotated by their EXIF orientation and transparent pixels drawn on white.
+    `preprocessing` describes the encoder's preprocessing (`engine.preprocessing`). `depth` is the bits of images of
+    more than 8.
     """
 
     encoder: str
@@ -58,7 +59,7 @@ class Provenance:
     list_digest: str
     length: int
     precision: str = "fp32"
-    layer: int = 0
+    layer: int | str = 0
     decode: str = "pil"
     dtype: str = "fp32"
     upright: bool = False
@@ -111,7 +112,7 @@ class FeaturePaths:
         """Return the paths for a dataset and an encoder folder, as `engine.clip.names.folder` names it."""
         return cls(Path(feature_dir) / encoder_folder / dataset)
 
-    def bank(self, split: str, layer: int, view: str) -> Path:
+    def bank(self, split: str, layer: int | str, view: str) -> Path:
         """Return the folder of a bank: `split` is train, val or test; `layer` is a value of `--image-layer-idx`."""
         return self.folder / f"{split}-layer_{layer}" / view
 

@@ -21,6 +21,8 @@ REGISTRY = {
     "tip_adapter_f": "tip_adapter_f",
     "lp_plus_plus": "lp_plus_plus",
     "gda": "gda",
+    "prolip": "prolip",
+    "linear_adapter": "linear_adapter",
 }
 """The name of each method, which is that of its file in this package, and its `--classifier_head`."""
 

@@ -33,7 +33,7 @@ class PaperMethod(NamedTuple):
     title: str
     mode: str | None = None
     classifier: str = "trained"
-    image_layer: int | None = None
+    image_layer: int | str | None = None
     text_layer: int = 0
     images: tuple[str, int] = ("flip", 1)
 

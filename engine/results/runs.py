@@ -33,7 +33,7 @@ class Cell:
     shots: Shots
     seed: int
     encoder: str
-    image_layer: int
+    image_layer: int | str
     text_layer: int
     text_augmentation: str
     image_augmentation: str

@@ -11,8 +11,6 @@ from torch.nn import functional as F
 from engine.training.task import Samples, Task
 
 CLASSES, SHOTS, SEED = 10, 4, 1
-TEST_ROWS = [0, 50, 100, 150, 200, 250, 300, 399]
-"""The test images whose logits the goldens have."""
 
 
 def samples_of(features, labels):
@@ -65,9 +63,10 @@ def expect_golden():
     """A function that compares what was found with a value of a method's golden, within the file's tolerance."""
     goldens = json.loads((Path(__file__).parent / "goldens.json").read_text())
 
-    def expect(method, name, found):
+    def expect(method, name, found, first=None):
         golden = goldens[method]["values"][name]
         wanted, margin = (torch.tensor(golden[key], dtype=torch.float64) for key in ("value64", "margin"))
+        wanted = wanted[:first] if first else wanted
         allowed = torch.maximum(2e-5 * wanted.abs().clamp(min=1), 4 * margin)
         off = (torch.as_tensor(found).double() - wanted).abs()
         assert (off <= allowed).all(), f"{method} {name}: off by {off.max():.2e}, allowed {allowed.min():.2e}"

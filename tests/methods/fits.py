@@ -7,6 +7,9 @@ from torch.nn import functional as F
 from engine.training.grid import Hparams
 from engine.training.task import Run
 
+TEST_ROWS = [0, 50, 100, 150, 200, 250, 300, 399]
+"""The test images whose logits the goldens have."""
+
 
 def fit(descent, task, executor, **hparams):
     """The fitted run of a `Fit`."""

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from conftest import TEST_ROWS
-from fits import fit, fit_all, losses, module_after
+from fits import TEST_ROWS, fit, fit_all, losses, module_after
 from torch.nn import functional as F
 
 from engine.methods import METHODS

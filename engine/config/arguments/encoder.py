@@ -48,10 +48,10 @@ ARGUMENTS = [
     _encoder(
         "--image-layer-idx",
         scripts=(FEATURES, *TRAINING),
-        type=types.layers,
+        type=types.image_layers,
         metavar="N",
         default=0,
-        help="number of trainable last layers of the image encoder; -1 for all",
+        help="number of trainable last layers of the image encoder; -1 for all, projection for its last linear map",
         overrides={FEATURES: {"nargs": "+", "default": [0]}},
     ),
     _encoder(
