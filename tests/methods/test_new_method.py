@@ -6,12 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
 
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8").partition("## A method")[2]
 FILE = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1]
 LINE = re.search(r'```text\n(    "nearest_mean": .*\n)```', PAGE)[1]
