@@ -173,9 +173,7 @@ class FullBatchSteps:
         self, runs: Sequence[Run], *, progress: Callable[[int], object], executor: str = "stacked", **_: object
     ) -> Iterator[dict[Run, Fitted]]:
         """Fit `runs`; see `Fit`."""
-        for fitted in fit_each(runs, solve, in_turn=executor == "sequential"):
-            progress(STEPS * len(fitted))
-            yield fitted
+        return fit_each(runs, solve, progress=progress, steps=STEPS, in_turn=executor == "sequential")
 
 
 METHOD = Method(

@@ -183,9 +183,7 @@ class ClosedForm:
         """Solve `runs`, side by side with the stacked executor; see `Fit`."""
         from engine.training.side_by_side import fit_each
 
-        for fitted in fit_each(runs, self._fit, in_turn=executor == "sequential"):
-            progress(len(fitted))
-            yield fitted
+        return fit_each(runs, self._fit, progress=progress, in_turn=executor == "sequential")
 
     def _fit(self, run: Run) -> Fitted:
         from engine.training.evaluate import val_accuracy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
@@ -30,26 +30,32 @@ def one_thread_per_kernel() -> Iterator[int]:
 
 
 def fit_each(
-    runs: Sequence[Run], fit: Callable[[Run], Fitted], *, in_turn: bool = False
+    runs: Sequence[Run],
+    fit: Callable[[Run], Fitted],
+    *,
+    progress: Callable[[int], object],
+    steps: int = 1,
+    in_turn: bool = False,
 ) -> Iterator[dict[Run, Fitted]]:
-    """Yield the result of `fit` for each of `runs`, with as many at a time as there are cores.
+    """Yield the result of `fit` for each of `runs`, which run on as many threads as there are cores.
 
-    Fits on other devices, large ones and all with `in_turn` come one after another. What else is fitted changes no
-    result: small fits take one thread each even if they are alone.
+    Large fits, fits on other devices and all fits with `in_turn` run one after another. A result does not depend on
+    what else is fitted: a small fit takes one thread even if it is alone. `progress` is called with `steps` after each.
     """
     small = [run for run in runs if run.task.device.type == "cpu" and _size(run) <= LARGE]
     for run in runs:
         if run not in small:
-            yield {run: fit(run)}
+            fitted = fit(run)
+            progress(steps)
+            yield {run: fitted}
     with one_thread_per_kernel() as cores, ThreadPoolExecutor(1 if in_turn else cores) as pool:
-        pending = {}
         try:
-            for run in small:
-                pending[pool.submit(fit, run)] = run
+            pending = [(run, pool.submit(fit, run)) for run in small]
             while pending:
-                done, _ = wait(pending, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield {pending.pop(future): future.result()}
+                run, future = pending.pop(0)
+                fitted = future.result()
+                progress(steps)
+                yield {run: fitted}
         finally:
             pool.shutdown(cancel_futures=True)
 
