@@ -40,14 +40,17 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from engine.methods import GRIDS  # noqa: E402
-from engine.model import Classifier, Embedding, LinearHead  # noqa: E402
-from engine.training import plan  # noqa: E402
-from engine.training.evaluate import Heads, accuracies  # noqa: E402
-from engine.training.executors import EXECUTORS  # noqa: E402
+from engine.methods import METHODS  # noqa: E402
+from engine.model import Embedding, LinearClassifier, LinearHead  # noqa: E402
+from engine.sweep.sweep import batch_size_fits  # noqa: E402
+from engine.training import plan, sequential, stacked  # noqa: E402
+from engine.training.evaluate import accuracies  # noqa: E402
 from engine.training.gradients import plain_attention  # noqa: E402
-from engine.training.problem import Job, Problem, Samples, admits  # noqa: E402
+from engine.training.problem import Job, Problem  # noqa: E402
+from engine.training.schedule import MAX_ITER  # noqa: E402
+from engine.training.task import Samples, Task  # noqa: E402
 
+EXECUTORS = {"sequential": sequential.train, "stacked": stacked.train}
 DIMENSION = 1024
 CLASSES = [10, 47, 100, 397, 1000]
 SECONDS = 3.0
@@ -80,9 +83,21 @@ def problem(classes: int, shots: int, seed: int, device: str, bank: dict[str, Te
         rows = torch.arange(classes * per_class, device=device)
         return Samples((bank[name],), rows, rows % classes)
 
-    model = Classifier(Embedding([None, None]), LinearHead(bank["texts"][:classes], 100.0)).to(device)
-    sources = (samples("images", 2 * shots), samples("texts", 1))
-    return Problem(f"bench/{classes}/{shots}/{seed}", sources, samples("val", min(shots, 4)), model)
+    task = Task(
+        name=f"bench/{classes}/{shots}/{seed}",
+        samples={"image": samples("images", 2 * shots), "text": samples("texts", 1)},
+        val=samples("val", min(shots, 4)),
+        initial=bank["texts"][:classes],
+        scale=100.0,
+        views=2,
+    )
+    return problem_of("linear", task)
+
+
+def problem_of(method: str, task: Task) -> Problem:
+    """What a method trains on a task."""
+    descent = METHODS[method].fit
+    return Problem(task, descent, descent.build(task), MAX_ITER)
 
 
 def random_banks(classes: int, device: str) -> dict[str, Tensor]:
@@ -98,20 +113,30 @@ def linear_jobs(classes: int, device: str, shots: list[int]) -> list[Job]:
     return [
         Job(p, point)
         for p in problems
-        for point in GRIDS["linear"]
-        if admits([len(source) for source in p.sources], point.batch_size)
+        for point in METHODS["linear"].grid
+        if batch_size_fits([len(samples) for samples in p.modalities], point)
     ]
 
 
 def hardly_validated(jobs: list[Job]) -> list[Job]:
     """The same jobs with eight validation images each, which leaves their steps."""
-    cut = {
-        job.problem: replace(
-            job.problem, val=replace(job.problem.val, rows=job.problem.val.rows[:8], labels=job.problem.val.labels[:8])
-        )
-        for job in jobs
-    }
-    return [Job(cut[job.problem], job.hyperparameters) for job in jobs]
+
+    def cut(whole: Problem) -> Problem:
+        val = replace(whole.val, rows=whole.val.rows[:8], labels=whole.val.labels[:8])
+        return replace(whole, task=replace(whole.task, val=val))
+
+    return on_others(jobs, cut)
+
+
+def lasting(jobs: list[Job], steps: int) -> list[Job]:
+    """The same jobs with another number of steps."""
+    return on_others(jobs, lambda whole: replace(whole, max_iter=steps))
+
+
+def on_others(jobs: list[Job], change: Callable[[Problem], Problem]) -> list[Job]:
+    """The same jobs on problems that are changed."""
+    changed = {problem: change(problem) for problem in dict.fromkeys(problem for problem, _ in jobs)}
+    return [Job(changed[problem], hparams) for problem, hparams in jobs]
 
 
 # --- timing ----------------------------------------------------------------------------------------------------------
@@ -120,7 +145,7 @@ def hardly_validated(jobs: list[Job]) -> list[Job]:
 def seconds_per_run_step(executor: str, jobs: list[Job], steps: int) -> float:
     """Seconds of one step of one run, training `jobs` for `steps` steps; setting up is part of it."""
     began = time.perf_counter()
-    for _ in EXECUTORS[executor](jobs, max_iter=steps, progress=lambda done: None):
+    for _ in EXECUTORS[executor](lasting(jobs, steps), progress=lambda done: None):
         pass
     synchronize(jobs)
     return (time.perf_counter() - began) / steps / len(jobs)
@@ -195,8 +220,8 @@ def cpu_floor(stacks: list) -> float:
     """Seconds of a run-step that is two matrix products and a fused AdamW step and no more, on all cores."""
     workers = torch.get_num_threads()
     total = 0.0
-    for kind in {(s.copies * len(s.problems), len(s.settings), s.batch_size): s for s in stacks}.values():
-        alike = sum(s.batch_size == kind.batch_size and s.runs == kind.runs for s in stacks)
+    for kind in {(s.copies * len(s.problems), len(s.settings), s.shares): s for s in stacks}.values():
+        alike = sum(s.shares == kind.shares and s.runs == kind.runs for s in stacks)
         works = [floor_of(kind) for _ in range(workers)]
         for of_workers in zip(*works, strict=True):
             total += alike * statistics.mean(in_threads(list(of_workers))) / workers
@@ -206,8 +231,8 @@ def cpu_floor(stacks: list) -> float:
 def floor_of(stack) -> list[Callable[[], object]]:
     """The two products and the optimizer's step on the shapes of a stack, as functions."""
     classes = stack.problems[0].model.head.weight.shape[0]
-    runs = stack.copies * stack.runs
-    features, residual = torch.randn(runs, stack.batch_size, DIMENSION), torch.randn(runs, stack.batch_size, classes)
+    runs, batch_size = stack.copies * stack.runs, sum(stack.shares)
+    features, residual = torch.randn(runs, batch_size, DIMENSION), torch.randn(runs, batch_size, classes)
     weight = torch.randn(runs, classes, DIMENSION)
     weight.grad, logits = torch.randn_like(weight), torch.empty_like(residual)
     optimizer = torch.optim.AdamW([weight], fused=True)
@@ -260,9 +285,9 @@ def partial_jobs(part: torch.nn.Module, shape: tuple[int, ...], device: str) -> 
     with torch.no_grad():
         dimension = part(val[:1]).shape[1]
     weight = F.normalize(torch.randn(classes, dimension, device=device))
-    model = Classifier(Embedding([part]), LinearHead(weight, 54.6)).to(device).eval()
-    problems = [Problem(f"bench/partial/{seed}", (samples,), of_val, model) for seed in (1, 2, 3)]
-    return [Job(p, point) for p in problems for point in GRIDS["partial"]]
+    tasks = [Task(f"bench/partial/{seed}", {"image": samples}, of_val, weight, 54.6, [part]) for seed in (1, 2, 3)]
+    problems = [problem_of("partial", task) for task in tasks]
+    return [Job(p, point) for p in problems for point in METHODS["partial"].grid]
 
 
 def test(args: argparse.Namespace) -> None:
@@ -271,11 +296,12 @@ def test(args: argparse.Namespace) -> None:
     features, labels = F.normalize(torch.randn(rows, DIMENSION, device=args.device)), torch.arange(rows) % classes
     batch = [((features,), labels.to(args.device))]
     weights = [F.normalize(torch.randn(classes, DIMENSION, device=args.device)) for _ in range(heads)]
+    classifiers = [LinearClassifier(Embedding([None]), LinearHead(weight, 1.0)) for weight in weights]
     left, right = (torch.randn(4096, 4096, device=args.device) for _ in range(2))
     times = []
     for _ in range(min(3, args.rounds)):
         began = time.perf_counter()
-        found = accuracies([Heads(lambda images: images[0], weights)], batch)
+        found = [found for (found,) in accuracies(classifiers, batch)]
         passed = time.perf_counter() - began
         times.append((passed, seconds(lambda: left @ right, args.device, 1.0)))
     passed, product = map(statistics.median, zip(*times, strict=True))
@@ -284,19 +310,19 @@ def test(args: argparse.Namespace) -> None:
     print(
         f"{heads} heads on {rows} x {DIMENSION}: {passed:.2f} s, {reached / 1e12:.3f} TFLOP/s,"
         f" {reached / peak:.0%} of a 4096 x 4096 product's {peak / 1e12:.3f};"
-        f" accuracies {'equal' if found[0] == plain else 'DIFFER FROM'} those of one head at a time in float32"
+        f" accuracies {'equal' if found == plain else 'DIFFER FROM'} those of one head at a time in float32"
     )
 
 
 def memory(args: argparse.Namespace) -> None:
     """What a sweep takes beyond its problems, at its peak."""
-    for _ in EXECUTORS["stacked"](linear_jobs(47, args.device, [16]), max_iter=5, progress=lambda done: None):
+    for _ in EXECUTORS["stacked"](lasting(linear_jobs(47, args.device, [16]), 5), progress=lambda done: None):
         pass  # libraries make their workspaces
     for classes, budget in ((397, None), (1000, 400 << 20)):
         jobs = linear_jobs(classes, args.device, [16])
         stacks, workers = plan.plan(jobs, torch.get_num_threads() if args.device == "cpu" else 1, budget)
         with Peak(args.device) as peak:
-            for _ in EXECUTORS["stacked"](jobs, max_iter=200, progress=lambda done: None, budget=budget):
+            for _ in EXECUTORS["stacked"](lasting(jobs, 200), progress=lambda done: None, budget=budget):
                 pass
         limit = f", limit {budget / 2**20:.0f} MiB" if budget else ""
         print(f"{classes} classes, {len(jobs)} runs in {len(stacks)} stacks{limit}: {peak.against(stacks, workers)}")

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-import torch
 from torch.nn import functional as F
 
 import installation
@@ -16,12 +15,13 @@ from engine import datasets
 from engine.errors import UserError
 from engine.features.classes import ShiftedClasses
 from engine.features.prompts import read_texts
+from engine.features.shifted import ShiftedSet, classes_of
 from engine.features.store import Bank, FeaturePaths, write_shard
 from engine.model import zeroshot_weight
 from engine.results.domain_shift import as_tested_on
-from engine.results.runs import ALL_CLASSES, Shifted, read_record, write_record
-from engine.sweep.shifted import ShiftedSet, shifted_test
+from engine.results.runs import ALL_CLASSES, read_record, write_record
 from forks import run_fork
+from records import with_accuracies
 
 VARIANTS = ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"]
 SWEEP = "--clip-encoder demo-RN --train-shot 2 --seed 1 --image-augmentation none --max-iter 101".split()
@@ -79,7 +79,7 @@ def test_a_run_is_train_pys_and_more_sets(world):
     done = shift(world)
     assert "12 runs, 1 to train" in done.stdout
     after = records(world)
-    assert {path: dataclasses.replace(run, shifted={}) for path, run in after.items()} == before
+    assert {path: not_shifted(run) for path, run in after.items()} == before
     run = selected_run(world)
     parts = [name + end for name in ("imagenet_a", "imagenet_r") for end in ("", ALL_CLASSES)]
     assert list(run.shifted) == ["imagenetv2", "imagenet_sketch", *parts]
@@ -91,6 +91,12 @@ def test_a_run_is_train_pys_and_more_sets(world):
     shutil.rmtree(world.result[1])
     shift(world)
     assert records(world) == after
+
+
+def not_shifted(run):
+    """The run as if it had been tested on its own test set alone."""
+    found = {name: {of: own[of] for of in ("val", "test") if of in own} for name, own in run.accuracies.items()}
+    return dataclasses.replace(run, accuracies=found, shifted={})
 
 
 def expected_accuracy(world, name, weight, among_all):
@@ -114,10 +120,10 @@ def test_accuracies_on_shifted_sets_are_those_of_loops(world):
     assert all(run.tested for run in runs)
     for key in selected_run_keys(runs):
         name, among_all = key.removesuffix(ALL_CLASSES), key.endswith(ALL_CLASSES)
-        assert {run.shifted[key].zeroshot for run in runs} == {expected_accuracy(world, name, weight, among_all)}
+        assert {run.accuracy("zeroshot", key) for run in runs} == {expected_accuracy(world, name, weight, among_all)}
         digest = Bank(FeaturePaths.of(world.feature[1], "demo-RN", name).bank("test", 0, "none")).provenance.list_digest
-        assert {run.shifted[key].inputs for run in runs} == {digest}
-    assert len({(run.shifted["imagenetv2"].trained, run.shifted["imagenet_sketch"].wiseft) for run in runs}) > 1
+        assert {run.shifted[key] for run in runs} == {digest}
+    assert len({(run.accuracy("trained", "imagenetv2"), run.accuracy("wiseft", "imagenet_sketch")) for run in runs}) > 1
 
 
 def selected_run_keys(runs):
@@ -141,13 +147,11 @@ def test_every_head(world, method):
         table = pd.read_csv(path, index_col="dataset")
         for name in ("imagenetv2", "imagenet_a"):
             key = name if subset or name == "imagenetv2" else name + ALL_CLASSES
-            assert table["mean"][name] == pytest.approx(100 * run.shifted[key].trained, abs=1e-4)
-            assert table["zeroshot"][name] == pytest.approx(100 * run.shifted[key].zeroshot, abs=1e-4)
+            assert table["mean"][name] == pytest.approx(100 * run.accuracy("trained", key), abs=1e-4)
+            assert table["zeroshot"][name] == pytest.approx(100 * run.accuracy("zeroshot", key), abs=1e-4)
     shift(world, "--max-iter", "1")
     plain = next(run for run in records(world).values() if run.cell.max_iter == 1 and run.tested)
-    assert {key: on.zeroshot for key, on in plain.shifted.items()} == {
-        key: on.zeroshot for key, on in run.shifted.items()
-    }
+    assert plain.accuracies["zeroshot"] == run.accuracies["zeroshot"]
 
 
 def test_sets_are_added_one_by_one_and_none_is_lost(world):
@@ -166,13 +170,12 @@ def test_a_run_that_comes_out_otherwise_keeps_nothing_of_before(world):
     """As a record of another machine may say: what it was tested on there, other weights were tested on."""
     shift(world, "--shifted", "imagenetv2")
     run = selected_run(world)
-    write_record(
-        dataclasses.replace(run, step=run.step + 100, shifted={"imagenetv2": Shifted("x", 0, 0, 0)}), world.result[1]
-    )
+    other = {name: found | {"imagenetv2": 0.0} for name, found in run.accuracies.items()}
+    other = dataclasses.replace(run, step=run.step + 100, accuracies=other, shifted={"imagenetv2": "x"})
+    write_record(other, world.result[1])
     shift(world, "--shifted", "imagenet_a")
     assert list(selected_run(world).shifted) == ["imagenet_a", "imagenet_a/all_classes"]
-    worse = dataclasses.replace(run.trained, val=1.0)
-    write_record(dataclasses.replace(run, trained=worse, shifted={}), world.result[1])
+    write_record(with_accuracies(not_shifted(run), "trained", val=1.0), world.result[1])
     shift(world, "--shifted", "imagenetv2")  # it is selected for what it does not give here, and must end all the same
     assert selected_run(world) == run
 
@@ -180,11 +183,7 @@ def test_a_run_that_comes_out_otherwise_keeps_nothing_of_before(world):
 def test_another_list_of_a_shifted_set_is_tested_anew(world):
     shift(world, "--shifted", "imagenetv2")
     run = selected_run(world)
-    stale = run.shifted["imagenetv2"]
-    write_record(
-        dataclasses.replace(run, shifted={"imagenetv2": dataclasses.replace(stale, inputs="an older list")}),
-        world.result[1],
-    )
+    write_record(dataclasses.replace(run, shifted={"imagenetv2": "an older list"}), world.result[1])
     shift(world, "--shifted", "imagenetv2")
     assert selected_run(world) == run
 
@@ -263,26 +262,22 @@ CRANES = ["hen", "crane", "blue jay", "crane"]
 )
 def test_classes_are_those_that_the_store_knows(names, labels):
     for known in (CRANES, ["hen", "crane", "blue_jay", "crane"], None):
-        test = shifted_test(named(names, labels), "imagenet", 4, known, "cpu")
-        assert test.classes.tolist() == labels
-        assert torch.equal(test.choices["imagenet_a"], test.classes)
-        assert test.choices["imagenet_a/all_classes"] is None
-        assert (test.digest == "digest of a list") == (labels == sorted(labels))
+        assert classes_of(named(names, labels), "imagenet", 4, known) == labels
+    assert (named(names, labels).classes.digest == "digest of a list") == (labels == sorted(labels))
 
 
 def test_a_set_with_all_classes_must_have_all():
     whole = named(["x", "y"], [1, 0], "imagenetv2")
-    test = shifted_test(whole, "imagenet", 2, ["a", "b"], "cpu")
-    assert (test.classes.tolist(), test.choices) == ([1, 0], {"imagenetv2": None})
+    assert classes_of(whole, "imagenet", 2, ["a", "b"]) == [1, 0]
     with pytest.raises(UserError, match=r"imagenetv2 has 1 classes, up to label 0; imagenet has 2"):
-        shifted_test(named(["a"], [0], "imagenetv2"), "imagenet", 2, ["a", "b"], "cpu")
+        classes_of(named(["a"], [0], "imagenetv2"), "imagenet", 2, ["a", "b"])
 
 
 def test_classes_that_are_not_the_parents_are_refused():
     with pytest.raises(UserError, match=r"imagenet_a: classes have other names in imagenet: owl \(crane\); make"):
-        shifted_test(named(["crane", "owl"], [1, 3]), "imagenet", 4, CRANES, "cpu")
+        classes_of(named(["crane", "owl"], [1, 3]), "imagenet", 4, CRANES)
     with pytest.raises(UserError, match="has 2 classes, up to label 4; imagenet has 4"):
-        shifted_test(named(["crane", "owl"], [1, 4]), "imagenet", 4, None, "cpu")
+        classes_of(named(["crane", "owl"], [1, 4]), "imagenet", 4, None)
 
 
 def test_seeds_that_are_named_must_be_there(world):
@@ -320,7 +315,9 @@ def test_the_tables_see_a_variant_as_a_test_set(world):
     run = selected_run(world)
     view = as_tested_on(run, "imagenet_a", class_subset=False)
     assert view.cell == dataclasses.replace(run.cell, dataset="imagenet_a")
-    assert view.accuracy("trained") == run.shifted["imagenet_a/all_classes"].trained
-    assert view.inputs["test"] == run.shifted["imagenet_a"].inputs
-    assert as_tested_on(run, "imagenetv2", class_subset=False).accuracy("wiseft") == run.shifted["imagenetv2"].wiseft
+    assert view.accuracy("trained") == run.accuracy("trained", "imagenet_a/all_classes")
+    assert view.inputs["test"] == run.shifted["imagenet_a"]
+    view = as_tested_on(run, "imagenetv2", class_subset=False)
+    assert view.accuracy("wiseft") == run.accuracy("wiseft", "imagenetv2")
+    assert view.shifted == {}
     assert datasets.SOURCES == ("imagenet", "demo")

@@ -1,5 +1,6 @@
 """Adapters and partial fine-tuning as a user meets them: features.py, train.py and eval.py through the shell."""
 
+import dataclasses
 import shutil
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from PIL import Image
 from engine.clip.load import load_encoder
 from engine.features.prompts import read_texts
 from engine.features.store import Bank, FeaturePaths, write_shard
-from engine.methods import GRIDS
+from engine.methods import METHODS
 from engine.results.runs import read_record, selected
 from forks import run_fork
 from stores import install_pictures, store_of_random_features
@@ -94,7 +95,7 @@ def test_partial_fine_tuning(world, layers):
     """The zero-shot classifier beside it is that of an untrained encoder, and both executors leave the same records."""
     train(world, *PARTIAL, *layers)
     stacked = records(world)
-    assert len(stacked) == len(list(GRIDS["partial"]))
+    assert len(stacked) == len(list(METHODS["partial"].grid))
     assert sum(record.tested for record in stacked) == 1
     shutil.rmtree(world.root / "experiments")
     train(world, *PARTIAL, *layers, "--executor", "sequential", "--test", "all")
@@ -107,7 +108,7 @@ def test_partial_fine_tuning(world, layers):
     assert run == next(r for r in sequential if r.hyperparameters == run.hyperparameters)
     train(world)  # a linear head on final features
     (linear,) = [record for record in records(world) if record.cell.image_layer == 0 and record.tested]
-    assert linear.zeroshot == run.zeroshot
+    assert linear.accuracies["zeroshot"] == run.accuracies["zeroshot"]
 
 
 def test_memory_does_not_change_records_and_too_little_is_said(world):
@@ -224,17 +225,22 @@ def test_adapters_and_their_table(tmp_path):
 def test_a_diverged_run_is_recorded_as_such(world, monkeypatch):
     """No grid of the paper has a learning rate that diverges, so one is put in its place."""
     from engine.config import cells, parser
-    from engine.sweep import sweep as module
-    from engine.sweep.data import DatasetFeatures
+    from engine.features.opened import OpenedFeatures
+    from engine.results.runs import RecordFiles
+    from engine.sweep.sweep import CellSweep, Options, run
+    from engine.tasks.images import ImageTasks, wanted_by
     from engine.training.grid import Grid
 
-    monkeypatch.setitem(module.GRIDS, "linear", Grid(lr=(1e38, 1e-3), weight_decay=(0.0,), batch_size=(8,)))
-    args = parser("", "train.py").parse_args([*SWEEP, *BRIEF])
-    data = DatasetFeatures(cells(args), world.root / "features", world.root / "indices", "cpu")
-    options = module.Options(world.root / "experiments", "stacked", False, "cpu")
-    (grid,) = module.run([module.CellSweep(data.cells[0], data, options)], options, lambda steps: None)
-    by_rate = {point.lr: record for point, record in grid.records.items()}
+    grid = Grid(lr=(1e38, 1e-3), weight_decay=(0.0,), batch_size=(8,))
+    monkeypatch.setattr("engine.methods.linear.METHOD", dataclasses.replace(METHODS["linear"], grid=grid))
+    made = cells(parser("", "train.py").parse_args([*SWEEP, *BRIEF]))
+    opened = OpenedFeatures(wanted_by(made), world.root / "features", world.root / "indices")
+    options = Options(world.root / "experiments", "stacked", False, "cpu")
+    sweep = CellSweep(made[0], ImageTasks(made, opened, "cpu"), RecordFiles(options.result_dir), options)
+    assert list(run([sweep], options, lambda steps: None)) == [sweep]
+    by_rate = {point["lr"]: record for point, record in sweep.records.items()}
     assert by_rate[1e38].diverged
     assert by_rate[1e38].step == 0
     assert not by_rate[1e-3].diverged
-    assert {record.hyperparameters.lr: record.diverged for record in records(world)} == {1e38: True, 1e-3: False}
+    assert {record.hyperparameters["lr"]: record.diverged for record in records(world)} == {1e38: True, 1e-3: False}
+    assert "1 of 2 runs diverged" in sweep.summary()

@@ -1,4 +1,4 @@
-"""imagenet_esc.py: its problems against the protocol in plain loops, its records, resuming, its tables, the demo."""
+"""imagenet_esc.py: its tasks against the protocol in plain loops, its records, resuming, its tables, the demo."""
 
 import itertools
 import json
@@ -16,10 +16,11 @@ from engine.config import parser
 from engine.errors import UserError
 from engine.esc import inputs
 from engine.esc.benchmark import imagenet_esc
-from engine.esc.data import ADDED, OTHER, EscCell
-from engine.esc.sweep import EscSweep, all_cells
+from engine.esc.data import ADDED
+from engine.esc.sweep import all_cells
 from engine.results import esc
-from engine.results.esc import EscRun
+from engine.results.esc import AUDIO, EscCell, EscRecords, EscRun
+from engine.sweep import sweep
 from forks import Fork, run_fork
 from modalities import Plain, accuracy, install
 
@@ -65,26 +66,30 @@ def same(samples, expected):
 @pytest.mark.parametrize("classes", [19, 27])
 @pytest.mark.parametrize("task", ["image", "audio"])
 @pytest.mark.parametrize("method", ADDED)
-def test_problems_are_the_protocols(world, data, task, classes, method):
+def test_tasks_are_the_protocols(world, data, task, classes, method):
     split, draw, shots = 2, 4, {19: 4, 27: 2}[classes]
     plain = Plain(world.root, classes)
     train, val, test, other = plain.parts(task, split, draw, shots)
     added = {"other": other, "text": plain.texts()}
-    problem = data.problem(EscCell(task, classes, split, draw if "other" in ADDED[method] else None, shots, method))
-    assert same(problem.sources[0], train)
+    cell = EscCell(task, classes, split, draw if "other" in ADDED[method] else None, shots, method)
+    made = data.task(cell)
+    assert same(made.own, train)
     assert len(train) == len(val) == shots * classes
-    assert same(problem.val, val)
+    assert same(made.val, val)
     expected = [sample for kind in ADDED[method] for sample in added[kind]]
     if expected:
-        assert same(problem.sources[1], expected)
-        torch.testing.assert_close(problem.model.head.weight.detach(), torch.stack(plain.means(expected)))
+        _, others = made.samples.values()
+        assert same(others, expected)
+        torch.testing.assert_close(made.initial, torch.stack(plain.means(expected)))
     else:
-        assert len(problem.sources) == 1
+        assert len(made.samples) == 1
         bound = 1 / data.bank.shape[1] ** 0.5  # torch's default for a linear layer
-        weight = problem.model.head.weight.abs()
-        assert bound * 0.95 < weight.max() <= bound
-    assert problem.model.head.scale == pytest.approx(100, abs=1e-3)
-    (features,), labels = data.test_batch(task, classes, split)
+        assert bound * 0.95 < made.initial.abs().max() <= bound
+    assert made.scale == pytest.approx(100, abs=1e-3)
+    assert data.sizes(cell) == list(map(len, made.samples.values()))
+    (of_test,) = data.tests(cell)
+    ((features,), labels), *others = of_test.batches()
+    assert not others
     assert sorted(labels.tolist()) == sorted(label for _, label in test)
     assert torch.allclose(features.sum(0), torch.stack([f for f, _ in test]).sum(0), atol=1e-3)
 
@@ -114,12 +119,13 @@ def test_every_run_is_recorded_and_one_of_each_grid_tested(world):
 
 def test_runs_are_those_of_the_sequential_executor(world, data, tmp_path):
     """Trained again one after another; a probe that the other modality has no part in has one result for all draws."""
-    sweep = EscSweep(data, tmp_path, ITER)
-    cells = [EscCell("image", 27, 1, None, 2, esc.PLUS_TEXT), EscCell("audio", 19, 5, 2, 1, esc.AUDIO_VISUAL)]
-    sweep.pending = cells
+    asked = [("image", 27, 1, None, 2, esc.PLUS_TEXT), ("audio", 19, 5, 2, 1, esc.AUDIO_VISUAL)]
+    cells = [EscCell(*place, max_iter=ITER) for place in asked]
 
     def train():
-        assert [cell for complete in sweep.run(lambda steps: None, "sequential") for cell in complete] == cells
+        options, records = sweep.Options(tmp_path, "sequential", False, "cpu"), EscRecords(tmp_path)
+        grids = [sweep.CellSweep(cell, data, records, options) for cell in cells]
+        assert [grid.cell for grid in sweep.run(grids, options, lambda steps: None)] == cells
 
     training = multiprocessing.get_context("fork").Process(target=train)  # after autograd here, no fork could train
     training.start()
@@ -132,7 +138,7 @@ def test_runs_are_those_of_the_sequential_executor(world, data, tmp_path):
         for key, run in again.items():
             assert run.inputs == before[key].inputs
             assert run.val == pytest.approx(before[key].val, abs=1.5 / (cell.shots * cell.classes))
-        tests = [list(esc.score(runs, cell.method).accuracies.items())[: len(cell.draws)] for runs in (again, before)]
+        tests = [list(esc.score(runs, cell.probe).accuracies.items())[: len(cell.draws)] for runs in (again, before)]
         for (pair, one), (_, other) in zip(*tests, strict=False):
             assert cell.draw is not None or pair[0] == cell.split
             assert abs(one - other) < 0.03 or cell.draw is not None
@@ -172,13 +178,18 @@ def test_after_a_kill_it_goes_on_to_the_same_records(world, tmp_path):
 def test_runs_on_other_features_are_refused(world, tmp_path):
     path = esc.file_of("audio", 19, 2, world.runs)
     lists, steps = ('"sounds":"list"', '"sounds":"other"'), (f'"max_iter":{ITER}', '"max_iter":7')
-    for change, said in ((lists, "sounds"), (steps, "another number of steps")):
-        folder = tmp_path / said / f"iter_{ITER}"
+    found = {
+        lists: "on other features, another split or another grid (sounds: ",
+        steps: "of 7 steps, not of 25; remove",
+    }
+    for number, (change, said) in enumerate(found.items()):
+        folder = tmp_path / str(number) / f"iter_{ITER}"
         folder.mkdir(parents=True)
         (folder / path.name).write_text(path.read_text().replace(*change))
         flags = [*world.flags, *STEPS, "--esc_result_dir", folder.parent]
         run = run_fork("imagenet_esc.py", *flags, folder=tmp_path, check=1)
-        assert f"{folder / path.name} holds runs on other inputs ({said})" in run.err
+        assert f"{folder / path.name} holds runs {said}" in run.err
+        assert "give another --esc_result_dir" in run.err
 
 
 def test_features_that_were_made_otherwise_are_told_apart(world, data, tmp_path):
@@ -188,11 +199,9 @@ def test_features_that_were_made_otherwise_are_told_apart(world, data, tmp_path)
     assert not data.notes
 
     def runs(data):
-        for cell in all_cells(data):
-            used = {OTHER[cell.task] if kind == "other" else kind for kind in ADDED[cell.method]}
+        for cell in all_cells(data, ITER):
             place = cell.task, cell.classes, cell.split, cell.draws[0], cell.shots
-            inputs = data.inputs(*place, used)
-            yield EscRun(*place, cell.method, next(iter(AUDIO)), inputs, 1.0, 1.0)
+            yield EscRun(*place, cell.probe, next(iter(AUDIO)), data.inputs(cell), 1.0, 1.0)
 
     esc.check_inputs(runs(other), tmp_path)
     for usual, unusual in zip(runs(data), runs(other), strict=True):
@@ -256,7 +265,7 @@ def test_cells_of_tables_are_those_of_the_records(world, number, task):
         for split, draw in itertools.product(range(1, 6), range(1, 6)):
             wanted = {"classes": classes, "shots": shots, "method": method, "split": split, "draw": draw}
             grid = [line for line in records if wanted.items() <= line.items()]
-            grid.sort(key=lambda line: list(AUDIO).index(tuple(line["hyperparameters"])))
+            grid.sort(key=lambda line: list(AUDIO).index(line["hyperparameters"]))
             best = max(grid, key=lambda line: line["val"])
             chosen.append(100 * best["test"])
         (row,) = table[table["method"] == name].to_dict("records")

@@ -15,9 +15,10 @@ import numpy
 import pandas as pd
 import pytest
 
-from engine.results.esc import EscRun, add_runs
+from engine.results.esc import AUDIO, EscRun, add_runs
+from engine.results.runs import read_record, write_record
 from forks import run_fork
-from records import CROSS, LINEAR, PARTIAL, UNI, UNI_ZEROSHOT, cell_of, write_cell
+from records import CROSS, LINEAR, PARTIAL, UNI, UNI_ZEROSHOT, cell_of, with_accuracies, write_cell
 from stores import store_of_random_features
 
 ROOT = Path(__file__).parents[1]
@@ -116,11 +117,10 @@ def accuracy_of(root, dataset, shots, seed, row, test_set=None):
     """Return the test accuracy (percent) of the selected run, read without the project's code."""
     folder, classifier = row
     records = [json.loads(p.read_text()) for p in (root / f"{dataset}-shot_{shots}-seed_{seed}" / folder).glob("*/*")]
-    best = max(record["trained"]["val"] for record in records)
-    (record,) = (record for record in records if record["trained"]["val"] == best)
-    if test_set and test_set != dataset:
-        return 100 * record["shifted"][test_set][classifier]
-    return 100 * record[classifier]["test"]
+    found = [record["accuracies"] for record in records]
+    best = max(own["trained"]["val"] for own in found)
+    (own,) = (own for own in found if own["trained"]["val"] == best)
+    return 100 * own[classifier][test_set if test_set and test_set != dataset else "test"]
 
 
 def over_seeds(root, dataset, shots, row, test_set=None):
@@ -281,8 +281,7 @@ def test_incomplete_averages_are_blank_and_say_how_much_is_there(script, recorde
     folder = ROWS[13][0][0]
     shutil.rmtree(root / "dtd-shot_2-seed_2" / folder)
     (path,) = (root / "sun397-shot_2-seed_1" / folder).glob("*/record.json")
-    record = json.loads(path.read_text())
-    path.write_text(json.dumps(record | {"trained": {"val": record["trained"]["val"], "test": None}}))
+    write_record(read_record(path).untested(), root)
     done = make(script, root, tmp_path, "--table", 13, "--train-shot", 2)
     table = read(tmp_path, 13)
     names = ["2-shot ours", "2-shot difference", "2-shot complete", "2-shot paper", "runs"]
@@ -334,10 +333,10 @@ def test_digests_follow_the_runs_and_not_their_timings(script, recorded, tmp_pat
     after = digests(13, "--train-shot", 2)
     assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, True, True]
     for path in (root / "imagenet-shot_16-seed_1" / ROWS[8][1][0]).glob("*/record.json"):
-        record = json.loads(path.read_text())
-        if record["shifted"]:
-            record["shifted"]["imagenet_a"]["trained"] += 0.01
-            path.write_text(json.dumps(record))
+        record = read_record(path)
+        if record.shifted:
+            more = record.accuracy("trained", "imagenet_a") / 2
+            write_record(with_accuracies(record, "trained", imagenet_a=more), root)
     assert [old == new for old, new in zip(shifted, digests(8), strict=True)].count(False) == 1
 
 
@@ -352,10 +351,8 @@ def test_runs_on_other_lists_of_a_variant_are_not_in_one_table(script, recorded,
     """A variant was installed again between two seeds; tables without this variant are unaffected."""
     root = shutil.copytree(recorded, tmp_path / "experiments")
     for path in (root / "imagenet-shot_16-seed_2" / ROWS[8][1][0]).glob("*/record.json"):
-        record = json.loads(path.read_text())
-        for shifted in record["shifted"].values():
-            shifted["inputs"] = "another list"
-        path.write_text(json.dumps(record))
+        record = read_record(path)
+        write_record(replace(record, shifted=dict.fromkeys(record.shifted, "another list")), root)
     said = make(script, root, tmp_path, "--table", 8, check=1).stderr
     assert "imagenetv2 16-shot seed 2 and imagenetv2 16-shot seed 1 cannot be in one table: their test differs" in said
     make(script, root, tmp_path, "--table", 1, "--datasets", "imagenet", "--train-shot", 16)
@@ -420,10 +417,10 @@ def test_a_table_of_trained_runs_whose_gaps_the_listed_commands_fill(script, tmp
         means = []
         for seed in SEEDS:
             paths = (root / f"demo-shot_{shots or 1}-seed_{seed}" / row[0]).glob("*/record.json")
-            records = [json.loads(path.read_text()) for path in paths]
-            (record,) = (record for record in records if record["trained"]["test"] is not None)
-            assert record["trained"]["val"] == max(r["trained"]["val"] for r in records)
-            means.append(100 * record[classifier]["test"])
+            found = [json.loads(path.read_text())["accuracies"] for path in paths]
+            (own,) = (own for own in found if "test" in own["trained"])
+            assert own["trained"]["val"] == max(other["trained"]["val"] for other in found)
+            means.append(100 * own[classifier]["test"])
         assert is_near(table[f"{shots}-shot ours"][k], statistics.fmean(means))
     assert (table["2-shot ours"][[2, 4]] == "").all()
     assert set(table["2-shot paper"]) == {""}

@@ -37,11 +37,11 @@ from engine.datasets import image_files
 from engine.errors import UserError
 from engine.features.prompts import read_texts, write_texts
 from engine.features.store import DIGEST, digests
-from engine.methods import GRIDS
+from engine.methods import partial
 from engine.results import heads
 from engine.results.heads import MissingClassifier
-from engine.results.runs import read_record, selected
-from engine.training.grid import Hyperparameters
+from engine.results.runs import read_record, selected, write_record
+from engine.training.grid import Grid
 from engine.transforms import normalise
 from forks import Fork, limit_sharing, run_fork, unlistable
 from hostile import save_hostile
@@ -58,8 +58,8 @@ METHODS = {
     "partial": "--image-layer-idx 1 --hyperparams partial --logit 4.0".split(),
 }
 KINDS = list(itertools.product(("demo-RN", "demo-ViT"), METHODS))
-FINE_TUNING = [Hyperparameters(0.001, 0.0, 8)]
-"""A grid for the trained layers of encoders that is short, and moves them far enough to be seen."""
+FINE_TUNING = replace(partial.METHOD, grid=Grid(lr=(0.001,), weight_decay=(0.0,), batch_size=(8,)))
+"""A method for the trained layers of encoders whose grid is short, and moves them far enough to be seen."""
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +93,7 @@ def world_of(root):
 def train(world, *words, check=0):
     places = [*world.inputs, "--result_dir", world.results]
     words = [*SWEEP, *BRIEF, *places, *words]
-    return Fork("train.py", words, world.root, lambda: GRIDS.update(partial=FINE_TUNING)).wait(check)
+    return Fork("train.py", words, world.root, lambda: setattr(partial, "METHOD", FINE_TUNING)).wait(check)
 
 
 @pytest.fixture
@@ -126,10 +126,10 @@ def test_predictions_are_those_that_training_counted(kept, kind):
     """On the images whose cached features were the test set: exactly the accuracies in the record."""
     run = read_record(kept.heads[kind].with_name("record.json"))
     files, labels = pictures(kept)
-    for wise_ft, counted in ((False, run.trained), (True, run.wiseft)):
+    for wise_ft, counted in ((False, run.accuracy("trained")), (True, run.accuracy("wiseft"))):
         classifier = load(kept.heads[kind], wise_ft=wise_ft)
         right = classifier(files).argmax(dim=1) == labels
-        assert int(right.sum()) / len(right) == counted.test
+        assert int(right.sum()) / len(right) == counted
     assert classifier.classnames == NAMES
 
 
@@ -166,7 +166,7 @@ def by_hand(encoder, method, path, files):
     with torch.no_grad():
         x = F.normalize(model.eval().double().encode_image(images))
     if method == "adapter":
-        down, up = (tensors[f"embedding.adapter.{name}"].double() for name in ("down", "up"))
+        down, up = (tensors[f"embedding.phi.{name}"].double() for name in ("down", "up"))
         x = 0.2 * torch.relu(torch.relu(x @ down.T) @ up.T) + 0.8 * x
     scale = np.exp(4.0 if method == "partial" else 4.60517)
     return torch.softmax(scale * x @ tensors["head.weight"].double().T, dim=1)
@@ -287,11 +287,9 @@ def test_whatever_records_say_a_sweep_ends(kept, tmp_path, words):
     best, *others = sorted(records, key=lambda place: (not records[place].tested, str(place)))
     assert len(others) == 5
     for place, val in ((best, 0.0), (others[0], 1.0), (others[1], 0.95)):
-        said = json.loads(place.read_text())
-        for name in ("trained", "wiseft", "zeroshot"):
-            said[name]["test"] = 0.25
-        said["trained"]["val"] = val
-        place.write_text(json.dumps(said))
+        found = {name: own | {"test": 0.25} for name, own in records[place].accuracies.items()}
+        found["trained"]["val"] = val
+        write_record(replace(records[place], accuracies=found), world.results)
     train(world, "--clip-encoder", "demo-RN", *words, "--save-heads")
     found = {place: read_record(place) for place in records}
     (head,) = path.parents[1].glob("*/classifier.safetensors")
@@ -322,7 +320,7 @@ def test_a_file_says_all_that_it_takes_to_use_it(kept):
     """To whoever reads it without this project."""
     with safe_open(kept.heads["demo-RN", "partial"], framework="np") as file:
         about = json.loads(file.metadata()["classifier"])
-    assert about["format"] == 2
+    assert about["format"] == 3
     assert about["recipe"]["encoder"] == "demo-RN"
     assert about["recipe"]["size"] == 64
     assert (about["recipe"]["interpolation"], about["recipe"]["resize_mode"]) == ("bicubic", "shortest")
@@ -659,7 +657,7 @@ def test_several_classifiers_are_listed(kept):
     assert f"error: {kept.results} holds 6 classifiers; give the folder of one of them:" in done.stderr
     assert all(f"  {head.parent}\n" in done.stderr for head in kept.heads.values())
     cell = kept.heads["demo-ViT", "adapter"].parents[1]
-    assert load(cell).classifier.embedding.adapter.down.shape[0] > 0
+    assert load(cell).classifier.embedding.phi.down.shape[0] > 0
 
 
 def test_a_run_without_a_classifier_says_what_keeps_it(kept, tmp_path):
@@ -721,15 +719,17 @@ def test_files_that_are_damaged_newer_or_another_runs(head):
     with pytest.raises(UserError, match=r"is damaged .*nested too deeply"):
         load(head)
     head.write_bytes(whole)
-    respoil(head, lambda tensors: None, format=3)
+    respoil(head, lambda tensors: None, format=4)
     with pytest.raises(UserError, match="was written by a newer version of this project"):
         load(head)
     respoil(head, lambda tensors: None, format=1, classnames=NAMES[:3])
     with pytest.raises(UserError, match="it has weights of 6 classes, and 3 names of classes"):
         load(head)
     head.write_bytes(whole)
-    tested = {"shifted": {"demo_v2": {"inputs": "digest", "trained": 0.5, "wiseft": 0.5, "zeroshot": 0.5}}}
-    record.write_text(json.dumps(json.loads(record.read_text()) | tested))  # by domain_shift.py: the same run
+    said = json.loads(record.read_text())
+    tested = {name: found | {"demo_v2": 0.5} for name, found in said["accuracies"].items()}
+    record.write_text(json.dumps(said | {"accuracies": tested, "shifted": {"demo_v2": "digest"}}))
+    # by domain_shift.py: the same run
     assert load(record).classnames == NAMES
     record.write_text(record.read_text().replace('"step": ', '"step": 1'))
     with pytest.raises(UserError, match=r"is of another run than .*record.json, which was trained again since"):
@@ -786,8 +786,12 @@ SAID = {
     "run": (lambda said: said["run"].pop("grid"), "run has no grid"),
     "cell": (lambda said: said["run"]["cell"].update(logit=710), "logit is 710, beyond 87"),
     "layers": (lambda said: said["run"]["cell"].update(image_layer=0.0), "cell.image_layer is not a whole number"),
-    "accuracy": (lambda said: said["run"]["trained"].update(val=1.5), "an accuracy is 1.5, which is not from 0 to 1"),
-    "grid": (lambda said: said["run"]["grid"][0].pop(), "run.grid[0] has 2 elements, not 3"),
+    "accuracy": (
+        lambda said: said["run"]["accuracies"]["trained"].update(val=1.5),
+        "an accuracy is 1.5, which is not from 0 to 1",
+    ),
+    "grid": (lambda said: said["run"]["grid"].append([8]), "run.grid[6] is not an object"),
+    "point": (lambda said: said["run"]["grid"][0].update(lr=[]), "run.grid[0].lr is "),
     "inputs": (lambda said: said["run"].update(inputs={}), "run.inputs has no encoder"),
     "ratio": (lambda said: said.update(wiseft_ratio=float("nan")), "wiseft_ratio is not a finite number"),
     "huge": (lambda said: said.update(wiseft_ratio=10**400), "wiseft_ratio is not a finite number"),
