@@ -58,7 +58,7 @@ def train(args: argparse.Namespace, data) -> None:
     from engine.sweep.arguments import follow
     from engine.sweep.sweep import Options
 
-    records = esc.EscRecords(esc.place(args.esc_result_dir, data.benchmark.name, args.max_iter))
+    records = esc.EscRecords(esc.esc_dir(args.esc_result_dir, data.benchmark.name, args.max_iter))
     options = Options(records.folder, args.executor, False, str(data.bank.device), args.max_memory)
     grids = grids_of(data, records, args.max_iter, options)
     print(title(data, grids), *(f"note: {note}" for note in data.notes), sep="\n", flush=True)

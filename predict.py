@@ -44,7 +44,7 @@ def load(args: argparse.Namespace):
     """The classifier that --run means, on --device."""
     from engine import classifier  # imports torch and open_clip, which takes seconds
     from engine.config import commands
-    from engine.results.heads import MissingClassifier
+    from engine.results.saved_classifiers import MissingClassifier
 
     try:
         return classifier.load(args.run, weights=args.clip_weights, wise_ft=args.wise_ft, device=config.device(args))

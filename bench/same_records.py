@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from engine.results.old_records import with_names  # noqa: E402
+from engine.results.old_records import name_hparams  # noqa: E402
 from engine.results.runs import read_record  # noqa: E402
 
 NOT_COMPARED = {"seconds", "versions"}
@@ -49,7 +49,7 @@ def runs_of(folder: Path) -> dict[str, dict]:
 
 
 def _named(run: dict) -> dict:
-    return run | {"hyperparameters": with_names(run["hyperparameters"])}
+    return run | {"hyperparameters": name_hparams(run["hyperparameters"])}
 
 
 if __name__ == "__main__":

@@ -458,7 +458,7 @@ def test_records_that_cannot_be_are_named(script, swept):
         ({"hyperparameters": read_record(other).hyperparameters}, "lies in another run's folder"),
         ({"hyperparameters": [1, 1, 1]}, "its hyperparameters are not in its grid"),
         ({"shifted": {"demo_v2": {"inputs": "x", "trained": -1, "wiseft": 0, "zeroshot": 0}}}, "an accuracy is -1"),
-        ({"cell": whole["cell"] | {"logit": "4.6"}}, "record.cell.logit is not a finite number"),
+        ({"cell": whole["cell"] | {"log_logit_scale": "4.6"}}, "record.cell.log_logit_scale is not a finite number"),
     ]
     for change, said in faults:
         path.write_text(json.dumps(whole | change))

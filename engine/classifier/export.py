@@ -2,7 +2,7 @@
 
 Its input `images` is uint8 [n, 3, size, size], RGB; its output `probabilities` float32 [n, C]. n is any number. Images
 are resized with antialiasing before, as `preprocessing` among the model's metadata says, a JSON object with the fields
-of `engine.results.heads.Recipe`: for `resize_mode` "shortest" the short side to `size`, then the centre is cropped, for
+of `FeatureExtraction`: for `resize_mode` "shortest" the short side to `size`, then the centre is cropped, for
 "squash" both sides to `size`. Before that, greys of more than 8 bits are shifted right by `depth` - 8, transparent
 pixels shown on `background` and `upright` images turned. Pixels are normalised inside. Class names are among the
 metadata too, as a JSON list.
@@ -36,7 +36,7 @@ def export(classifier: ImageClassifier, path: Path) -> None:
     except ImportError as error:
         raise UserError(f"an ONNX model needs packages ({error}): pip install onnx onnxscript") from error
     classifier = copy.copy(classifier)
-    classifier.recipe = replace(classifier.recipe, precision="fp32")
+    classifier.extraction = replace(classifier.extraction, precision="fp32")
     images = torch.zeros(2, *classifier.shape, dtype=torch.uint8, device=classifier.device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what torch will change some day
@@ -45,7 +45,7 @@ def export(classifier: ImageClassifier, path: Path) -> None:
         names = {"input_names": ["images"], "output_names": ["probabilities"]}
         program = torch.onnx.export(traced, **names, dynamo=True, verbose=False)
     program.model.metadata_props["classnames"] = json.dumps(classifier.classnames)
-    program.model.metadata_props["preprocessing"] = json.dumps(asdict(classifier.recipe))
+    program.model.metadata_props["preprocessing"] = json.dumps(asdict(classifier.extraction))
     write_atomically(path, lambda temporary: _save(program, path, temporary))
 
 

@@ -15,7 +15,7 @@ CLASSES = Path(__file__).with_name("classes.json")
 
 
 @dataclass(frozen=True, eq=False)
-class Benchmark:
+class EscBenchmark:
     """Images of a dataset under an encoder, and sounds under another one of the same space.
 
     `class_sets` say, by their number of classes, which label of the dataset is which category of the sounds. In a class
@@ -42,8 +42,8 @@ class Benchmark:
         return {label: name for own in self.class_sets.values() for label, name in own.items()}
 
 
-def imagenet_esc(encoder: str = "RN50") -> Benchmark:
+def imagenet_esc(encoder: str = "RN50") -> EscBenchmark:
     """The paper's. `encoder` is the folder of the images' features: CLIP RN50 is the one whose space AudioCLIP has."""
     content = read_json(CLASSES)
     sets = {len(own): {int(label): category for label, category in own.items()} for own in content.values()}
-    return Benchmark("imagenet_esc", "imagenet", encoder, audio.DATASET, audio.ENCODER, dict(sorted(sets.items())))
+    return EscBenchmark("imagenet_esc", "imagenet", encoder, audio.DATASET, audio.ENCODER, dict(sorted(sets.items())))

@@ -21,14 +21,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine.errors import UserError
-from engine.esc.benchmark import Benchmark
+from engine.esc.benchmark import EscBenchmark
 from engine.features import audio
 from engine.features.audio import Fold
 from engine.features.numbers import check_norms
 from engine.methods.method import SCALE_100
 from engine.model import Embedding, LinearClassifier, LinearHead, class_means, random_weight
 from engine.results.esc import ALL_MODAL, AUDIO_VISUAL, PLUS_TEXT, PROBES, SHOTS, SPLITS, TASKS, UNI_MODAL, EscCell
-from engine.results.runs import TEST, USUAL, WAYS, Cell, input_of
+from engine.results.runs import DEFAULT_EXTRACTION, EXTRACTION_KEYS, TEST, Cell, describe_input
 from engine.tasks.images import ImageTasks
 from engine.training.batches import generator
 from engine.training.evaluate import accuracies
@@ -47,34 +47,40 @@ def kinds_of(task: str, method: str) -> set[str]:
 
 
 @dataclass(frozen=True)
-class Part:
+class Subset:
     """`rows` [n] of the bank, and the classes `labels` [n] of what lies there, as the dataset of images counts them."""
 
     rows: Tensor
     labels: Tensor
 
-    def among(self, classes: Mapping[int, str]) -> Part:
+    def among(self, classes: Mapping[int, str]) -> Subset:
         """Those of `classes`, with the ranks of their labels among these."""
         wanted = torch.tensor(sorted(classes))
         kept = torch.isin(self.labels, wanted)
-        return Part(self.rows[kept], torch.searchsorted(wanted, self.labels[kept]))
+        return Subset(self.rows[kept], torch.searchsorted(wanted, self.labels[kept]))
 
-    def first(self, shots: int, skipped: int = 0) -> Part:
+    def first(self, shots: int, skipped: int = 0) -> Subset:
         """The first `shots` of each class after the `skipped` ones, in their order."""
         places = [(self.labels == label).nonzero()[skipped : skipped + shots, 0] for label in self.labels.unique()]
         chosen = torch.cat(places)
-        return Part(self.rows[chosen], self.labels[chosen])
+        return Subset(self.rows[chosen], self.labels[chosen])
 
 
-def joined(parts: list[Part]) -> Part:
+def join(parts: list[Subset]) -> Subset:
     """Several parts as one."""
-    return Part(torch.cat([part.rows for part in parts]), torch.cat([part.labels for part in parts]))
+    return Subset(torch.cat([part.rows for part in parts]), torch.cat([part.labels for part in parts]))
 
 
-def image_cells(benchmark: Benchmark) -> list[Cell]:
+def image_cells(benchmark: EscBenchmark) -> list[Cell]:
     """Which images are used, as cells of train.py's (whose validation images are min(shots, 4), the same number)."""
     fixed = {"image_layer": 0, "text_layer": 0, "text_augmentation": "classname", "image_augmentation": "none"}
-    fixed |= {"image_views": 0, "modality": "cross_modal", "head": "linear", "init": "zeroshot", "logit": SCALE_100}
+    fixed |= {
+        "image_views": 0,
+        "modality": "cross_modal",
+        "head": "linear",
+        "init": "zeroshot",
+        "log_logit_scale": SCALE_100,
+    }
     pairs = [(shots, split) for shots in SHOTS for split in SPLITS]
     named = {"dataset": benchmark.dataset, "encoder": benchmark.encoder, "hyperparams": "audio"}
     return [Cell(shots=shots, seed=seed, **named, **fixed) for shots, seed in pairs]
@@ -85,7 +91,7 @@ class EscData:
 
     is_custom, unstackable = False, None
 
-    def __init__(self, benchmark: Benchmark, images: ImageTasks, folds: dict[int, Fold], device: str):
+    def __init__(self, benchmark: EscBenchmark, images: ImageTasks, folds: dict[int, Fold], device: str):
         """`images` are those of `image_cells`, on the CPU. Raises UserError when images and sounds do not fit."""
         self.benchmark, self._features = benchmark, []
         self._classes = torch.tensor(sorted(benchmark.all_classes))
@@ -96,7 +102,9 @@ class EscData:
         self._folds = {number: self._read_fold(number, fold) for number, fold in folds.items()}
         inputs = {key: images.inputs(cell) for key, cell in self._cells.items()}
         # stated where they are as usual, too: so a run says by itself whether images and names have a part in it
-        self._image_inputs = {key: own | {way: input_of(own, way) for way in WAYS} for key, own in inputs.items()}
+        self._image_inputs = {
+            key: own | {way: describe_input(own, way) for way in EXTRACTION_KEYS} for key, own in inputs.items()
+        }
         self._audio_inputs = _source_inputs(next(iter(folds.values())))
         widths = {features.shape[1] for features in self._features}
         if len(widths) > 1:
@@ -110,33 +118,37 @@ class EscData:
     @property
     def notes(self) -> list[str]:
         """In what the features were not made as the paper's, a sentence each."""
-        ways = dict(zip(WAYS, ("images", "names"), strict=True))
+        ways = dict(zip(EXTRACTION_KEYS, ("images", "names"), strict=True))
         of_images = next(iter(self._image_inputs.values()))
-        notes = [f"features of {what}: {of_images[way]}" for way, what in ways.items() if of_images[way] != USUAL]
+        notes = [
+            f"features of {what}: {of_images[way]}"
+            for way, what in ways.items()
+            if of_images[way] != DEFAULT_EXTRACTION
+        ]
         how = self._audio_inputs["audio"]
         if self.benchmark.name == "imagenet_esc" and how != PROTOCOL:
             notes.append(f"features of sounds: {how}; the paper's: {PROTOCOL}")
         return notes
 
-    def train(self, modality: str, split: int, shots: int) -> Part:
+    def train(self, modality: str, split: int, shots: int) -> Subset:
         """The training samples of a split."""
         return self._images[shots, split][0] if modality == "image" else self._folds[split].first(shots)
 
-    def val(self, modality: str, split: int, shots: int) -> Part:
+    def val(self, modality: str, split: int, shots: int) -> Subset:
         """The validation samples of a split."""
         return self._images[shots, split][1] if modality == "image" else self._folds[split].first(shots, shots)
 
-    def test(self, modality: str, split: int) -> Part:
+    def test(self, modality: str, split: int) -> Subset:
         """The test samples of a split."""
         if modality == "image":
             return self._test_images
-        return joined([part for number, part in self._folds.items() if number != split])
+        return join([part for number, part in self._folds.items() if number != split])
 
-    def added(self, cell: EscCell) -> Part | None:
+    def added(self, cell: EscCell) -> Subset | None:
         """What a probe is trained on beside its own modality."""
         kinds = {"text": lambda: self._texts, "other": lambda: self.train(OTHER[cell.task], cell.draw, 1)}
         parts = [kinds[kind]() for kind in ADDED[cell.probe]]
-        return joined(parts) if parts else None
+        return join(parts) if parts else None
 
     def sizes(self, cell: EscCell) -> list[int]:
         """Return how many training samples of its own modality, and of others, a cell's task has."""
@@ -160,19 +172,19 @@ class EscData:
             scale=math.exp(SCALE_100),
         )
 
-    def _parts(self, cell: EscCell) -> list[Part]:
+    def _parts(self, cell: EscCell) -> list[Subset]:
         """Return the training samples of a cell: its own modality's, and those that are added if any are."""
         classes, added = self.benchmark.class_sets[cell.classes], self.added(cell)
         parts = [self.train(cell.task, cell.split, cell.shots), *([] if added is None else [added])]
         return [part.among(classes) for part in parts]
 
-    def class_means(self, part: Part, classes: int) -> Tensor:
+    def class_means(self, part: Subset, classes: int) -> Tensor:
         """Return the classifier [C, D] whose rows are the means of the normalised features of each class."""
         own = part.among(self.benchmark.class_sets[classes])
         rows, labels = own.rows.to(self.bank.device), own.labels.to(self.bank.device)
         return class_means(self.bank[rows], labels, classes)
 
-    def zero_shot(self, kind: str, task: str, split: int, draw: int, shots: int) -> Part:
+    def zero_shot(self, kind: str, task: str, split: int, draw: int, shots: int) -> Subset:
         """What a zero-shot classifier is the class means of: names, one shot of the draw, or the training samples.
 
         `kind` is text, image or audio; of the task's own modality it is the training samples.
@@ -194,7 +206,7 @@ class EscData:
         samples = self._samples(self.test(task, split).among(self.benchmark.class_sets[classes]))
         return [((self.bank[samples.rows],), samples.labels)]
 
-    def zero_shot_tests(self, task: str, classes: int, split: int, parts: list[Part]) -> list[float]:
+    def zero_shot_tests(self, task: str, classes: int, split: int, parts: list[Subset]) -> list[float]:
         """Return the test accuracies of the zero-shot classifiers made from each of `parts`."""
         embedding = Embedding([None])
         heads = [LinearHead(self.class_means(part, classes), 1.0) for part in parts]
@@ -222,18 +234,18 @@ class EscData:
         of_images = self._image_inputs[(shots or 1, split) if task == "image" else (1, draw or 1)]
         return found | {name: of_images[name] for name in of_images if name in names}
 
-    def _samples(self, part: Part) -> Samples:
+    def _samples(self, part: Subset) -> Samples:
         return Samples((self.bank,), part.rows.to(self.bank.device), part.labels.to(self.bank.device))
 
-    def _read_images(self, images: ImageTasks, cell: Cell) -> tuple[Part, Part]:
+    def _read_images(self, images: ImageTasks, cell: Cell) -> tuple[Subset, Subset]:
         task = images.task(cell)
         return self._add_samples(task.own), self._add_samples(task.val)
 
-    def _read_test(self, images: ImageTasks) -> Part:
+    def _read_test(self, images: ImageTasks) -> Subset:
         (test,) = images.tests(images.cells[0])
-        return joined([self._add(features, labels) for (features,), labels in test.batches()])
+        return join([self._add(features, labels) for (features,), labels in test.batches()])
 
-    def _read_fold(self, number: int, fold: Fold) -> Part:
+    def _read_fold(self, number: int, fold: Fold) -> Subset:
         """The clips of a fold, which belong to classes by the names of their categories, in metadata order."""
         by_name = {category: label for label, category in self.benchmark.all_classes.items()}
         labels = torch.tensor([by_name.get(category, -1) for category in fold.categories])
@@ -248,22 +260,22 @@ class EscData:
             )
         return part
 
-    def _add_samples(self, samples: Samples) -> Part:
+    def _add_samples(self, samples: Samples) -> Subset:
         return self._add(samples.bank[0][samples.rows], samples.labels)
 
-    def _add(self, features: Tensor, labels: Tensor) -> Part:
+    def _add(self, features: Tensor, labels: Tensor) -> Subset:
         """Put features into the bank, those of the benchmark's classes."""
         kept = torch.isin(labels, self._classes)
         start = sum(map(len, self._features))
         self._features.append(features[kept])
-        return Part(torch.arange(start, start + int(kept.sum())), labels[kept])
+        return Subset(torch.arange(start, start + int(kept.sum())), labels[kept])
 
 
 PROTOCOL = "scale 1, train, batches of 10"
 """How the paper's features of sounds were made."""
 
 
-def read_folds(benchmark: Benchmark, feature_dir: str | Path) -> dict[int, Fold]:
+def read_folds(benchmark: EscBenchmark, feature_dir: str | Path) -> dict[int, Fold]:
     """The features of the benchmark's sounds. Raises MissingFeatures when one of the five folds is not there."""
     return audio.read_folds(audio.folds_dir(feature_dir, benchmark.audio_encoder, benchmark.sounds), SPLITS)
 

@@ -10,7 +10,7 @@ from engine import config
 from engine.config import default
 from engine.datasets.few_shot import MissingSplits
 from engine.errors import UserError
-from engine.esc.benchmark import Benchmark
+from engine.esc.benchmark import EscBenchmark
 from engine.esc.data import EscData, image_cells, read_folds
 from engine.features.opened import OpenedFeatures
 from engine.features.store import FeaturePaths, MissingFeatures
@@ -20,7 +20,7 @@ from engine.tasks.images import ImageTasks, wanted_by
 AUDIO_FEATURES = "cd audioclip && python audio_features.py"
 
 
-def load(args: argparse.Namespace, benchmark: Benchmark, device: str) -> EscData:
+def load(args: argparse.Namespace, benchmark: EscBenchmark, device: str) -> EscData:
     """The features of images, texts and sounds, in one bank on `device`.
 
     Raises UserError, when some are missing, that says how to make them all.

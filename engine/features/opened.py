@@ -74,8 +74,8 @@ class OpenedFeatures:
         Raises MissingFeatures for what is not in the store, UserError when its parts do not belong together.
         """
         self.wanted = wanted
-        self.image_part = encoder.image[wanted.image_layer] if encoder else None
-        self.text_part = encoder.text[wanted.text_layer] if encoder else None
+        self.trainable_image_layers = encoder.image[wanted.image_layer] if encoder else None
+        self.trainable_text_layers = encoder.text[wanted.text_layer] if encoder else None
         place = FeaturePaths.of(feature_dir, wanted.encoder, wanted.dataset)
         self.listing = read_listing(place)
         if self.listing is None and datasets.is_custom(wanted.dataset):
@@ -100,7 +100,7 @@ class OpenedFeatures:
         self._check_banks(encoder)
         mined = wanted.text_augmentation == templates.MINING
         self.texts, self.prompts = self._mined(place) if mined else self._all_prompts()
-        check = check_norms if self.text_part is None else check_finite
+        check = check_norms if self.trainable_text_layers is None else check_finite
         check(self.texts.features, range(len(self.texts.labels)), f"{wanted.dataset}, prompts, in {self.text_path}")
         self.classes = int(self.texts.labels.max()) + 1
         self.shifted = [(own, self._shifted_classes(own, encoder)) for own in shifted]
@@ -156,11 +156,11 @@ class OpenedFeatures:
         """
         features, labels = bank.read(positions, out)
         where = range(len(labels)) if positions is None else positions
-        check = check_norms if self.image_part is None else check_finite
+        check = check_norms if self.trainable_image_layers is None else check_finite
         check(features, where, f"{bank.folder.parents[1].name}, {part} images, in {bank.folder}")
         if int(labels.max()) >= classes:
             raise UserError(f"{bank.folder} has label {int(labels.max())}, but there are prompts of {classes} classes")
-        if self.image_part is not None:
+        if self.trainable_image_layers is not None:
             return features, labels, None
         norms = features.norm(dim=1)
         F.normalize(features, out=features)
@@ -225,9 +225,9 @@ class OpenedFeatures:
         first = self.banks["train", "none"]
         banks = [*self.banks.values(), *(own.bank for own, _ in self.shifted)]
         shapes = {bank.folder: bank.row_shape for bank in banks}
-        if self.image_part is None and self.text_part is None:
+        if self.trainable_image_layers is None and self.trainable_text_layers is None:
             shapes[self.text_path] = self.texts.features.shape[1:]
         for path, shape in shapes.items():
-            if shape != first.row_shape or (self.image_part is None and len(shape) != 1):
+            if shape != first.row_shape or (self.trainable_image_layers is None and len(shape) != 1):
                 said = f"{path} has features of shape {list(shape)}, and {first.folder} of {list(first.row_shape)}"
                 raise UserError(f"{said}; remove those that are wrong, and make them anew")

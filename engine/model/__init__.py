@@ -122,14 +122,14 @@ def with_state(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
 
     Tensors that `state` lacks are shared with `module`. Raises RuntimeError for names or shapes that do not fit.
     """
-    copied = twin(module)
+    copied = copy_sharing_parameters(module)
     unknown = copied.load_state_dict(state, strict=False, assign=True).unexpected_keys
     if unknown:
         raise RuntimeError(f"unexpected tensors: {', '.join(unknown)}")
     return copied.eval()
 
 
-def twin(module: nn.Module) -> nn.Module:
+def copy_sharing_parameters(module: nn.Module) -> nn.Module:
     """A copy of a module around the very same parameters and buffers.
 
     torch.func.functional_call puts other tensors into a module while it runs. Whoever uses it, on modules that somebody

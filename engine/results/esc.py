@@ -23,7 +23,7 @@ from engine import schema
 from engine.errors import UserError
 from engine.files import parse_json, write_text
 from engine.methods import METHODS, Method
-from engine.results.old_records import with_names
+from engine.results.old_records import name_hparams
 from engine.results.runs import NOT_A_RECORD, TEST, TRAINED, VAL, Record, require_accuracies, select
 from engine.training.grid import Grid, Hparams
 from engine.training.schedule import MAX_ITER
@@ -127,20 +127,20 @@ class Score(NamedTuple):
     runs: tuple[EscRun, ...]
 
 
-def place(folder: str | Path, benchmark: str = "imagenet_esc", max_iter: int = MAX_ITER) -> Path:
+def esc_dir(folder: str | Path, benchmark: str = "imagenet_esc", max_iter: int = MAX_ITER) -> Path:
     """The folder of a benchmark's runs of so many steps, below `--esc_result_dir`."""
     parts = ["demo"] * (benchmark == "demo_esc") + [f"iter_{max_iter}"] * (max_iter != MAX_ITER)
     return Path(folder).joinpath(*parts)
 
 
-def file_of(task: str, classes: int, shots: int, folder: str | Path) -> Path:
+def runs_path(task: str, classes: int, shots: int, folder: str | Path) -> Path:
     """Where the runs of a task, class set and number of shots lie."""
     return Path(folder) / f"{task}_{classes}-shot_{shots}.jsonl"
 
 
 def read_runs(task: str, classes: int, shots: int, folder: str | Path) -> dict[tuple, EscRun]:
     """The complete runs of a file by their keys. Raises UserError for a line that is no run of it, or repeats one."""
-    path = file_of(task, classes, shots, folder)
+    path = runs_path(task, classes, shots, folder)
     if not path.is_file():
         return {}
     found = {}
@@ -148,7 +148,7 @@ def read_runs(task: str, classes: int, shots: int, folder: str | Path) -> dict[t
         try:
             content = parse_json(line)
             if isinstance(content, dict):
-                content["hyperparameters"] = with_names(content.get("hyperparameters"))
+                content["hyperparameters"] = name_hparams(content.get("hyperparameters"))
             run = schema.build(EscRun, content, "run")
             if (run.task, run.classes, run.shots) != (task, classes, shots):
                 raise ValueError(f"it is of {run.task}, {run.classes} classes, {run.shots} shots")
@@ -173,7 +173,7 @@ def add_runs(runs: Iterable[EscRun], folder: str | Path) -> None:
     for place, own in by_file.items():
         merged = read_runs(*place, folder) | {run.key: run for run in own}
         lines = [json.dumps(vars(run), separators=(",", ":")) + "\n" for _, run in sorted(merged.items())]
-        write_text(file_of(*place, folder), "".join(lines))
+        write_text(runs_path(*place, folder), "".join(lines))
 
 
 class EscRecords:
@@ -240,7 +240,7 @@ class EscRecords:
 
     def place(self, cell: EscCell) -> Path:
         """Return the file with the runs of a cell."""
-        return file_of(cell.task, cell.classes, cell.shots, self.folder)
+        return runs_path(cell.task, cell.classes, cell.shots, self.folder)
 
     def path(self, cell: EscCell, hparams: Hparams) -> Path:
         """Return the file with a run."""
@@ -267,7 +267,7 @@ def check_inputs(runs: Iterable[EscRun], folder: str | Path) -> None:
         own = [name for name in ALIKE if name in run.inputs]
         differ = [name for name in own if first.setdefault(name, run).inputs[name] != run.inputs[name]]
         if differ:
-            one, two = (file_of(r.task, r.classes, r.shots, folder) for r in (first[differ[0]], run))
+            one, two = (runs_path(r.task, r.classes, r.shots, folder) for r in (first[differ[0]], run))
             raise UserError(
                 f"{one} and {two} hold runs on different inputs ({', '.join(differ)}), which are no one benchmark;"
                 " remove those that are not wanted and run imagenet_esc.py"

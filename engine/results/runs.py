@@ -20,7 +20,7 @@ from engine.datasets.few_shot import MAX_VAL_SHOT, Shots
 from engine.errors import UserError
 from engine.files import list_matching, parse_json, read_bytes, write_json
 from engine.methods import METHODS, Method
-from engine.results.old_records import converted
+from engine.results.old_records import convert_record
 from engine.training.grid import Grid, Hparams
 from engine.training.schedule import MAX_ITER, MAX_LOGIT
 
@@ -41,14 +41,14 @@ class Cell:
     modality: str
     head: str
     init: str
-    logit: float
+    log_logit_scale: float
     hyperparams: str
     max_iter: int = MAX_ITER
     max_val_shot: int = MAX_VAL_SHOT
 
     def __post_init__(self):
-        if not abs(self.logit) <= MAX_LOGIT:
-            raise ValueError(f"logit is {self.logit}, beyond {MAX_LOGIT} on either side of 0")
+        if not abs(self.log_logit_scale) <= MAX_LOGIT:
+            raise ValueError(f"log_logit_scale is {self.log_logit_scale}, beyond {MAX_LOGIT} on either side of 0")
 
     @property
     def method(self) -> Method:
@@ -69,7 +69,7 @@ class Cell:
             f"{self.encoder}-image_{self.image_layer}-text_{self.text_layer}"
             f"-{self.text_augmentation}-{self.image_augmentation}_{self.image_views}"
         )
-        logit = f"logit_{self.logit}-{self.hyperparams}" + (
+        logit = f"logit_{self.log_logit_scale}-{self.hyperparams}" + (
             f"-iter_{self.max_iter}" if self.max_iter != MAX_ITER else ""
         )
         return Path(result_dir) / shots / features / f"{self.modality}-{self.head}_{self.init}" / logit
@@ -91,16 +91,16 @@ VAL, TEST = "val", "test"
 """The sets that are a dataset's own; others are its shifted test sets."""
 
 
-WAYS = ("features", "prompts")
+EXTRACTION_KEYS = ("features", "prompts")
 """What a run's inputs have beside digests where features of images or prompts were not made as the protocol says."""
 
-USUAL = "usual"
+DEFAULT_EXTRACTION = "usual"
 """What stands for them where they were."""
 
 
-def input_of(inputs: dict[str, str], name: str) -> str:
+def describe_input(inputs: dict[str, str], name: str) -> str:
     """One of the inputs of a run for a person to read: the beginning of a digest, or how features were made."""
-    return inputs.get(name, USUAL) if name in WAYS else inputs.get(name, "none")[:12]
+    return inputs.get(name, DEFAULT_EXTRACTION) if name in EXTRACTION_KEYS else inputs.get(name, "none")[:12]
 
 
 ALL_CLASSES = "/all_classes"
@@ -223,7 +223,7 @@ NOT_A_RECORD = (ValueError, RecursionError)
 
 def record_of(content: Any) -> Record:
     """The record whose `asdict` this is, as JSON keeps it. Raises ValueError for anything else."""
-    return schema.build(Record, converted(content), "record")
+    return schema.build(Record, convert_record(content), "record")
 
 
 def read_cell(cell: Cell, result_dir: str | Path) -> dict[Hparams, Record]:

@@ -55,7 +55,7 @@ def _train_dataset(data: ImageTasks, options: sweep.Options) -> int:
     terminal.say(sweep.outstanding(grids, options))
     if warning := sweep.chance_warning(grids):
         terminal.warn(warning)
-    refusals = [grid.refusal for grid in grids if len(grid.records) < len(grid.points) and grid.refusal]
+    refusals = [grid.refusal for grid in grids if len(grid.records) < len(grid.grid) and grid.refusal]
     for refusal in refusals:
         terminal.warn(f"skipped: {refusal}")
     follow(grids, options, lambda grid: grid.summary())

@@ -18,8 +18,8 @@ from engine.datasets.checks import pluralize
 from engine.errors import UserError
 from engine.model import Embedding, LinearClassifier, LinearHead, wise_ft
 from engine.model.zeroshot import ZeroShot
-from engine.results import heads
-from engine.results.runs import TRAINED, VAL, WISEFT, ZEROSHOT, Record, Records, input_of, same_run, select
+from engine.results import saved_classifiers
+from engine.results.runs import TRAINED, VAL, WISEFT, ZEROSHOT, Record, Records, describe_input, same_run, select
 from engine.training.evaluate import accuracies, val_accuracy
 from engine.training.grid import Hparams
 from engine.training.task import Fitted, Run, Task, TestSet
@@ -101,8 +101,8 @@ class CellSweep:
         """
         self.cell, self.data, self.store, self.options = cell, data, records, options
         sizes = data.sizes(cell)
-        self.points = [point for point in cell.grid if batch_size_fits(sizes, point)]
-        if not self.points:
+        self.grid = [point for point in cell.grid if batch_size_fits(sizes, point)]
+        if not self.grid:
             held = " and ".join(map(str, sizes))
             raise UserError(
                 f"{cell}: {held} training samples are too few for any batch size of grid '{cell.hyperparams}'"
@@ -116,7 +116,7 @@ class CellSweep:
         self.kept: set[Hparams] = set()
         self.outdated = self._drop_outdated() if data.is_custom else 0
         for record in self.records.values():
-            if record.inputs != self.inputs or record.grid != self.points:
+            if record.inputs != self.inputs or record.grid != self.grid:
                 raise UserError(
                     f"{records.place(cell)} holds runs on other features, another split or another grid"
                     f" ({_differences(record.inputs, self.inputs)}); remove it, or give another {records.option}"
@@ -130,15 +130,15 @@ class CellSweep:
         dropped = 0
         for point, record in list(self.records.items()):
             changed = {name for name, _ in record.inputs.items() ^ self.inputs.items()}
-            if not changed <= CHANGING or (not changed and record.grid == self.points):
+            if not changed <= CHANGING or (not changed and record.grid == self.grid):
                 continue  # other weights or settings are no change of the dataset
             dropped += 1
-            if changed == {"test"} and record.grid == self.points:
+            if changed == {"test"} and record.grid == self.grid:
                 self.records[point] = replace(record.untested(), inputs=self.inputs)
                 self.store.write(self.records[point])
             else:
                 self.store.remove(self.cell, point)
-                heads.head_path(self.cell, point, self.options.result_dir).unlink(missing_ok=True)
+                saved_classifiers.classifier_path(self.cell, point, self.options.result_dir).unlink(missing_ok=True)
                 del self.records[point]
         return dropped
 
@@ -172,10 +172,10 @@ class CellSweep:
         run. Where it does not, as for a record of another machine, its record is replaced, and validation selects
         anew: each run is trained again `AGAIN` times at most. Raises UserError where that is not enough.
         """
-        absent = [point for point in self.points if point not in self.records]
+        absent = [point for point in self.grid if point not in self.records]
         if absent:
             return [] if self.refusal else absent
-        wanted = self.points if self.options.test_all else [self._selected()]
+        wanted = self.grid if self.options.test_all else [self._selected()]
         lacking = [point for point in wanted if not self._is_complete(self.records[point])]
         for point in lacking:
             if self.again[point] >= AGAIN:
@@ -198,7 +198,7 @@ class CellSweep:
 
     def _is_kept(self, record: Record) -> bool:
         """Whether the classifier of a run is there; it is read until it is found once."""
-        if record.hyperparameters not in self.kept and heads.is_kept(record, self.options.result_dir):
+        if record.hyperparameters not in self.kept and saved_classifiers.is_saved(record, self.options.result_dir):
             self.kept.add(record.hyperparameters)
         return record.hyperparameters in self.kept
 
@@ -221,7 +221,7 @@ class CellSweep:
         self.again.update(again & fitted.keys())
         for point in self.waiting.keys() - {best} - again:
             self._record(point, self.waiting.pop(point), {})
-        if self._known().keys() >= set(self.points):
+        if self._known().keys() >= set(self.grid):
             return dict(self.waiting)
         if best in fitted:
             self.waiting[best] = self.waiting[best].copied()
@@ -256,12 +256,14 @@ class CellSweep:
         found = {**best.hyperparameters, **best.tuned, "step": best.step}
         lines = [
             f"{self.cell}: val {best.val:6.1%}  {_accuracies(best)}   ({Hparams(found)})"
-            + (f"; {diverged} of {len(self.points)} runs diverged" if diverged else "")
+            + (f"; {diverged} of {len(self.grid)} runs diverged" if diverged else "")
         ]
         width = max(map(len, self.shifted_digests), default=0)
         lines += [f"  {name:{width}}  {_accuracies(best, name)}" for name in self.shifted_digests]
         if self.options.save_heads:
-            lines.append(f"  {heads.head_path(self.cell, best.hyperparameters, self.options.result_dir)}")
+            lines.append(
+                f"  {saved_classifiers.classifier_path(self.cell, best.hyperparameters, self.options.result_dir)}"
+            )
         return "\n".join(lines)
 
     def _record(self, point: Hparams, trained: Trained, tests: dict[str, dict[str, float]]) -> None:
@@ -280,7 +282,7 @@ class CellSweep:
             cell=self.cell,
             hyperparameters=point,
             inputs=self.inputs,
-            grid=self.points,
+            grid=self.grid,
             step=fitted.step,
             accuracies=accuracies,
             seconds=fitted.seconds,
@@ -295,15 +297,20 @@ class CellSweep:
             if there is not None and same_run(there, record):
                 record = there.with_tests_of(record)
             if tests and self._keeps(point):
-                tensors = heads.tensors_of(fitted.classifier.state_dict(), self.task.zeroshot)
-                heads.keep(heads.Kept(self.data.recipe, self.classnames, record, tensors), self.options.result_dir)
+                tensors = saved_classifiers.tensors_to_save(fitted.classifier.state_dict(), self.task.zeroshot)
+                saved_classifiers.save(
+                    saved_classifiers.SavedClassifier(self.data.extraction, self.classnames, record, tensors),
+                    self.options.result_dir,
+                )
             self.store.write(record)
             there = record
         self.records[point] = there
 
     @cached_property
     def _zeroshot_val(self) -> float:
-        classifier = LinearClassifier(Embedding(self.task.parts[:1]).eval(), LinearHead(self.task.zeroshot, 1.0))
+        classifier = LinearClassifier(
+            Embedding(self.task.trainable_layers[:1]).eval(), LinearHead(self.task.zeroshot, 1.0)
+        )
         return val_accuracy(self.task, classifier)
 
     def _known(self) -> dict[Hparams, float]:
@@ -314,7 +321,7 @@ class CellSweep:
     def _selected(self) -> Hparams:
         """What validation selects among the runs that are trained."""
         known = self._known()
-        return select([point for point in self.points if point in known], known)
+        return select([point for point in self.grid if point in known], known)
 
 
 def batch_size_fits(sizes: list[int], hparams: Hparams) -> bool:
@@ -331,7 +338,7 @@ def reasons_not_to_stack(loaded: list[Tasks], options: Options) -> list[str]:
 def outstanding(grids: list[CellSweep], options: Options) -> str:
     """Return a line about what `grids` of one dataset still lack."""
     cell, shifted = grids[0].cell, grids[0].shifted_digests
-    runs, missing = sum(len(grid.points) for grid in grids), sum(len(grid.to_train()) for grid in grids)
+    runs, missing = sum(len(grid.grid) for grid in grids), sum(len(grid.to_train()) for grid in grids)
     size = f"{pluralize(len(grids), 'cell')}, {pluralize(runs, 'run')}"
     title = f"{cell.encoder} {cell.dataset}: {size}, {missing:,} to train on {options.device}"
     if shifted:
@@ -427,5 +434,5 @@ def _more_prompts(cell: Any, sizes: list[int]) -> str:
 
 def _differences(found: dict[str, str], wanted: dict[str, str]) -> str:
     names = [name for name in found | wanted if found.get(name) != wanted.get(name)]
-    pairs = [f"{name}: {input_of(found, name)} there, {input_of(wanted, name)} here" for name in names]
+    pairs = [f"{name}: {describe_input(found, name)} there, {describe_input(wanted, name)} here" for name in names]
     return ", ".join(pairs) or "the grid"

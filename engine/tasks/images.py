@@ -18,8 +18,8 @@ from engine.features.opened import OpenedFeatures, Prompts, Wanted
 from engine.features.store import Bank
 from engine.model import Embedding, LinearClassifier, LinearHead, class_means, random_weight
 from engine.preprocessing import Preprocessing
-from engine.results.heads import Recipe
-from engine.results.runs import ALL_CLASSES, TEST, WAYS, Cell
+from engine.results.runs import ALL_CLASSES, EXTRACTION_KEYS, TEST, Cell
+from engine.results.saved_classifiers import FeatureExtraction
 from engine.training.batches import generator
 from engine.training.evaluate import EMBEDDED, FEATURES, accuracies
 from engine.training.task import Inputs, Samples, Task, TestSet
@@ -63,8 +63,8 @@ class ImageTasks:
         Raises UserError for features of images that were prepared otherwise.
         """
         self.cells, self.features, self.device = cells, features, device
-        self.recipe = prepared and self._recipe(*prepared)
-        self._parts = (features.image_part, features.text_part)
+        self.extraction = prepared and self._extraction(*prepared)
+        self._trainable_layers = (features.trainable_image_layers, features.trainable_text_layers)
 
     @property
     def is_custom(self) -> bool:
@@ -93,8 +93,8 @@ class ImageTasks:
             samples={"image": images} | ({"text": self.texts(cell)} if cell.modality == "cross_modal" else {}),
             val=self._pick("val", ["none"], split.val),
             initial=zeroshot if cell.init == "zeroshot" else self._random_weight(name, zeroshot),
-            scale=math.exp(cell.logit),
-            parts=self._parts,
+            scale=math.exp(cell.log_logit_scale),
+            trainable_layers=self._trainable_layers,
             text=self._texts_of[self._prompts_of(cell)],
             zeroshot=zeroshot,
             views=len(views),
@@ -109,7 +109,7 @@ class ImageTasks:
     def unstackable(self) -> str | None:
         """Why the runs of these cells cannot train side by side; None if they can."""
         towers = ("image", "text") if self.cells[0].modality == "cross_modal" else ("image",)
-        trained = {tower: part for tower, part in zip(towers, self._parts, strict=False) if part is not None}
+        trained = {tower: part for tower, part in zip(towers, self._trainable_layers, strict=False) if part is not None}
         if not trained:
             return None
         from engine.clip.split import unstackable  # imports open_clip, which an encoder has been loaded with
@@ -121,7 +121,7 @@ class ImageTasks:
         """Return digests of all that a cell's runs are trained on, and how features were made where not by default."""
         split = self.features.splits[cell.shots, cell.seed]
         made = (self.features.train_source.settings_text, self.features.text_source.settings_text)
-        ways = {name: how for name, how in zip(WAYS, made, strict=True) if how}
+        ways = {name: how for name, how in zip(EXTRACTION_KEYS, made, strict=True) if how}
         return {"text": self._prompts_of(cell).digest} | self.features.digests(split) | ways
 
     def tests(self, cell: Cell) -> list[TestSet]:
@@ -131,7 +131,7 @@ class ImageTasks:
     @cached_property
     def _tests(self) -> list[TestSet]:
         bank = self.features.banks["test", "none"]
-        in_memory = self._parts[0] is None and bank.length * bank.row_bytes <= TEST_SET
+        in_memory = self._trainable_layers[0] is None and bank.length * bank.row_bytes <= TEST_SET
         own = TestSet(lambda: [self._test_set] if in_memory else self._stream(bank), {TEST: None})
         shifted = []
         for of_set, labels in self.features.shifted:
@@ -156,7 +156,7 @@ class ImageTasks:
     @cached_property
     def _zeroshot_tests(self) -> dict[Prompts, dict[str, float]]:
         """Accuracies of all zero-shot classifiers; each test set is gone through once."""
-        embedding = Embedding(self._parts[:1]).eval()
+        embedding = Embedding(self._trainable_layers[:1]).eval()
         classifiers = [LinearClassifier(embedding, LinearHead(weight, 1.0)) for weight in self._zeroshots.values()]
         found: dict[Prompts, dict[str, float]] = {prompts: {} for prompts in self._zeroshots}
         for test in self._tests:
@@ -178,19 +178,19 @@ class ImageTasks:
     def _text(self, own: Prompts) -> Tensor:
         """Return the mean raw text features of one choice; bit-identical whichever other choices there are."""
         labels = self.features.texts.labels[own.rows]
-        if self._parts[1] is None:
+        if self._trainable_layers[1] is None:
             features = self.features.texts.features[own.rows]
         else:
             with torch.no_grad():
                 batches = self._samples_of(own).batches(EMBEDDED)
-                features = torch.cat([self._parts[1](*inputs) for inputs, _ in batches]).cpu()
+                features = torch.cat([self._trainable_layers[1](*inputs) for inputs, _ in batches]).cpu()
         return class_means(features, labels, self.features.classes).to(self.device)
 
     @cached_property
     def _text_samples(self) -> Samples:
         """All prompts that were read."""
         found = self.features.texts
-        inputs = (F.normalize(found.features),) if self._parts[1] is None else found.inputs
+        inputs = (F.normalize(found.features),) if self._trainable_layers[1] is None else found.inputs
         return self._samples(inputs, found.labels)
 
     def _samples_of(self, own: Prompts) -> Samples:
@@ -212,7 +212,7 @@ class ImageTasks:
 
     def _stream(self, bank: Bank, classes: Tensor | None = None) -> Iterator[tuple[Inputs, Tensor]]:
         """Yield a bank of test images from disk in batches; `classes` [k] are the classes of its labels, if others."""
-        rows = FEATURES if self._parts[0] is None else EMBEDDED
+        rows = FEATURES if self._trainable_layers[0] is None else EMBEDDED
         for features, labels in self.features.stream(bank, rows, None if classes is None else len(classes)):
             own = labels.to(self.device)
             yield (features.to(self.device),), own if classes is None else classes[own]
@@ -236,7 +236,7 @@ class ImageTasks:
         rows = torch.arange(len(labels), device=self.device)
         return Samples(tuple(tensor.to(self.device) for tensor in inputs), rows, labels.to(self.device))
 
-    def _recipe(self, encoder: str, wanted: Preprocessing) -> Recipe:
+    def _extraction(self, encoder: str, wanted: Preprocessing) -> FeatureExtraction:
         """Return how images were made into features, which must be how the encoder wants them.
 
         Images without transparency were shown on no background; new ones may have it.
@@ -249,4 +249,4 @@ class ImageTasks:
                 " features anew"
             )
         ways = {"precision": made.precision, "decode": made.decode, "upright": made.upright, "depth": made.depth}
-        return Recipe(**vars(wanted), encoder=encoder, **ways, background=BACKGROUND)
+        return FeatureExtraction(**vars(wanted), encoder=encoder, **ways, background=BACKGROUND)

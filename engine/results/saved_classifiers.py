@@ -26,7 +26,7 @@ from engine.errors import UserError
 from engine.files import CannotOpen, entries_below, opening, parse_json, write_tensors
 from engine.model import WISE_FT_RATIO
 from engine.preprocessing import Preprocessing
-from engine.results.old_records import converted
+from engine.results.old_records import convert_classifier
 from engine.results.runs import (
     NOT_A_RECORD,
     RECORD,
@@ -39,7 +39,7 @@ from engine.results.runs import (
 from engine.training.grid import Hparams
 
 FILE = "classifier.safetensors"
-FORMAT = 3
+FORMAT = 4
 """Raised when files change so that an earlier version of this project would misread them."""
 ADAPTER_FORMAT, ADAPTER = 2, ("embedding.adapter.", "embedding.phi.")
 """Up to which format an adapter's tensors had other names, and how these begin now."""
@@ -52,7 +52,7 @@ LISTED = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(Preprocessing):
+class FeatureExtraction(Preprocessing):
     """How the features that a classifier takes are made of an image: prepared for the encoder, and encoded.
 
     `encoder` is the name that `--clip-encoder` takes; the digest of its weights is the run's input of that name.
@@ -70,10 +70,10 @@ class Recipe(Preprocessing):
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class SavedClassifier:
     """A trained classifier: `tensors` by name, its class names by label, and the run that it is of."""
 
-    recipe: Recipe
+    extraction: FeatureExtraction
     classnames: list[str]
     run: Record
     tensors: dict[str, Tensor]
@@ -92,12 +92,12 @@ class MissingClassifier(UserError):
         self.cells = cells
 
 
-def head_path(cell: Cell, hyperparameters: Hparams, result_dir: str | Path) -> Path:
+def classifier_path(cell: Cell, hyperparameters: Hparams, result_dir: str | Path) -> Path:
     """Where the classifier of a run lies, if it was kept."""
     return record_path(cell, hyperparameters, result_dir).with_name(FILE)
 
 
-def tensors_of(state: Mapping[str, Tensor], zeroshot: Tensor) -> dict[str, Tensor]:
+def tensors_to_save(state: Mapping[str, Tensor], zeroshot: Tensor) -> dict[str, Tensor]:
     """Return what is kept of the state of a `LinearClassifier`: all but the trained layers of the text encoder."""
     kept = {name: tensor for name, tensor in state.items() if not name.startswith("embedding.encoders.1.")}
     kept["zeroshot"] = zeroshot
@@ -105,12 +105,12 @@ def tensors_of(state: Mapping[str, Tensor], zeroshot: Tensor) -> dict[str, Tenso
     return {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in kept.items()}
 
 
-def keep(kept: Kept, result_dir: str | Path) -> None:
+def save(kept: SavedClassifier, result_dir: str | Path) -> None:
     """Write the classifier of the run that validation selects, atomically; those of other runs of its cell go.
 
     Raises UserError for weights that are not finite.
     """
-    path = head_path(kept.run.cell, kept.run.hyperparameters, result_dir)
+    path = classifier_path(kept.run.cell, kept.run.hyperparameters, result_dir)
     try:
         _check_weights(kept)
     except ValueError as error:
@@ -125,9 +125,9 @@ def keep(kept: Kept, result_dir: str | Path) -> None:
             other.unlink(missing_ok=True)
 
 
-def is_kept(record: Record, result_dir: str | Path) -> bool:
+def is_saved(record: Record, result_dir: str | Path) -> bool:
     """Whether the classifier of this very run is there, whole, and can be read."""
-    path = head_path(record.cell, record.hyperparameters, result_dir)
+    path = classifier_path(record.cell, record.hyperparameters, result_dir)
     try:
         return path.is_file() and same_run(read(path).run, record)
     except CannotOpen:  # training anew would replace a file that may be sound
@@ -165,7 +165,7 @@ def _named(folder: Path, name: str) -> list[Path]:
     return sorted(Path(entry.path) for entry in entries_below(folder) if entry.name == name)
 
 
-def read(path: Path) -> Kept:
+def read(path: Path) -> SavedClassifier:
     """Read a classifier.
 
     Raises UserError for a file that is not one, that is not as it was written, or a newer version's, and for one of
@@ -208,11 +208,13 @@ def _cell_and_results(path: Path) -> tuple[Cell, Path | None]:
     return record.cell, results if there else None
 
 
-def _kept(about: dict[str, Any], tensors: dict[str, Tensor]) -> Kept:
+def _kept(about: dict[str, Any], tensors: dict[str, Tensor]) -> SavedClassifier:
     """The classifier that the JSON in its file tells of. Raises ValueError where that or the tensors cannot be."""
-    about = about | {"run": converted(about.get("run"))}
-    types = {"recipe": Recipe, "classnames": list[str], "run": Record, "wiseft_ratio": float}
-    kept = Kept(**{name: schema.build(kind, about.get(name), name) for name, kind in types.items()}, tensors=tensors)
+    about = convert_classifier(about)
+    types = {"extraction": FeatureExtraction, "classnames": list[str], "run": Record, "wiseft_ratio": float}
+    kept = SavedClassifier(
+        **{name: schema.build(kind, about.get(name), name) for name, kind in types.items()}, tensors=tensors
+    )
     if not 0 <= kept.wiseft_ratio <= 1:
         raise ValueError(f"wiseft_ratio is {kept.wiseft_ratio}, which is not from 0 to 1")
     if "encoder" not in kept.run.inputs:
@@ -224,7 +226,7 @@ def _kept(about: dict[str, Any], tensors: dict[str, Tensor]) -> Kept:
     return kept
 
 
-def _check_weights(kept: Kept) -> None:
+def _check_weights(kept: SavedClassifier) -> None:
     """Raise ValueError, naming tensors, for weights that are not finite numbers."""
     bad = [name for name, tensor in kept.tensors.items() if not tensor.float().isfinite().all()]
     if bad:
