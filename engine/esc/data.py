@@ -256,8 +256,8 @@ class EscData:
         needed = 2 * max(SHOTS)
         if few := [name for name, label in by_name.items() if int((clips.labels == label).sum()) < needed]:
             raise UserError(
-                f"fold {number} of {self.benchmark.sounds} has fewer than {needed} clips of {', '.join(few)}; check that"
-                " its metadata list is complete"
+                f"fold {number} of {self.benchmark.sounds} has fewer than {needed} clips of {', '.join(few)}; check"
+                " that its metadata list is complete"
             )
         return clips
 
