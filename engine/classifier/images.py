@@ -1,4 +1,4 @@
-"""From image files to probabilities: decode in processes, classify batch by batch."""
+"""From image files to predictions: decoding in worker processes, classification in batches."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 def pixels(image: str | Path | Image.Image, extraction: FeatureExtraction) -> Tensor:
-    """Return an image as the classifier's encoder wants it, before normalisation: uint8 [3, size, size].
+    """Return a preprocessed image before normalisation: uint8 [3, size, size].
 
-    Raises OSError (and PIL's own errors, most of which are) for a file that cannot be decoded.
+    Raises OSError (and other errors of PIL) for a file that cannot be decoded.
     """
     if isinstance(image, Image.Image):
         image = to_rgb(image, extraction.upright, extraction.depth, extraction.background)
@@ -38,9 +38,9 @@ def pixels(image: str | Path | Image.Image, extraction: FeatureExtraction) -> Te
 def classify(
     classifier: ImageClassifier, files: list[str], *, top_k: int, batch_size: int, workers: int
 ) -> Iterator[tuple[str, Predictions | str]]:
-    """What is on each of `files`, in their order: its `top_k` most probable classes, or why it cannot be decoded.
+    """Yield each of `files` in order, with its `top_k` most probable classes or the reason why it cannot be decoded.
 
-    Processes decode where there is more than one batch. Raises UserError when one of them was killed, and for
+    Worker processes decode if there is more than one batch. Raises UserError if a worker was killed, and for
     probabilities that are not finite.
     """
     decoding = batches(
@@ -57,8 +57,8 @@ def classify(
                 found = next(predictions) if fault is None else fault
                 if fault is None and not all(math.isfinite(probability) for _, probability in found):
                     raise UserError(
-                        f"{name}: the classifier computes no finite probabilities; are the numbers of its encoder too"
-                        f" large for {classifier.extraction.precision}, or its weights damaged?"
+                        f"{name}: the classifier returns probabilities that are not finite; check whether values of its"
+                        f" encoder overflow in {classifier.extraction.precision} or its weights are damaged"
                     )
                 yield name, found
 
@@ -71,7 +71,7 @@ def _predictions(classifier: ImageClassifier, images: Tensor, top_k: int) -> lis
 
 
 class _Files(Dataset):
-    """The pixels of image files by index; for a file that cannot be decoded what is wrong with it."""
+    """The pixels of image files by index; for a file that cannot be decoded, the error message."""
 
     def __init__(self, files: list[str], extraction: FeatureExtraction):
         self.files, self.extraction = files, extraction
