@@ -1,5 +1,5 @@
-# Sourced by features.sh, linear_probe.sh, partial_finetuning.sh and adapter.sh: the paper's settings, and `sweep`,
-# which runs `one_dataset` for each dataset. Edit the settings here, or set them for one command:
+# Sourced by features.sh, linear_probe.sh, partial_finetuning.sh, adapter.sh and methods.sh: the paper's settings, and
+# `sweep`, which runs `one_dataset` for each dataset. Edit the settings here, or set them for one command:
 #
 #     DATASETS="dtd eurosat" SHOTS="1 16" SEEDS=1 ENCODER=ViT-B/16 bash features.sh
 #     GPUS="0 1 2 3" bash linear_probe.sh           one process per GPU; each takes the next dataset when it is free

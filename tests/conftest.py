@@ -35,12 +35,15 @@ def script():
 
 @pytest.fixture
 def short_grids(monkeypatch):
-    """The grid of `records` for all methods, also for scripts in forks."""
-    from engine.methods import GRIDS
-    from records import POINTS
+    """The grid of `records` for all methods that have these hyper-parameters, also for scripts in forks."""
+    import dataclasses
 
-    for name in GRIDS:
-        monkeypatch.setitem(GRIDS, name, POINTS)
+    from engine.methods import METHODS
+    from records import Short
+
+    for name, method in METHODS.items():
+        if method.grid.axes.keys() == Short().axes.keys():
+            monkeypatch.setattr(f"engine.methods.{name}.METHOD", dataclasses.replace(method, grid=Short()))
 
 
 @pytest.fixture

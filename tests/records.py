@@ -1,15 +1,26 @@
 """Records of runs for tests of tables, written without training: cells are named as their folders are."""
 
+import dataclasses
 import random
 import re
 
-from engine.results.runs import Accuracy, Cell, Record, Shifted, write_record
-from engine.training.grid import Hyperparameters
+from engine.results.runs import TEST, TRAINED, VAL, WISEFT, ZEROSHOT, Cell, Record, write_record
+from engine.training.grid import Grid, Hparams
 
 CROSS, UNI, UNI_ZEROSHOT = "cross_modal-linear_zeroshot", "uni_modal-linear_random", "uni_modal-linear_zeroshot"
 LINEAR, PARTIAL = "logit_4.60517-linear", "logit_4.0-partial"
-POINTS = [Hyperparameters(1e-3, 0.0, 32), Hyperparameters(1e-4, 0.01, 8)]
+POINTS = [Hparams(lr=1e-3, weight_decay=0.0, batch_size=32), Hparams(lr=1e-4, weight_decay=0.01, batch_size=8)]
 """The grid of all methods for tests that use the fixture `short_grids`; small cells admit the second point alone."""
+
+
+class Short(Grid):
+    """`POINTS` in place of all products of their values."""
+
+    def __init__(self):
+        super().__init__(**{name: tuple(point[name] for point in POINTS) for name in POINTS[0]})
+
+    def __iter__(self):
+        return iter(POINTS)
 
 
 def cell_of(dataset, shots, seed, features, method, settings):
@@ -46,17 +57,33 @@ def write_cell(root, cell, points=2, shifts=(), **changes):
     draw = random.Random(repr(cell))
     for k, point in enumerate(POINTS[-points:], start=1):
         best = k == points
-        shifted = {name: Shifted("d", draw.random(), draw.random(), draw.random()) for name in shifts if best}
-        trained, wiseft = (Accuracy(k / 2 - draw.random() / 4, draw.random() if best else None) for _ in range(2))
+        tests = [TEST, *shifts] if best else []
+        accuracies = {TRAINED: {VAL: k / 2 - draw.random() / 4}, WISEFT: {VAL: draw.random()}, ZEROSHOT: {VAL: 0.5}}
+        for name, found in accuracies.items():
+            of_all = random.Random(cell.dataset) if name == ZEROSHOT else draw
+            found |= {of: of_all.random() for of in tests}
         fields = {
             "inputs": {"encoder": cell.encoder},
             "step": 100 * k,
-            "trained": trained,
-            "wiseft": wiseft,
-            "zeroshot": Accuracy(0.5, random.Random(cell.dataset).random() if best else None),
+            "accuracies": accuracies,
             "seconds": draw.random(),
             "versions": {"torch": "2"},
-            "shifted": shifted,
+            "shifted": dict.fromkeys(shifts, "d") if best else {},
         }
         record = Record(cell=cell, hyperparameters=point, grid=POINTS[-points:], **fields | changes)
         write_record(record, root)
+
+
+def with_accuracies(record, classifier, **found):
+    """A record with other accuracies of a classifier, by set; None is none."""
+    own = record.accuracies[classifier] | found
+    kept = {of: accuracy for of, accuracy in own.items() if accuracy is not None}
+    return dataclasses.replace(record, accuracies=record.accuracies | {classifier: kept})
+
+
+def untested(record, **found):
+    """A record without any tests, and with other validation accuracies."""
+    bare = record.untested()
+    for classifier, val in found.items():
+        bare = with_accuracies(bare, classifier, val=val)
+    return bare

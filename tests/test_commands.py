@@ -130,7 +130,7 @@ def test_training_and_its_tables(world):
     run_fork("average.py", said[0], name, *averages, folder=world.said, check=0)
     (run_selected,) = [r for r in records(world) if r.tested and r.cell.image_augmentation == "flip"]
     summary = pd.read_csv(Path(world.results["avg"][1]) / name / "summary.csv")
-    assert summary["mean"].tolist() == [pytest.approx(100 * run_selected.trained.test, abs=1e-4)]
+    assert summary["mean"].tolist() == [pytest.approx(100 * run_selected.accuracy("trained"), abs=1e-4)]
 
 
 def test_domain_shift(world):

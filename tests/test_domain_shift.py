@@ -320,7 +320,7 @@ def test_the_tables_see_a_variant_as_a_test_set(world):
     run = selected_run(world)
     view = as_tested_on(run, "imagenet_a", class_subset=False)
     assert view.cell == dataclasses.replace(run.cell, dataset="imagenet_a")
-    assert view.trained.test == run.shifted["imagenet_a/all_classes"].trained
+    assert view.accuracy("trained") == run.shifted["imagenet_a/all_classes"].trained
     assert view.inputs["test"] == run.shifted["imagenet_a"].inputs
-    assert as_tested_on(run, "imagenetv2", class_subset=False).wiseft.test == run.shifted["imagenetv2"].wiseft
+    assert as_tested_on(run, "imagenetv2", class_subset=False).accuracy("wiseft") == run.shifted["imagenetv2"].wiseft
     assert datasets.SOURCES == ("imagenet", "demo")

@@ -391,7 +391,7 @@ def test_a_full_disk(world, workers):
     run = world.start("--num-workers", workers, prepare=limit).wait(check=1)
     (line,) = [line for line in run.err.splitlines() if line.startswith("error: ")]
     assert re.search(rf"{world.place.bank('test', 0, 'none')}/\S+ cannot be written \(.*File too large", line)
-    assert "the same command goes on" in line
+    assert "run the same command again to resume" in line
     assert stored(world)
     assert goes_on(world)
 

@@ -100,8 +100,8 @@ def test_partial_fine_tuning(world, layers):
     train(world, *PARTIAL, *layers, "--executor", "sequential", "--test", "all")
     sequential = records(world)
     assert all(record.tested for record in sequential)
-    assert [(r.step, r.trained.val, r.wiseft.val) for r in stacked] == [
-        (r.step, r.trained.val, r.wiseft.val) for r in sequential
+    assert [(r.step, r.val, r.accuracy("wiseft", "val")) for r in stacked] == [
+        (r.step, r.val, r.accuracy("wiseft", "val")) for r in sequential
     ]
     run = selected({record.hyperparameters: record for record in stacked})
     assert run == next(r for r in sequential if r.hyperparameters == run.hyperparameters)

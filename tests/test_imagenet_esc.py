@@ -18,7 +18,6 @@ from engine.esc import inputs
 from engine.esc.benchmark import imagenet_esc
 from engine.esc.data import ADDED, OTHER, EscCell
 from engine.esc.sweep import EscSweep, all_cells
-from engine.methods import AUDIO
 from engine.results import esc
 from engine.results.esc import EscRun
 from forks import Fork, run_fork

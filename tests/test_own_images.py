@@ -169,7 +169,7 @@ def test_replaced_images_are_noticed_and_made_anew(extracted):
     checked = " ".join(extracted.run("check.py", "--dataset", "my photos", check=1).stdout.split())
     assert f"WRONG features/demo-RN/my-photos: {named} since its features were made; features.py" in checked
     made = extracted.run(*command_in(refused), *FEATURES, check=0)
-    assert f"note: my photos/split.json is older than the images: {named}. The file is updated.." in made.stdout
+    assert f"note: my photos/split.json is older than the images: {named}. The file is updated." in made.stdout
     assert "50 images, counting views, 3 of them to encode" in made.stdout
     again = extracted.run(*command_in(refused), *FEATURES, check=0)
     assert "0 of them to encode" in again.stdout
@@ -208,7 +208,7 @@ def test_images_and_classes_come_and_go(extracted):
     folder = sorted(path for path in extracted.folder.iterdir() if path.is_dir())[0]
     folder.rename(extracted.folder / "something else")
     made = extracted.run("features.py", *ALL[:2], "--train-shot", "1", *ALL[4:], *FEATURES, check=0).stdout
-    assert "is called something else now" in made
+    assert "is now called something else" in made
     assert "few-shot splits in indices/my-photos: 1 with 1 image drawn again" in made
     assert "0 of them to encode" in made  # --train-shot all has every image's features
     assert "a photo of a something else." in read_texts(extracted.place.texts(0, "hand_crafted")).prompts
@@ -227,7 +227,7 @@ def test_prompts_of_other_class_names_are_not_trained_on(extracted):
     next(path for path in extracted.folder.iterdir() if path.is_dir()).rename(extracted.folder / "something else")
     extracted.run("features.py", *ALL, "--text-augmentation", "vanilla", *FEATURES, check=0)
     checked = " ".join(extracted.run("check.py", "--dataset", "my photos", check=1).stdout.split())
-    assert "text-layer_0/hand_crafted: other prompts or class names than the dataset has; features.py m" in checked
+    assert "text-layer_0/hand_crafted: other prompts or class names than the dataset's; features.py m" in checked
     for asked in ([], ["--templates", "two.txt"]):
         refused = extracted.run("train.py", *ALL, *STEPS, *asked, check=1)
         assert "has the prompts of other class names than features/demo-RN/my-photos/images.json" in refused.stderr
@@ -325,7 +325,7 @@ def test_other_images_or_templates_under_a_name_are_not_trained_on(extracted):
     refused = extracted.run(*train, "--dataset", "other/my photos", check=1)
     assert "my-photos has features of other images: not one of them is in other/my photos now" in refused.stderr
     refused = extracted.run("features.py", "--dataset", "other/my photos", *ALL[2:], check=1)
-    assert "indices/my-photos/shot_all-seed_1.json is a split of other images" in refused.stderr
+    assert "indices/my-photos/shot_all-seed_1.json is a few-shot split of other images" in refused.stderr
     shutil.rmtree(extracted.root / "indices")
     refused = extracted.run("features.py", "--dataset", "other/my photos", *ALL[2:], check=1)
     assert "my-photos has features of other images: not one of them is in other/my photos now" in refused.stderr
@@ -351,7 +351,7 @@ def test_templates_of_ones_own(extracted):
     assert "results/all_demo-RN_linear_two_none_0_cross_modal_text_wiseft_False_iter_101.csv" in tabulated.stdout
     missing = command_in(extracted.run("train.py", *ALL, *STEPS, "--templates", "others/three.txt", check=1))
     assert missing[missing.index("--text-augmentation") + 1] == "others/three.txt"
-    assert "others/three.txt: there is no such file" in extracted.run(*missing, check=1).stderr
+    assert "others/three.txt: no such template file" in extracted.run(*missing, check=1).stderr
     (extracted.root / "two.txt").write_text("the {}")
     assert (
         "other prompts or class names" in extracted.run("features.py", *ALL, "--templates", "two.txt", check=1).stderr

@@ -15,7 +15,6 @@ import numpy
 import pandas as pd
 import pytest
 
-from engine.methods import AUDIO
 from engine.results.esc import EscRun, add_runs
 from forks import run_fork
 from records import CROSS, LINEAR, PARTIAL, UNI, UNI_ZEROSHOT, cell_of, write_cell

@@ -184,7 +184,7 @@ def test_features_made_in_another_way_are_made_so_again(kept, tmp_path):
     assert (classifier.extraction.precision, classifier.extraction.decode) == ("bf16", "fast")
     files, labels = pictures(kept)
     right = classifier(files).argmax(dim=1) == labels
-    assert int(right.sum()) / len(right) == read_record(path.with_name("record.json")).trained.test
+    assert int(right.sum()) / len(right) == read_record(path.with_name("record.json")).accuracy("trained")
 
 
 def forget_preparation(features):
@@ -220,7 +220,7 @@ def test_an_encoders_own_preparation_is_used_from_features_to_predictions(kept, 
         )
     right = classifier(files).argmax(dim=1) == labels
     record = read_record(path.with_name("record.json"))
-    assert int(right.sum()) / len(right) == record.trained.test
+    assert int(right.sum()) / len(right) == record.accuracy("trained")
     assert record.inputs["features"] == f"preprocessing {classifier.extraction.description}"
     with safe_open(path, framework="np") as file:
         assert json.loads(file.metadata()["classifier"])["extraction"]["resize_mode"] == "squash"
@@ -298,7 +298,7 @@ def test_whatever_records_say_a_sweep_ends(kept, tmp_path, words):
     found = {place: read_record(place) for place in records}
     (head,) = path.parents[1].glob("*/classifier.safetensors")
     assert load(head).classnames == NAMES
-    assert all(found[place].trained.val == records[place].trained.val for place in others[:2])
+    assert all(found[place].val == records[place].val for place in others[:2])
     chosen = selected({record.hyperparameters: record for record in found.values()})
     assert head.with_name("record.json") == next(place for place in found if found[place] == chosen)
     assert "6 runs, 0 to train" in train(world, "--clip-encoder", "demo-RN", *words, "--save-heads").out

@@ -33,6 +33,8 @@ README = TEXT["README.md"]
 LISTED = {
     "bash demo.sh": "tests/test_shell_scripts.py runs it with a Python that records commands",
     "bash test.sh": "runs these tests",
+    "bash methods.sh": "tests/test_methods_sweep.py",
+    "DATASETS=demo bash methods.sh": "tests/test_methods_sweep.py",
     "source .venv/bin/activate": "tests/test_shell_scripts.py",
     "cd audioclip/": "tests/test_audio_script.py",
     "python audio_features.py": "needs ESC-50 and AudioCLIP's weights; tests/test_audio_script.py runs it on stand-ins",

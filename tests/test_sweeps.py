@@ -51,15 +51,15 @@ def test_the_eleven_datasets_from_features_to_the_average(probed, script):
             assert table["dataset"].tolist() == list(datasets.TARGETS)
             for row in table.itertuples():
                 run = runs[row.dataset, modality]
-                assert row.mean == pytest.approx(100 * (run.wiseft if wise_ft else run.trained).test, abs=1e-4)
-                assert row.zeroshot == pytest.approx(100 * run.zeroshot.test, abs=1e-4)
+                assert row.mean == pytest.approx(100 * run.accuracy("wiseft" if wise_ft else "trained"), abs=1e-4)
+                assert row.zeroshot == pytest.approx(100 * run.accuracy("zeroshot"), abs=1e-4)
                 assert row.std == 0
             assert table["mean"].nunique() > 3, "one dataset could stand for another"
     names = [NAME.format("cross_modal_text", False), NAME.format("uni_modal_random", False)]
     done = script("average.py", "--name", *names, *probed.eval, *probed.avg, check=0)
     for name, modality in zip(names, ("cross_modal", "uni_modal"), strict=True):
         summary = pd.read_csv(Path(probed.avg[1]) / name / "summary.csv")
-        mean = sum(runs[dataset, modality].trained.test for dataset in datasets.TARGETS) / 11
+        mean = sum(runs[dataset, modality].accuracy("trained") for dataset in datasets.TARGETS) / 11
         assert summary["mean"].tolist() == [pytest.approx(100 * mean, abs=1e-3)]
         assert f"{100 * mean:.2f}" in done.stdout
 
@@ -162,7 +162,7 @@ def test_partial_fine_tuning_and_adapters(extracted, tmp_path, script, mode):
         assert len(table) == 2
         for dataset, mean in table["mean"].items():
             run = runs[dataset, method[1]]
-            assert mean == pytest.approx(100 * run.trained.test, abs=1e-4)
+            assert mean == pytest.approx(100 * run.accuracy("trained"), abs=1e-4)
             head, layer, logit = {"partial": ("linear", 1, 4.0), "adapter": ("adapter", 0, 4.60517)}[mode]
             assert (run.cell.head, run.cell.image_layer, run.cell.log_logit_scale) == (head, layer, logit)
 

@@ -155,7 +155,7 @@ def test_training_and_its_table(world):
         classifier = F.normalize(texts[:, positions].mean(1), dim=1)
         accuracy = ((F.normalize(test.double()) @ classifier.T).argmax(1) == truth).double().mean().item()
         (tested,) = [record for record in found if record.cell.seed == seed and record.tested]
-        assert tested.zeroshot.test == pytest.approx(accuracy, abs=1e-12)
+        assert tested.accuracy("zeroshot") == pytest.approx(accuracy, abs=1e-12)
         assert "text_0-template_mining-none_0" in str(tested.cell.folder(""))
     assert len({record.inputs["text"] for record in found}) == len(SEEDS)
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import math
 import os
 import random
 import shlex
@@ -26,8 +27,8 @@ from engine.datasets.few_shot import load_split
 from engine.features.prompts import read_texts, write_texts
 from engine.features.store import Bank, write_shard
 from engine.preprocessing import OPENAI_PREPROCESSING
-from engine.results.runs import read_record
-from engine.sweep import data
+from engine.results.runs import read_record, write_record
+from engine.tasks import images as image_tasks
 from forks import Fork, run_fork
 from stores import store_of_random_features, stored_features
 
@@ -103,11 +104,11 @@ def test_a_sweep_leaves_a_record_per_run_and_tests_the_selected_alone(swept):
         runs = [record for record in found.values() if record.cell == cell]
         tested = [record for record in runs if record.tested]
         assert len(tested) == 1
-        best = max(record.trained.val for record in runs)
-        first = next(point for point in runs[0].grid if _run(runs, point).trained.val == best)
+        best = max(record.val for record in runs)
+        first = next(point for point in runs[0].grid if _run(runs, point).val == best)
         assert tested[0].hyperparameters == first
-        assert tested[0].wiseft.test is not None
-        assert tested[0].zeroshot.test is not None
+        assert tested[0].accuracy("wiseft") is not None
+        assert tested[0].accuracy("zeroshot") is not None
 
 
 def _run(runs, point):
@@ -137,7 +138,7 @@ def test_all_runs_are_tested_when_asked_and_missing_ones_trained_again(script, w
     assert len(tested) == 12
     assert all(record.tested for record in tested.values())
     for path, record in selected.items():
-        assert record.trained.val == tested[path].trained.val
+        assert record.val == tested[path].val
         assert record.step == tested[path].step
         if record.tested:
             assert record == tested[path]
@@ -148,7 +149,7 @@ def test_features_larger_than_memory_give_the_same_records(world, swept_store):
 
     def forget_memory():
         memory.free = lambda device: 1000
-        data.TEST_SET, data.FEATURES = 0, 30
+        image_tasks.TEST_SET, image_tasks.FEATURES = 0, 30
         mapped = memory.scratch
         memory.scratch = lambda shape, folder: (world.root / f"mapped {list(shape)}").touch() or mapped(shape, folder)
 
@@ -183,11 +184,11 @@ def test_tables_follow_from_the_records(script, swept):
     assert table["shots"].tolist() == [1, 2]
     runs = [record for record in records(swept).values() if record.tested and record.cell.modality == "cross_modal"]
     for row in table.itertuples():
-        accuracies = [100 * run.trained.test for run in runs if run.cell.shots == row.shots]
+        accuracies = [100 * run.accuracy("trained") for run in runs if run.cell.shots == row.shots]
         assert row.mean == pytest.approx(numpy.mean(accuracies), abs=1e-4)
         assert row.std == pytest.approx(numpy.std(accuracies), abs=1e-4)  # of the population
     ensemble = pd.read_csv(swept.root / "results" / f"{NAME.format('cross_modal_text', True)}.csv")
-    expected = [100 * run.wiseft.test for run in runs if run.cell.shots == 1]
+    expected = [100 * run.accuracy("wiseft") for run in runs if run.cell.shots == 1]
     assert ensemble["mean"][0] == pytest.approx(numpy.mean(expected), abs=1e-4)
 
     tables = ["--eval_dir", swept.root / "results", "--avg_dir", swept.root / "average"]
@@ -403,12 +404,10 @@ def test_runs_on_other_weights_are_not_averaged(script, swept):
 
 def test_a_run_that_comes_out_otherwise_is_recorded_as_it_was_tested(script, swept):
     """A record from another machine without its test: training it again here may choose another step."""
-    path = next(swept.root / "experiments" / path for path, run in records(swept).items() if run.tested)
-    record = read_record(path)
-    text = path.read_text().replace(f'"test": {record.trained.test}', '"test": null')
-    path.write_text(text.replace(f'"step": {record.step}', f'"step": {record.step + 100}'))
+    path, record = next((path, run) for path, run in records(swept).items() if run.tested)
+    write_record(dataclasses.replace(record.untested(), step=record.step + 100), swept.root / "experiments")
     train(script, swept)
-    assert read_record(path) == record
+    assert records(swept)[path] == record
 
 
 def test_records_on_other_features_are_not_mixed_in(script, swept):
@@ -442,22 +441,27 @@ def test_garbage_in_a_record_is_named(script, swept):
 
 def test_records_that_cannot_be_are_named(script, swept):
     """By whoever selects among the runs of a cell."""
-    small = (path for path, run in records(swept).items() if not run.tested and run.hyperparameters.batch_size == 8)
+    small = (path for path, run in records(swept).items() if not run.tested and run.hyperparameters["batch_size"] == 8)
     path, other = (swept.root / "experiments" / place for place in itertools.islice(small, 2))
     whole = json.loads(path.read_text())
-    grid = whole["grid"]
+    grid, own = whole["grid"], whole["accuracies"]
     faults = [
-        ({"trained": {"val": 1.5, "test": None}}, "an accuracy is 1.5, which is not from 0 to 1"),
-        ({"wiseft": {"val": float("nan"), "test": None}}, "record.wiseft.val is not a finite number"),
-        ({"trained": {"val": 0.5, "test": 0.5}}, "of its three classifiers not all are tested"),
+        ({"accuracies": own | {"trained": {"val": 1.5}}}, "an accuracy is 1.5, which is not from 0 to 1"),
+        ({"accuracies": own | {"wiseft": {"val": math.nan}}}, "record.accuracies.wiseft.val is not a finite number"),
+        (
+            {"accuracies": own | {"trained": {"val": 0.5, "test": 0.5}}},
+            "the classifiers trained and wiseft were not tested on the same sets",
+        ),
+        ({"accuracies": {"wiseft": own["wiseft"]}}, "it has no validation accuracy"),
         ({"step": 100.0}, "record.step is not a whole number"),
         ({"step": -1}, "step is -1"),
         ({"seconds": "long"}, "record.seconds is not a finite number"),
         ({"grid": [whole["hyperparameters"]]}, "its grid is not the grid 'linear' of its method"),
-        ({"grid": [point for point in grid if point[2] == 8]}, "have different grids"),
+        ({"grid": [point for point in grid if point["batch_size"] == 8]}, "have different grids"),
         ({"hyperparameters": read_record(other).hyperparameters}, "lies in another run's folder"),
-        ({"hyperparameters": [1, 1, 1]}, "its hyperparameters are not in its grid"),
-        ({"shifted": {"demo_v2": {"inputs": "x", "trained": -1, "wiseft": 0, "zeroshot": 0}}}, "an accuracy is -1"),
+        ({"hyperparameters": {"lr": 1, "weight_decay": 1, "batch_size": 1}}, "its hyperparameters are not in its grid"),
+        ({"hyperparameters": [1, 1]}, "record.hyperparameters is "),
+        ({"tuned": {"alpha": "1"}}, "record.tuned.alpha is not a finite number"),
         ({"cell": whole["cell"] | {"log_logit_scale": "4.6"}}, "record.cell.log_logit_scale is not a finite number"),
     ]
     for change, said in faults:
@@ -604,11 +608,9 @@ def records_written(world):
 def test_a_sweep_killed_before_its_test_tests_the_selected_run(script, swept):
     """Records of a cell without the selected run's test: what a kill between two records leaves."""
     expected = records(swept)
-    for path, record in expected.items():
+    for record in expected.values():
         if record.tested:
-            lacking = (swept.root / "experiments" / path).read_text()
-            lacking = lacking.replace(f'"test": {record.trained.test}', '"test": null')
-            (swept.root / "experiments" / path).write_text(lacking)
+            write_record(record.untested(), swept.root / "experiments")
     assert "4 to train" in train(script, swept).stdout
     assert records(swept) == expected
 

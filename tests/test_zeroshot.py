@@ -78,7 +78,9 @@ def test_features_say_the_accuracy_of_what_they_made(worlds):
     assert accuracy["template_mining"] >= accuracy["hand_crafted"] > 30
     assert "warning" not in done.stdout + done.stderr
     assert "warning" not in train(root).stderr
-    (recorded,) = {read_record(path).zeroshot.val for path in (root / "experiments").rglob("record.json")}
+    (recorded,) = {
+        read_record(path).accuracy("zeroshot", "val") for path in (root / "experiments").rglob("record.json")
+    }
     assert 100 * recorded == pytest.approx(accuracy["hand_crafted"], abs=0.06)
     assert "zero-shot" not in features(root).stdout, "nothing was made"
     assert "zero-shot" not in features(root, "--image-layer-idx", "2").stdout, "no final features were asked for"

@@ -14,6 +14,7 @@ from engine.config.resolve import (
     check_encoders,
     device,
     image_views,
+    methods_scope,
     scope,
     shifted_sets,
     workers,
@@ -21,6 +22,6 @@ from engine.config.resolve import (
 from engine.config.script import parser, run
 
 __all__ = [
-    "PROMPTS", "SEEDS", "apply_mode", "cells", "check_encoders", "command", "device", "image_views", "parser", "run",
-    "scope", "shifted_sets", "workers",
+    "PROMPTS", "SEEDS", "apply_mode", "cells", "check_encoders", "command", "device", "image_views",
+    "methods_scope", "parser", "run", "scope", "shifted_sets", "workers",
 ]  # fmt: skip

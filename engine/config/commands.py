@@ -150,6 +150,15 @@ def table_commands(made: Comparison, args: argparse.Namespace) -> list[str]:
     return [heading, *extraction_commands(args, missing, encoders, shifted=shift), *train]
 
 
+def methods_commands(args: argparse.Namespace, missing: list[Cell], encoders: dict[str, str]) -> list[str]:
+    """Return a line about the cells that the table of all methods lacks, then the commands that fill the gaps."""
+    if not missing:
+        return []
+    cells = pluralize(len(missing), "cell")
+    heading = f"{cells} (dataset, shots and seed of a method) without a complete, tested grid. To fill them:"
+    return [heading, *extraction_commands(args, missing, encoders), *training_commands(args, missing, encoders)]
+
+
 def save_heads_commands(args: argparse.Namespace, cells: dict[Cell, Path | None]) -> list[str]:
     """Return command lines that save the classifiers of `cells`, which map to their result folders (None: unknown).
 

@@ -10,14 +10,18 @@ import warnings
 from engine import datasets
 from engine.clip import names
 from engine.config.arguments.classifier import method_arguments
-from engine.config.arguments.data import SEEDS
+from engine.config.arguments.data import SEEDS, SHOTS
 from engine.datasets.few_shot import ALL
 from engine.errors import UserError
 from engine.methods import METHODS
 from engine.paper import layout
 from engine.paper.layout import TABLES, Scope
+from engine.results.methods_scope import MethodsScope
 from engine.results.runs import Cell
 from engine.training.schedule import MAX_ITER
+
+ENCODER = "RN50"
+"""The encoder of the table of all methods, unless another one is given: the encoder of the published averages."""
 
 
 def image_views(args: argparse.Namespace) -> int:
@@ -174,6 +178,23 @@ def scope(args: argparse.Namespace, table: int) -> Scope:
         raise UserError("--train-shot all is in no table of the paper; use eval.py to tabulate it")
     shots, seeds = (tuple(dict.fromkeys(values)) for values in (args.train_shot or paper.shots, paper.seeds))
     return Scope(chosen, shots, seeds, encoders, args.max_iter)
+
+
+def methods_scope(args: argparse.Namespace) -> MethodsScope:
+    """Return the scope of the table of all methods for arguments of tables.py; None is the paper's value.
+
+    Raises UserError for a dataset with only a test set, and for `--clip-weights` with several encoders.
+    """
+    if ALL in (args.train_shot or []):
+        raise UserError("--train-shot all is not in the table of methods; use eval.py to tabulate it")
+    chosen_encoders = args.clip_encoder or [ENCODER]
+    if args.clip_weights and len(chosen_encoders) > 1:
+        raise UserError(f"--clip-weights is one file, but --clip-encoder names {len(chosen_encoders)} encoders")
+    chosen = args.dataset or datasets.TARGETS, args.train_shot or SHOTS, args.seed or SEEDS
+    for dataset in chosen[0]:
+        require_trainable(dataset)
+    encoders = {name: names.folder(name, args.clip_weights) for name in chosen_encoders}
+    return MethodsScope(*(tuple(dict.fromkeys(values)) for values in chosen), encoders, args.max_iter)
 
 
 def require_trainable(dataset: str) -> None:

@@ -10,6 +10,7 @@ from engine import datasets
 from engine import templates as prompts
 from engine.datasets.few_shot import ALL, Shots
 from engine.paper.layout import TABLES
+from engine.results import methods_scope
 from engine.training.schedule import MAX_LOGIT
 
 MAX_NUMBER, MAX_SEED = 10**9, 2**63 - 1
@@ -153,9 +154,10 @@ def png(text: str) -> str:
 
 def table_number(text: str) -> int | str:
     """Read the number of a table of the paper, or `all`."""
-    if text != "all" and text not in map(str, TABLES):
-        raise argparse.ArgumentTypeError(f"'{text}' is not one of {', '.join(map(str, TABLES))} or all")
-    return text if text == "all" else int(text)
+    if text not in ("all", methods_scope.NAME) and text not in map(str, TABLES):
+        known = ", ".join(map(str, TABLES))
+        raise argparse.ArgumentTypeError(f"'{text}' is not one of {known}, all or {methods_scope.NAME}")
+    return int(text) if text.isdecimal() else text
 
 
 def named_cell(text: str) -> tuple[str, int, int]:

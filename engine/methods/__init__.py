@@ -14,6 +14,13 @@ REGISTRY = {
     "linear": "linear",
     "adapter": "adapter",
     "partial": "linear",
+    "zs_lp": "zs_lp",
+    "clap": "clap",
+    "taskres": "taskres",
+    "tip_adapter": "tip_adapter",
+    "tip_adapter_f": "tip_adapter_f",
+    "lp_plus_plus": "lp_plus_plus",
+    "gda": "gda",
 }
 """The name of each method, which is that of its file in this package, and its `--classifier_head`."""
 

@@ -178,15 +178,20 @@ class ClosedForm:
         return 1
 
     def __call__(
-        self, runs: Sequence[Run], *, progress: Callable[[int], object], **_: object
+        self, runs: Sequence[Run], *, progress: Callable[[int], object], executor: str = "stacked", **_: object
     ) -> Iterator[dict[Run, Fitted]]:
-        """Solve `runs` one after another; see `Fit`."""
+        """Solve `runs`, side by side with the stacked executor; see `Fit`."""
+        from engine.training.side_by_side import fit_each
+
+        for fitted in fit_each(runs, self._fit, in_turn=executor == "sequential"):
+            progress(len(fitted))
+            yield fitted
+
+    def _fit(self, run: Run) -> Fitted:
         from engine.training.evaluate import val_accuracy
         from engine.training.task import Fitted
 
-        for run in runs:
-            began = time.perf_counter()
-            classifier, tuned = self.solve(*run)
-            accuracy = val_accuracy(run.task, classifier)
-            progress(1)
-            yield {run: Fitted(classifier, accuracy, tuned=tuned, seconds=time.perf_counter() - began)}
+        began = time.perf_counter()
+        classifier, tuned = self.solve(*run)
+        accuracy = val_accuracy(run.task, classifier)
+        return Fitted(classifier, accuracy, tuned=tuned, seconds=time.perf_counter() - began)

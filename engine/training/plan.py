@@ -168,7 +168,9 @@ def run_bytes(problem: Problem, hparams: Hparams) -> int:
     rows = validation_rows(problem)
     validation = rows * (_row_bytes(problem) + 4 * classes)
     step, copies = batch_size * (_row_bytes(problem) + 4 * classes), 5
-    if not problem.is_linear:
+    if problem.is_residual:
+        step += batch_size * 4 * classes
+    elif not problem.is_linear:
         copies = 6
         step = _saved_bytes(problem, shares)
         validation += step * rows // batch_size

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.model import LinearClassifier
+from engine.model.residual import ResidualClassifier, penalty
 from engine.training.descent import GradientDescent
 from engine.training.grid import Hparams
 from engine.training.schedule import Steps
@@ -58,6 +59,17 @@ class Problem:
         model = self.model
         linear = isinstance(model, LinearClassifier) and model.embedding.is_identity and model.head.bias is None
         return linear and self.descent.penalty is None
+
+    @property
+    def is_residual(self) -> bool:
+        """Whether a residual of normalised weights on features as they are is all that is trained."""
+        model = self.model
+        residual = isinstance(model, ResidualClassifier) and model.embedding.is_identity
+        return residual and self.descent.penalty in (None, penalty)
+
+    def is_full_batch(self, hparams: Hparams) -> bool:
+        """Return whether each batch of a run has all samples."""
+        return not self.descent.views_in_turn and self.shares(hparams) == tuple(map(len, self.modalities))
 
     def finish(self, model: nn.Module) -> tuple[LinearClassifier, dict[str, float]]:
         """Return the linear classifier of a trained module, and values tuned on validation."""

@@ -17,7 +17,6 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import replace
 from threading import Event, Lock
 
@@ -29,12 +28,13 @@ from engine.model import with_state
 from engine.training.batches import streams
 from engine.training.descent import Optimizer
 from engine.training.evaluate import val_accuracy
-from engine.training.gradients import FunctionalModel, LinearModel, plain_attention
+from engine.training.gradients import FunctionalModel, LinearModel, plain_attention, stacked_model
 from engine.training.graphs import captured
 from engine.training.grid import Hparams
 from engine.training.plan import Stack, plan
 from engine.training.problem import Job, Problem, hparam_buffers
 from engine.training.schedule import EVAL_FREQ
+from engine.training.side_by_side import one_thread_per_kernel
 from engine.training.task import Fitted, Inputs, Samples
 
 
@@ -47,7 +47,7 @@ def train(
     stacks that train at a time may take on the problems' device; None is without a limit.
     Raises UserError when that is too little for the smallest stack.
     """
-    with _one_thread_per_kernel() as cores, plain_attention():
+    with one_thread_per_kernel() as cores, plain_attention():
         if jobs[0].problem.device.type == "cpu":
             stacks, workers = plan(jobs, cores, budget)
             yield from _train_in_threads(stacks, workers, cores, progress)
@@ -88,21 +88,6 @@ class _Stopped(Exception):
     """Ends a stack because another one failed, or the user pressed Ctrl-C."""
 
 
-@contextmanager
-def _one_thread_per_kernel() -> Iterator[int]:
-    """Let torch run each CPU kernel on one thread, and tell how many it used to take.
-
-    The kernels of a step are too short to share: on a busy machine two threads that wait for each other at the end of
-    each one were seen to take a hundred times as long. Whole stacks are what the cores share out.
-    """
-    cores = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield cores
-    finally:
-        torch.set_num_threads(cores)
-
-
 class _StackTrainer:
     """Trains the runs of a stack: G problems x R settings, run number r * G + g."""
 
@@ -110,7 +95,7 @@ class _StackTrainer:
         problems = stack.problems if stack.copies == 1 else stack.problems * stack.copies
         self.stack, self.problems, self.descent = stack, problems, problems[0].descent
         self.device = problems[0].device
-        self.model = (LinearModel if problems[0].is_linear else FunctionalModel)(stack, problems)
+        self.model = stacked_model(stack, problems)
         self.optimizer = _Optimizer(self.descent.optimizer, self.model.parameters, stack.settings)
         self.batches = _Batches(problems, stack)
         kept = _Validation if self.descent.keep == "best" else _LastStep
@@ -237,7 +222,8 @@ class _Batches:
         self.banks = [_JoinedBank(samples) for samples in self.modalities]
         self.descent, self.length, self.loaded = problems[0].descent, stack.length, 0
         self.shares, device = stack.shares, problems[0].device
-        shape = (EVAL_FREQ, len(problems), sum(self.shares))
+        self.is_full = problems[0].is_full_batch(stack.settings[0])  # one batch, of all samples, for all steps
+        shape = (1 if self.is_full else EVAL_FREQ, len(problems), sum(self.shares))
         self.rows, self.labels = (torch.zeros(shape, dtype=torch.int64, device=device) for _ in range(2))
         self.rates = torch.zeros(EVAL_FREQ, len(stack.settings), device=device)
         self.step = torch.zeros(1, dtype=torch.int64, device=device)  # within the block
@@ -252,18 +238,24 @@ class _Batches:
             lrs = list(map(self.descent.optimizer.lr_of, self.settings))
             rates = [[self.descent.schedule(step, lr, self.length) for lr in lrs] for step in block]
             self.rates[:steps] = torch.tensor(rates)
-            rows, labels = (tensor[:steps].split(self.shares, dim=2) for tensor in (self.rows, self.labels))
-            for number, (samples, bank) in enumerate(zip(self.modalities, self.banks, strict=True)):
-                for problem, (own, offset) in enumerate(zip(samples, bank.offsets, strict=True)):
-                    taken = self.streams[problem][number].take(steps).to(own.rows.device, non_blocking=True)
-                    rows[number][:, problem] = own.rows[taken] + offset
-                    labels[number][:, problem] = own.labels[taken]
+            if not self.is_full or start == 0:
+                self._draw(1 if self.is_full else steps)
             self.loaded += EVAL_FREQ
+
+    def _draw(self, steps: int) -> None:
+        """Load the batches of the next `steps`."""
+        rows, labels = (tensor[:steps].split(self.shares, dim=2) for tensor in (self.rows, self.labels))
+        for number, (samples, bank) in enumerate(zip(self.modalities, self.banks, strict=True)):
+            for problem, (own, offset) in enumerate(zip(samples, bank.offsets, strict=True)):
+                taken = self.streams[problem][number].take(steps).to(own.rows.device, non_blocking=True)
+                rows[number][:, problem] = own.rows[taken] + offset
+                labels[number][:, problem] = own.labels[taken]
 
     def next(self) -> tuple[list[tuple[_JoinedBank, Tensor]], Tensor, Tensor]:
         """The next batch: a bank and rows [G, share] of it per modality; labels [G, B]; learning rates [R]."""
-        picked = (tensor.index_select(0, self.step).squeeze(0) for tensor in (self.rows, self.labels, self.rates))
-        rows, labels, rates = picked
+        rates = self.rates.index_select(0, self.step).squeeze(0)
+        batch = torch.zeros_like(self.step) if self.is_full else self.step
+        rows, labels = (tensor.index_select(0, batch).squeeze(0) for tensor in (self.rows, self.labels))
         self.step += 1
         return list(zip(self.banks, rows.split(self.shares, dim=1), strict=True)), labels, rates
 

@@ -5,9 +5,8 @@ import json
 import pytest
 
 from engine.errors import UserError
-from engine.methods import AUDIO
 from engine.results import esc
-from engine.results.esc import EscRun, add_runs, mean_and_deviation, read_runs, runs_path, score, wins
+from engine.results.esc import AUDIO, EscRun, add_runs, mean_and_deviation, read_runs, runs_path, score, wins
 
 PLACE = ("image", 19, 1)
 PAIRS = [(split, draw) for split in esc.SPLITS for draw in esc.DRAWS]

@@ -9,9 +9,9 @@ import pytest
 from engine.errors import UserError
 from engine.results import tables
 from engine.results.explain import explain
-from engine.results.runs import Accuracy, Shifted, read_cell, record_path, runs_digest, selected, write_record
+from engine.results.runs import read_cell, record_path, runs_digest, selected, write_record
 from forks import Fork, as_a_user, run_fork
-from records import CROSS, LINEAR, POINTS, UNI, cell_of, write_cell
+from records import CROSS, LINEAR, POINTS, UNI, cell_of, with_accuracies, write_cell
 
 pytestmark = pytest.mark.usefixtures("short_grids")
 FEATURES = "RN50-image_0-text_0-hand_crafted-flip_1"
@@ -32,8 +32,7 @@ def cell(tmp_path):
 
 
 def change(cell, root, point, **changes):
-    record = read_cell(cell, root)[POINTS[point]]
-    write_record(dataclasses.replace(record, **changes), root)
+    write_record(dataclasses.replace(read_cell(cell, root)[POINTS[point]], **changes), root)
 
 
 def lines_of(cell, root):
@@ -48,13 +47,13 @@ def test_the_grid_of_a_cell_through_the_script(cell, tmp_path, script):
     runs = read_cell(cell, tmp_path / "experiments")
     for line, point in ((untested, POINTS[0]), (tested, POINTS[1])):
         run = runs[point]
-        shown = [run.step, *(a for a in (run.trained.val, run.trained.test, run.wiseft.val, run.wiseft.test))]
-        wanted = [f"{point.lr:g}", f"{point.weight_decay:g}", str(point.batch_size), str(shown[0])]
-        wanted += [f"{100 * accuracy:.2f}" for accuracy in shown[1:] if accuracy is not None]
+        shown = [run.accuracy(name, of) for name in ("trained", "wiseft") for of in ("val", "test")]
+        wanted = [f"{value:g}" for value in (*point.values(), run.step)]
+        wanted += [f"{100 * accuracy:.2f}" for accuracy in shown if accuracy is not None]
         assert line.split()[: len(wanted)] == wanted
     assert tested.endswith("<- selected")
     assert len(untested.split()) == 6
-    assert f"the one run with the highest val, {100 * runs[POINTS[1]].trained.val:.2f}." in done.stdout
+    assert f"the one run with the highest val, {100 * runs[POINTS[1]].val:.2f}." in done.stdout
     assert not (tmp_path / "results").exists()
 
 
@@ -68,8 +67,8 @@ def test_runs_in_a_folder_that_may_not_be_listed_are_not_taken_for_none(cell, tm
 
 def test_a_tie_goes_to_the_first_and_is_said(cell, tmp_path):
     root = tmp_path / "experiments"
-    best = selected(read_cell(cell, root)).trained.val
-    change(cell, root, 0, trained=Accuracy(best))
+    best, first = selected(read_cell(cell, root)).val, read_cell(cell, root)[POINTS[0]]
+    write_record(with_accuracies(first, "trained", val=best), root)
     first, second, reason = lines_of(cell, root)
     assert "<- selected" in first
     assert "selected" not in second
@@ -87,8 +86,7 @@ def test_an_incomplete_grid_selects_nothing(cell, tmp_path):
 
 def test_a_run_that_diverged_and_a_test_that_is_missing_are_said(cell, tmp_path):
     root = tmp_path / "experiments"
-    val = read_cell(cell, root)[POINTS[1]].trained.val
-    change(cell, root, 1, diverged=True, trained=Accuracy(val))
+    change(cell, root, 1, diverged=True, accuracies=read_cell(cell, root)[POINTS[1]].untested().accuracies)
     _, second, reason = lines_of(cell, root)
     assert second.endswith("<- selected, diverged")
     assert reason.endswith("Its test is missing; train.py makes it.")
@@ -121,25 +119,41 @@ def test_a_digest_is_of_what_the_runs_are(cell, tmp_path):
     digest = runs_digest([one, other])
     assert runs_digest([other, one]) == digest
     assert runs_digest([dataclasses.replace(one, seconds=9.0, versions={"torch": "9"}), other]) == digest
-    shifted = dataclasses.replace(one, shifted={"imagenet_a": Shifted("d", 0.1, 0.2, 0.3)})
+    shifted = on_shifted_set(one)
     assert runs_digest([shifted, other]) == digest
     assert runs_digest([shifted, other], shifted=True) != runs_digest([one, other], shifted=True)
     changes = {
         "step": 7,
         "inputs": {"encoder": "x"},
-        "trained": Accuracy(0.1),
+        "tuned": {"alpha": 1.0},
+        "accuracies": with_accuracies(one, "trained", val=0.1).accuracies,
         "cell": dataclasses.replace(cell, seed=9),
     }
     changed = [runs_digest([dataclasses.replace(one, **{name: value}), other]) for name, value in changes.items()]
-    assert len({digest, *changed}) == 5
+    assert len({digest, *changed}) == 6
     assert runs_digest([]) == ""
 
 
+def on_shifted_set(record):
+    """The record as tested on a set more."""
+    more = dict(zip(record.accuracies, (0.1, 0.2, 0.3), strict=True))
+    accuracies = {name: found | {"imagenet_a": more[name]} for name, found in record.accuracies.items()}
+    return dataclasses.replace(record, accuracies=accuracies, shifted={"imagenet_a": "d"})
+
+
 def test_shifted_accuracies_are_kept_in_records(cell, tmp_path):
-    root, found = tmp_path / "experiments", {"imagenet_a": Shifted("d", 0.1, 0.2, 0.3)}
-    change(cell, root, 1, shifted=found)
-    assert read_cell(cell, root)[POINTS[1]].shifted == found
+    root = tmp_path / "experiments"
+    found = on_shifted_set(read_cell(cell, root)[POINTS[1]])
+    write_record(found, root)
+    assert read_cell(cell, root)[POINTS[1]] == found
+    assert found.accuracy("wiseft", "imagenet_a") == 0.2
     assert read_cell(cell, root)[POINTS[0]].shifted == {}
+
+
+def test_what_a_run_tuned_is_shown(cell, tmp_path):
+    change(cell, tmp_path / "experiments", 1, tuned={"alpha": 1.17, "beta": 5.0})
+    said = explain(cell, tmp_path / "experiments").splitlines()
+    assert said[-1] == "tuned on validation inside the run: alpha 1.17, beta 5"
 
 
 def test_rows_of_a_method_carry_the_digest_of_their_own_runs(cell, tmp_path, script):

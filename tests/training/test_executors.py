@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from engine.clip.split import unstackable
 from engine.errors import UserError
@@ -22,7 +23,8 @@ from engine.training.plan import plan, run_bytes
 from engine.training.problem import Job
 from engine.training.schedule import EVAL_FREQ, Steps, warmed_up_cosine
 from engine.training.task import Samples
-from problems import DIMENSION, KINDS, STACKABLE
+from made_up import MADE_UP
+from problems import CLASSES, DIMENSION, KINDS, STACKABLE
 
 EXECUTORS = {"sequential": sequential.train, "stacked": stacked.train}
 
@@ -184,6 +186,24 @@ def test_executors_agree_on_whatever_is_trained(kind, make_problem):
     stack, plain = (run(executor, jobs, 220) for executor in ("stacked", "sequential"))
     assert all(map(close, stack, plain))
     assert sum(outcome.step > 0 for outcome in plain) > len(plain) / 2, "most are best at step 0: the test shows little"
+
+
+@pytest.mark.parametrize("name", MADE_UP)
+def test_executors_agree_on_buffers_of_tasks_and_of_hyper_parameters(name, make_problem):
+    """Side by side in one stack, with what each description asks for."""
+    method, generator = MADE_UP[name], torch.Generator().manual_seed(5)
+    zeroshots = [F.normalize(torch.randn(CLASSES, DIMENSION, generator=generator)) for _ in range(3)]
+    problems = [
+        make_problem(4, name=str(number), kind=method.fit, scale=10.0, views=2, zeroshot=own)
+        for number, own in enumerate(zeroshots)
+    ]
+    jobs = [Job(problem, hparams) for problem in problems for hparams in method.grid]
+    assert len(plan(jobs, 1)[0]) == 1
+    stack, plain = (run(executor, jobs, 120) for executor in ("stacked", "sequential"))
+    assert all(map(close, stack, plain))
+    assert [outcome.tuned for outcome in stack] == [outcome.tuned for outcome in plain]
+    weights = [outcome.classifier.weight for outcome in stack]
+    assert not any(torch.equal(weights[0], other) for other in weights[1:])
 
 
 def test_batchnorm_trains_with_the_statistics_of_its_batches(make_problem):

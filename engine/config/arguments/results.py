@@ -27,7 +27,7 @@ ARGUMENTS = [
         type=types.table_number,
         **NUMBERS,
         required=True,
-        help=f"tables of the paper: {' '.join(map(str, PAPER_TABLES))}, or all",
+        help=f"tables of the paper: {' '.join(map(str, PAPER_TABLES))}, or all; methods for all methods",
     ),
     _argument(
         "--plot",

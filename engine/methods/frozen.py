@@ -1,0 +1,30 @@
+"""What methods on frozen encoders have in common: the tasks that they can be fitted to, and its samples as rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from engine.errors import UserError
+from engine.training.task import Task
+
+
+def check_frozen(task: Task) -> None:
+    """Raise UserError for a task without texts, or with trainable layers of an encoder."""
+    if task.zeroshot is None:
+        raise UserError("needs text features of the classes, which this task has none of; choose another method")
+    if any(part is not None for part in task.trainable_layers[: len(task.samples)]):
+        raise UserError("trains no layer of an encoder: give --image-layer-idx 0 --text-layer-idx 0")
+
+
+def training_rows(task: Task) -> tuple[Tensor, Tensor]:
+    """Return the features [N, D] of all training samples, modality after modality, and their labels [N]."""
+    picked = [(samples.bank[0][samples.rows], samples.labels) for samples in task.samples.values()]
+    features, labels = zip(*picked, strict=True)
+    return torch.cat(features), torch.cat(labels)
+
+
+def validation_rows(task: Task) -> tuple[Tensor, Tensor]:
+    """Return the features [n, D] of the validation samples, and their labels [n]."""
+    (features,), labels = task.val.pick(torch.arange(len(task.val), device=task.device))
+    return features, labels
