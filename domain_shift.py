@@ -24,12 +24,12 @@ from engine import config, files
 def main() -> None:
     args = config.parser(__doc__, "domain_shift.py").parse_args()
     config.check_encoders(args)
-    asked = config.cells(args), config.shifted_sets(args)
+    cells, shifted = config.cells(args), config.shifted_sets(args)
     files.require_writable(Path(args.result_dir))
-    # the slow imports (torch) come after the arguments are known to make sense
+    # slow imports (torch), after the arguments are checked
     from engine.sweep.arguments import train
 
-    train(args, *asked)
+    train(args, cells, shifted)
 
 
 if __name__ == "__main__":

@@ -31,22 +31,22 @@ def main() -> None:
     args = config.parser(__doc__, "eval_domain_shift.py").parse_args()
     config.check_encoders(args)
     config.apply_mode(args)
-    whole, args.seed = args.seed is not None, args.seed or config.SEEDS
+    complete, args.seed = args.seed is not None, args.seed or config.SEEDS
     shifted = config.shifted_sets(args)
     for encoder in args.clip_encoder:
         args.clip_encoder = [encoder]
         cells = config.cells(args)
         for dataset in dict.fromkeys(args.dataset):
-            tabulate(args, [cell for cell in cells if cell.dataset == dataset], shifted[dataset], whole)
+            tabulate(args, [cell for cell in cells if cell.dataset == dataset], shifted[dataset], complete)
 
 
-def tabulate(args: argparse.Namespace, cells: list[Cell], shifted: list[str], whole: bool) -> None:
-    """The table of the runs of `cells`, which are of one dataset; with `whole`, of all of them or none."""
+def tabulate(args: argparse.Namespace, cells: list[Cell], shifted: list[str], complete: bool) -> None:
+    """Print and write the table of `cells`, which share a dataset; if `complete`, raise UserError for missing runs."""
     runs, missing = domain_shift.shifted_runs(cells, args.result_dir, shifted)
     without = f"a complete grid under {args.result_dir} that was tested on {', '.join(shifted)}"
-    lacking = commands.missing_runs(args, missing, without, "domain_shift.py") if missing else None
-    if lacking and (whole or not runs):
-        raise UserError(lacking)
+    message = commands.missing_runs(args, missing, without, "domain_shift.py") if missing else None
+    if message and (complete or not runs):
+        raise UserError(message)
     runs = domain_shift.by_test_set(runs, shifted, args.class_subset)
     tables.check_inputs(runs)
     method = cells[0], args.mode, args.wise_ft, args.class_subset
@@ -65,8 +65,8 @@ def tabulate(args: argparse.Namespace, cells: list[Cell], shifted: list[str], wh
     by_set.insert(0, "zero-shot", [f"{z:.2f}" for z in table.groupby("dataset", sort=False)["zeroshot"].mean()])
     print(by_set.to_string())
     print(path)
-    if lacking:
-        print(f"note: {lacking}")
+    if message:
+        print(f"note: {message}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from engine.datasets.custom.splits import print_notes, update_splits
 
 
 def main() -> None:
-    """Make every split asked for, and say what happened to each file."""
+    """Create the requested splits and print the result for each file."""
     args = config.parser(__doc__, "few_shot_split.py").parse_args()
     for dataset in args.dataset:
         for drawn, state in make_splits(dataset, args):

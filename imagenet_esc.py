@@ -29,12 +29,12 @@ def main() -> None:
     args = config.parser(__doc__, "imagenet_esc.py").parse_args()
     files.require_writable(Path(args.esc_result_dir))
     device = config.device(args)
-    # the slow imports (torch) come after the arguments are known to make sense
+    # slow imports (torch), after the arguments are checked
     from engine.esc import inputs
     from engine.esc.benchmark import imagenet_esc
 
     if args.demo and args.clip_weights:
-        raise UserError("--demo has an encoder of its own, and takes no --clip-weights")
+        raise UserError("--demo has a separate encoder: remove --clip-weights")
     benchmark = prepare_demo(args, device) if args.demo else imagenet_esc(names.folder("RN50", args.clip_weights))
     train(args, inputs.load(args, benchmark, device))
     for number in (4, 5, 15, 16):
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def prepare_demo(args: argparse.Namespace, device: str):
-    """Make the demo's pictures, sounds and features, as far as they are not there."""
+    """Create missing pictures, sounds and features of the demo."""
     from engine.demo import esc as demo
 
     for step in demo.steps(args.data_dir, args.indices_dir, args.feature_dir, device):
@@ -53,21 +53,21 @@ def prepare_demo(args: argparse.Namespace, device: str):
 
 
 def train(args: argparse.Namespace, data) -> None:
-    """Train and test what is missing."""
-    from engine.esc.sweep import add_zero_shot, grids_of, title
+    """Train and test the missing runs."""
+    from engine.esc.sweep import add_zero_shot, cell_sweeps_of, title
     from engine.sweep.arguments import follow
     from engine.sweep.sweep import Options
 
-    records = esc.EscRecords(esc.place(args.esc_result_dir, data.benchmark.name, args.max_iter))
+    records = esc.EscRecords(esc.esc_dir(args.esc_result_dir, data.benchmark.name, args.max_iter))
     options = Options(records.folder, args.executor, False, str(data.bank.device), args.max_memory)
-    grids = grids_of(data, records, args.max_iter, options)
-    print(title(data, grids), *(f"note: {note}" for note in data.notes), sep="\n", flush=True)
+    cell_sweeps = cell_sweeps_of(data, records, args.max_iter, options)
+    print(title(data, cell_sweeps), *(f"note: {note}" for note in data.notes), sep="\n", flush=True)
     add_zero_shot(data, records, args.max_iter)
-    follow(grids, options, lambda grid: "")
+    follow(cell_sweeps, options, lambda cell_sweep: "")
 
 
 def show(args: argparse.Namespace, made: compare.Comparison) -> None:
-    """Write a table, and print it as narrow as the screen is, without deviations."""
+    """Write a table; print it without deviations, to fit the width of the screen."""
     below = commands.table_commands(made, args)
     paths = render.write(made, below, Path(args.avg_dir, *["demo_esc"] * args.demo))
     print(render.on_screen(made, below, shutil.get_terminal_size((0, 0)).columns))

@@ -28,9 +28,9 @@ def main() -> int | None:
     files, notes = find_images(args.images, terminal.read_file_list(args.list) if args.list else [])
     print(*(f"note: {note}\n" for note in notes), sep="", end="", file=sys.stderr)
     if not files and not args.export:
-        raise UserError("no images: name files or folders, or give a list of them with --list (- is stdin)")
+        raise UserError("no images: list files or folders, or use --list FILE (- is stdin)")
     if files and args.export:
-        raise UserError("--export writes the classifier, and looks at no images: leave them out")
+        raise UserError("--export takes no images: remove them")
     classifier = load(args)
     if not args.export:
         return predict(args, classifier, files)
@@ -41,20 +41,20 @@ def main() -> int | None:
 
 
 def load(args: argparse.Namespace):
-    """The classifier that --run means, on --device."""
-    from engine import classifier  # imports torch and open_clip, which takes seconds
+    """Return the classifier of --run, on --device."""
+    from engine import classifier  # slow imports (torch, open_clip)
     from engine.config import commands
-    from engine.results.heads import MissingClassifier
+    from engine.results.saved_classifiers import MissingClassifier
 
     try:
         return classifier.load(args.run, weights=args.clip_weights, wise_ft=args.wise_ft, device=config.device(args))
     except MissingClassifier as error:
-        said = f"{error}; train.py keeps that of the run which validation selects, in the folder that it names:"
-        raise UserError("\n  ".join([said, *commands.save_heads_commands(args, error.cells)])) from error
+        message = f"{error}; train.py saves the classifier of the selected run and prints its path:"
+        raise UserError("\n  ".join([message, *commands.save_heads_commands(args, error.cells)])) from error
 
 
 def predict(args: argparse.Namespace, classifier, files: list[str]) -> int:
-    """Print what is on each of `files`; the exit status."""
+    """Print the predictions for each of `files`; return the exit status."""
     from engine.classifier.images import classify
 
     terminal.prepare_data_output()
@@ -77,4 +77,4 @@ def predict(args: argparse.Namespace, classifier, files: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    config.run(main, kept="what was printed is right")
+    config.run(main, kept="the printed predictions are complete")

@@ -23,7 +23,7 @@ def main() -> None:
     config.check_encoders(args)
     cells = config.cells(args)
     files.require_writable(Path(args.result_dir))
-    # the slow imports (torch) come after the arguments are known to make sense
+    # slow imports (torch), after the arguments are checked
     from engine.sweep.arguments import train
 
     train(args, cells)

@@ -1,15 +1,15 @@
-"""Speed and memory of audio features, against the trunk alone.
+"""Measure speed and memory of audio feature extraction, compared with the trunk alone.
 
     python bench/audio.py
-    python bench/audio.py --clock cpu --threads 1     # on a machine that has other work to do
+    python bench/audio.py --clock cpu --threads 1     # on a busy machine
 
-Batches of 10 clips of 5 s, random weights. What is printed, medians of several rounds in which all contenders take
-their turn; the ratio is the median of the rounds' ratios, as other work on the machine slows both:
+Batches of 10 clips of 5 s, random weights. Prints medians of several rounds; each round measures all contenders in
+turn. The ratio is the median of the rounds' ratios, because other work on the machine slows both. Contenders:
 
-features  from wav files to features: reading, front end and trunk, as audio_features.py does it
-trunk     the trunk alone, on spectrograms that are there already
-plain     torchvision's resnext50_32x4d as it stands (no attention) on the same spectrograms, for comparison
-memory    the most that the process held while it made features, Python and libraries included
+features  from wav files to features: reading, front end and trunk, like audio_features.py
+trunk     the trunk alone, on precomputed spectrograms
+plain     torchvision's unmodified resnext50_32x4d (no attention) on the same spectrograms, for comparison
+memory    peak memory of the process during feature extraction, Python and libraries included
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ CLIPS = 10
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds that a median is taken of")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of the CPU")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     clocks = {"wall": time.perf_counter, "cpu": time.process_time}
-    parser.add_argument("--clock", choices=list(clocks), default="wall", help="time that passes, or work of the CPU")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="of the trunk")
+    parser.add_argument("--clock", choices=list(clocks), default="wall", help="wall-clock time or CPU time")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="device of the trunk")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(f"{machine(args.device)}; Python {platform.python_version()}, torch {torch.__version__}")
@@ -71,16 +71,16 @@ def main() -> None:
         for mode in ("train", "eval"):
             tower.train(mode == "train")
             plain.train(mode == "train")
-            times = measured(contenders, args.rounds, clocks[args.clock])
-            shown = ", ".join(f"{name} {statistics.median(own) / CLIPS * 1000:.0f}" for name, own in times.items())
+            times = measure(contenders, args.rounds, clocks[args.clock])
+            shown = ", ".join(f"{name} {statistics.median(found) / CLIPS * 1000:.0f}" for name, found in times.items())
             ratio = statistics.median(a / b for a, b in zip(times["features"], times["trunk"], strict=True))
             print(f"{mode}(): ms a clip: {shown}; features/trunk {ratio:.3f}", flush=True)
 
 
-def measured(
+def measure(
     contenders: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
-    """Seconds that each takes in each of several rounds, after one that does not count."""
+    """Return the seconds of each contender in several rounds, after a warm-up round."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
         for name, contender in contenders.items():
@@ -92,7 +92,7 @@ def measured(
 
 
 def machine(device: str) -> str:
-    """The GPU's name, or the CPU's with the number of threads."""
+    """Return the name of the GPU, or of the CPU with the number of threads."""
     if device != "cpu":
         return torch.cuda.get_device_name(device)
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []

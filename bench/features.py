@@ -1,19 +1,19 @@
-"""Speed and memory of feature extraction, against its parts alone and against the naive way.
+"""Measure speed and memory of feature extraction, compared with its steps alone and with a naive sweep.
 
     python bench/features.py                                    # everything: about twenty minutes on two cores
-    python bench/features.py --parts encode texts --images 256  # a part of it
+    python bench/features.py --parts encode texts --images 256  # only some parts
 
-JPEGs of 500 x 375 are made once, and random weights for an encoder (RN50). What is printed:
+Creates JPEGs of 500 x 375 and random weights of an encoder (RN50) once. Parts:
 
-encode   images/s of the plain `model.encode_image` under inference_mode, of the frozen part as features.py runs it
-         (fp32, bf16; fp16 on a GPU), and how far the features are apart, relative to the largest
-texts    prompts/s of `model.encode_text` on 77 tokens, and as features.py runs it
+encode   images/s of plain `model.encode_image` under inference_mode and of the frozen layers as in features.py (fp32,
+         bf16; fp16 on a GPU), and the difference of the features relative to the largest
+texts    prompts/s of `model.encode_text` on 77 tokens, and of features.py
 decode   images/s of decoding alone, by --decode and number of workers
-run      images/s of a run (decode, encode, write) against the slower of decoding and encoding alone; the peak of memory
-         beyond that of the loaded model, and bytes on disk, for layers 0 and 1
-sweep    5 shots x 3 seeds x none/flip x layers 0 and 1 of a dataset by one features.py against a process for each shot,
-         seed, layer and view with everything decoded again; seconds and images decoded and encoded
-train    the peak of memory of train.py on a test bank of 4 GiB, final features and inputs of a layer
+run      images/s of a run (decode, encode, write) against the slower of decoding and encoding alone; peak memory above
+         the loaded model and bytes on disk, for layers 0 and 1
+sweep    5 shots x 3 seeds x none/flip x layers 0 and 1 of a dataset: one features.py against one process per shot,
+         seed, layer and view, which decodes everything again; seconds and images decoded and encoded
+train    peak memory of train.py on a test bank of 4 GiB: final features, and inputs of a trainable layer
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ CLASSES = 20
 PER_CLASS = {"train": 16, "val": 4}
 SHOTS, SEEDS = [1, 2, 4, 8, 16], [1, 2, 3]
 SECONDS = 8.0
-"""How long one measurement should take at least."""
+"""The minimum duration of a measurement."""
 WORDS = "old new small large bright dark round flat striped spotted wooden metal".split()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = {"encode": encode, "texts": texts, "decode": decode, "run": run, "sweep": sweep, "train": train}
-    parser.add_argument("--parts", nargs="+", choices=list(parts), default=list(parts), help="what to measure")
+    parser.add_argument("--parts", nargs="+", choices=list(parts), default=list(parts), help="parts to measure")
     parser.add_argument("--images", type=int, default=1280, help="test images")
     parser.add_argument("--encoder", default="RN50")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=3, help="rounds that a median is taken of")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--folder", type=Path, help="where to make images and features (a temporary one)")
+    parser.add_argument("--folder", type=Path, help="folder for images and features (default: temporary)")
     args = parser.parse_args()
     where = f"{torch.get_num_threads()} threads" if args.device == "cpu" else torch.cuda.get_device_name(args.device)
     print(f"{platform.processor() or platform.machine()}, {where}; torch {torch.__version__}", flush=True)
@@ -70,11 +70,11 @@ def main() -> None:
             parts[name](args)
 
 
-# --- what is worked on -----------------------------------------------------------------------------------------------
+# --- inputs ----------------------------------------------------------------------------------------------------------
 
 
 def install(args: argparse.Namespace) -> None:
-    """Images, splits and weights under `args.folder`, unless they are there."""
+    """Create missing images, splits and weights under `args.folder`."""
     from engine import datasets
     from engine.datasets import few_shot
 
@@ -87,8 +87,8 @@ def install(args: argparse.Namespace) -> None:
         save_file(open_clip.create_model(args.encoder.replace("/", "-")).state_dict(), weights)
     counts = PER_CLASS | {"test": args.images // CLASSES}
     split = {
-        part: [[f"{part}/{k}_{i}.jpg", k, f"kind {k}"] for k in range(CLASSES) for i in range(count)]
-        for part, count in counts.items()
+        name: [[f"{name}/{k}_{i}.jpg", k, f"kind {k}"] for k in range(CLASSES) for i in range(count)]
+        for name, count in counts.items()
     }
     root = args.folder / "data" / "demo"
     rng = np.random.default_rng(0)
@@ -97,15 +97,15 @@ def install(args: argparse.Namespace) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             photograph(rng).save(path, quality=90)
     (root / "split_demo.json").write_text(json.dumps(split))
-    benchmark = datasets.load("demo", args.folder / "data")
+    dataset = datasets.load("demo", args.folder / "data")
     for shots in SHOTS:
         for seed in SEEDS:
-            drawn = few_shot.sample(benchmark.labels("train"), benchmark.labels("val"), shots, seed)
+            drawn = few_shot.sample(dataset.labels("train"), dataset.labels("val"), shots, seed)
             few_shot.save(few_shot.FewShotSplit("demo", shots, seed, *drawn), args.folder / "indices")
 
 
 def photograph(rng: np.random.Generator) -> Image.Image:
-    """500 x 375 pixels with structure at several scales, which compress to about 100 kB as photographs do."""
+    """Return 500 x 375 pixels with structure at several scales, which compress to about 100 kB like photographs."""
     layers = []
     for size in (4, 16, 64, 200):
         noise = Image.fromarray(rng.integers(0, 256, (size * 3 // 4, size, 3), dtype=np.uint8))
@@ -114,7 +114,7 @@ def photograph(rng: np.random.Generator) -> Image.Image:
 
 
 def load(args: argparse.Namespace, precision: str = "fp32", layers: list[int] | None = None):
-    """The encoder with its random weights."""
+    """Return the encoder with random weights."""
     from engine.clip.load import load_encoder
 
     return load_encoder(
@@ -123,7 +123,7 @@ def load(args: argparse.Namespace, precision: str = "fp32", layers: list[int] | 
 
 
 def rate(step: Callable[[], object], count: int, device: str) -> float:
-    """How many of the things that `step` makes `count` of are made in a second."""
+    """Return the items per second of `step`, which processes `count` items per call."""
     synchronise = torch.cuda.synchronize if device != "cpu" else lambda: None
     step()
     synchronise()
@@ -136,7 +136,7 @@ def rate(step: Callable[[], object], count: int, device: str) -> float:
 
 
 def in_turns(args: argparse.Namespace, steps: dict[str, Callable[[], object]], count: int) -> dict[str, float]:
-    """The median rate of each step over rounds in which all take their turn."""
+    """Return the median rate of each step over rounds; each round measures all steps in turn."""
     rates = [{name: rate(step, count, args.device) for name, step in steps.items()} for _ in range(args.rounds)]
     return {name: statistics.median(of_round[name] for of_round in rates) for name in steps}
 
@@ -172,18 +172,18 @@ def texts(args: argparse.Namespace) -> None:
     prompts = [f"a photo of a {one} {two} thing, a type of flower." for one in WORDS for two in WORDS if one != two]
     prompts = [*prompts[:100], *(f"{word} texture." for word in WORDS), *(f"itap of a {word} dog." for word in WORDS)]
     tokens = encoder.tokenizer(prompts).to(args.device)
-    place = FeaturePaths(args.folder / "texts")
+    paths = FeaturePaths(args.folder / "texts")
 
     @torch.inference_mode()
     def plain():
         return torch.cat([encoder.model.encode_text(some) for some in tokens.split(args.batch_size)])
 
     def ours():
-        shutil.rmtree(place.folder, ignore_errors=True)
-        extract_texts(plan_texts("demo", "vanilla", ["{}"], prompts, place, encoder), encoder)
+        shutil.rmtree(paths.folder, ignore_errors=True)
+        extract_texts(plan_texts("demo", "vanilla", ["{}"], prompts, paths, encoder), encoder)
 
     rates = in_turns(args, {"plain": plain, "ours": ours}, len(prompts))
-    expected, found = plain().cpu(), read_texts(place.texts(0, "vanilla")).features
+    expected, found = plain().cpu(), read_texts(paths.texts(0, "vanilla")).features
     off = ((found - expected).abs().max() / expected.abs().max()).item()
     for name in rates:
         print(f"  {name:5} {rates[name]:8.1f} prompts/s   x {rates[name] / rates['plain']:.2f}")
@@ -197,16 +197,16 @@ def decode(args: argparse.Namespace) -> None:
 
 
 def decode_rate(args: argparse.Namespace, way: str, workers: int) -> float:
-    """Images decoded and rendered in a second, by the loader that extraction has."""
+    """Return the images/s of decoding and rendering with the data loader of features.py."""
     from engine import datasets
     from engine.features import extract
     from engine.features.decoding import batches
     from engine.features.store import FeaturePaths
 
-    benchmark, place = datasets.load("demo", args.folder / "data"), FeaturePaths(args.folder / "none")
-    positions = list(range(len(benchmark.test)))
+    dataset, paths = datasets.load("demo", args.folder / "data"), FeaturePaths(args.folder / "none")
+    positions = list(range(len(dataset.test)))
     encoder = load(args)
-    plan = extract.plan(benchmark, "test", "none", positions, place, encoder, way)
+    plan = extract.plan(dataset, "test", "none", positions, paths, encoder, way)
     images = extract._Images([(plan, position) for position in positions], encoder.preprocessing)
     start = time.perf_counter()
     for _ in batches(images, batch_size=args.batch_size, workers=workers):
@@ -215,7 +215,7 @@ def decode_rate(args: argparse.Namespace, way: str, workers: int) -> float:
 
 
 def run(args: argparse.Namespace) -> None:
-    """One process per run, whose peak is known; encoding and decoding alone are measured beside."""
+    """Measure runs, each in a separate process for its peak memory, and encoding and decoding alone."""
     encoder = load(args, layers=[0, 1])
     pixels = torch.randn(args.batch_size, 3, *2 * [encoder.preprocessing.size], device=args.device)
     for layers in ([0], [0, 1]):
@@ -239,7 +239,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def child(args: argparse.Namespace, layers: list[int], workers: int) -> dict:
-    """What a run of its own says of extracting the test images."""
+    """Return the measurements of a separate process that extracts the test images."""
     options = [str(args.folder), args.encoder, args.device, str(args.batch_size), str(workers), *map(str, layers)]
     command = [sys.executable, __file__, "--child", *options]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
@@ -252,29 +252,29 @@ def be_child(folder: str, encoder: str, device: str, batch_size: str, workers: s
 
     args = argparse.Namespace(folder=Path(folder), encoder=encoder, device=device)
     loaded = load(args, layers=list(map(int, layers)))
-    benchmark = datasets.load("demo", args.folder / "data")
-    place = FeaturePaths(args.folder / "run")
-    plan = extract.plan(benchmark, "test", "none", list(range(len(benchmark.test))), place, loaded)
+    dataset = datasets.load("demo", args.folder / "data")
+    paths = FeaturePaths(args.folder / "run")
+    plan = extract.plan(dataset, "test", "none", list(range(len(dataset.test))), paths, loaded)
     Path("/proc/self/clear_refs").write_text("5")  # the peak from now on
     before = memory_of_process("VmRSS")
     start = time.perf_counter()
     extract.extract([plan], loaded, batch_size=int(batch_size), workers=int(workers), progress=lambda count: None)
     seconds = time.perf_counter() - start
     peak = memory_of_process("VmHWM") - before
-    size = sum(path.stat().st_size for path in place.folder.rglob("*.safetensors"))
-    shutil.rmtree(place.folder)
+    size = sum(path.stat().st_size for path in paths.folder.rglob("*.safetensors"))
+    shutil.rmtree(paths.folder)
     images = len(plan.positions)
     print(json.dumps({"rate": images / seconds, "peak": peak, "bytes": size, "images": images}))
 
 
 def memory_of_process(field: str) -> int:
-    """Bytes of a field of /proc/self/status."""
+    """Return the bytes in a field of /proc/self/status."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status[field].split()[0]) * 1024
 
 
 def sweep(args: argparse.Namespace) -> None:
-    """features.py at once; and, for a few of them, a process per shot, seed, layer and view, without what is shared."""
+    """Measure one features.py, and a sample of processes per shot, seed, layer and view that share nothing."""
     common = ["--dataset", "demo", "--clip-encoder", args.encoder, "--device", args.device]
     common += ["--clip-weights", args.folder / "random.safetensors", "--test-batch-size", args.batch_size]
     for flag, folder in (("--data_dir", "data"), ("--indices_dir", "indices")):
@@ -295,7 +295,7 @@ def sweep(args: argparse.Namespace) -> None:
             layer,
         ]
         passes += CLASSES * (shots * (2 if augmentation == "flip" else 1) + min(shots, 4)) + args.images
-        if number % 12 == 5:  # a twelfth of them says how long all take
+        if number % 12 == 5:  # a twelfth is timed and scaled up
             naive, timed = naive + script(args, *common, *words)[0], timed + 1
     naive *= len(cells) / timed
     distinct = CLASSES * (2 * PER_CLASS["train"] + PER_CLASS["val"]) + args.images
@@ -306,7 +306,7 @@ def sweep(args: argparse.Namespace) -> None:
 
 
 def script(args: argparse.Namespace, *words: object) -> tuple[float, int]:
-    """Seconds of features.py into an empty store, and how many images it says it encodes."""
+    """Return the seconds of features.py into an empty store, and the number of images that it prints."""
     store = args.folder / "features"
     shutil.rmtree(store, ignore_errors=True)
     start = time.perf_counter()
@@ -316,7 +316,7 @@ def script(args: argparse.Namespace, *words: object) -> tuple[float, int]:
 
 
 def train(args: argparse.Namespace) -> None:
-    """train.py on a test bank of 4 GiB of random numbers: features of 1024 dimensions, inputs of the demo's encoder."""
+    """Measure train.py on a test bank of 4 GiB of random features (1024 dimensions) or inputs of demo-RN's layer."""
     for layer in (0, 1):
         with test_bank(args, layer) as words:
             command = [sys.executable, "-c", PEAK, "train.py", *words, "--max-iter", "3"]
@@ -338,7 +338,7 @@ finally:
 
 @contextlib.contextmanager
 def test_bank(args: argparse.Namespace, layer: int) -> Iterator[list[str]]:
-    """A store of the demo encoder with 4 GiB of random test features; words of a command line of train.py."""
+    """Create a store of the demo encoder with 4 GiB of random test features; yield arguments of train.py."""
     from engine import datasets
     from engine.clip.load import load_encoder
     from engine.features.prompts import Texts, write_texts
@@ -346,22 +346,22 @@ def test_bank(args: argparse.Namespace, layer: int) -> Iterator[list[str]]:
     from engine.features.texts import extract_texts, plan_texts
 
     encoder = load_encoder("demo-RN", image_layers=[layer])
-    benchmark, store = datasets.load("demo", args.folder / "data"), args.folder / "large"
+    dataset, store = datasets.load("demo", args.folder / "data"), args.folder / "large"
     shape = list(encoder.image_shapes[layer]) if layer else [1024]
-    place = FeaturePaths.of(store, "demo-RN", "demo")
+    paths = FeaturePaths.of(store, "demo-RN", "demo")
     row = 4 * int(np.prod(shape))
     generator = torch.Generator().manual_seed(0)
-    for part in ("train", "val", "test"):
-        items = benchmark.labels(part)
-        labels = torch.tensor(items) if part != "test" else torch.arange(2**32 // row) % CLASSES
-        source = Provenance("demo-RN", encoder.digest, benchmark.digest(part), len(labels), layer=layer)
+    for name in ("train", "val", "test"):
+        items = dataset.labels(name)
+        labels = torch.tensor(items) if name != "test" else torch.arange(2**32 // row) % CLASSES
+        source = Provenance("demo-RN", encoder.digest, dataset.digest(name), len(labels), layer=layer)
         for rows in torch.arange(len(labels)).split(max(1, 2**27 // row)):
             features = torch.randn(len(rows), *shape, generator=generator)
-            write_shard(place.bank(part, layer, "none"), source, rows.tolist(), labels[rows], features)
+            write_shard(paths.bank(name, layer, "none"), source, rows.tolist(), labels[rows], features)
     prompts = [f"kind {k}" for k in range(CLASSES)]
-    plan = plan_texts("demo", "hand_crafted", ["{}"], prompts, place, encoder)
+    plan = plan_texts("demo", "hand_crafted", ["{}"], prompts, paths, encoder)
     extract_texts(plan, encoder)
-    if not layer:  # of as many dimensions as the images
+    if not layer:  # with the dimension of the image features
         path, source = plan.files[0]
         write_texts(path, Texts(torch.randn(CLASSES, *shape), torch.arange(CLASSES), prompts, source))
     words = ["--dataset", "demo", "--clip-encoder", "demo-RN", "--train-shot", "4", "--seed", "1", "--device", "cpu"]

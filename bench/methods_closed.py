@@ -92,7 +92,7 @@ def fit(name: str, tasks: list[Task]) -> None:
 
 def scale(name: str) -> float:
     """Return the scale of a method's logits."""
-    return math.exp(METHODS[name].logit)
+    return math.exp(METHODS[name].log_logit_scale)
 
 
 def make_task(classes: int, shots: int, seed: int, modality: str, scale: float) -> Task:

@@ -108,7 +108,7 @@ class Real:
             samples=samples,
             val=Samples((self.images,), val, self.labels[val]),
             initial=random_weight(*self.texts.shape, generator(f"{of_task}/init")) if is_random else self.zeroshot,
-            scale=math.exp(method.logit),
+            scale=math.exp(method.log_logit_scale),
             text=self.texts,
             zeroshot=self.zeroshot,
             dataset=self.dataset,

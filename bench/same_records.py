@@ -1,9 +1,9 @@
-"""Compare the runs of two versions of the project: points, steps and accuracies must be equal, bit for bit.
+"""Compare the runs of two versions of the project: hyper-parameters, steps and accuracies must be bit-identical.
 
     python bench/same_records.py experiments_before experiments_after
 
-Both folders are what the same commands left on the same machine (`bash demo.sh`, `bash adapter.sh`, ...;
-imagenet_esc.py's folders are compared too). Prints what differs; the exit status is 1 if anything does.
+Both folders must come from the same commands on the same machine (`bash demo.sh`, `bash adapter.sh`, ...; result
+folders of imagenet_esc.py work too). Prints the differences; the exit status is 1 if there are any.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from engine.results.old_records import with_names  # noqa: E402
+from engine.results.old_records import name_hparams  # noqa: E402
 from engine.results.runs import read_record  # noqa: E402
 
 NOT_COMPARED = {"seconds", "versions"}
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def runs_of(folder: Path) -> dict[str, dict]:
-    """The runs below a folder by their places: records, and lines of ImageNet-ESC's files."""
+    """Return the runs below a folder by relative path: records, and lines of ImageNet-ESC's files."""
     runs = {str(path.relative_to(folder)): asdict(read_record(path)) for path in folder.rglob("record.json")}
     for path in folder.rglob("*.jsonl"):
         lines = enumerate(path.read_text(encoding="utf-8").splitlines())
@@ -49,7 +49,7 @@ def runs_of(folder: Path) -> dict[str, dict]:
 
 
 def _named(run: dict) -> dict:
-    return run | {"hyperparameters": with_names(run["hyperparameters"])}
+    return run | {"hyperparameters": name_hparams(run["hyperparameters"])}
 
 
 if __name__ == "__main__":

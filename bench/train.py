@@ -1,20 +1,20 @@
-"""Speed and memory of training, against a plain loop and against what the hardware allows.
+"""Measure speed and memory of training, compared with a plain loop and with a hardware bound.
 
     python bench/train.py                                   # everything, about ten minutes on two cores
-    python bench/train.py --classes 47 100 --parts steps    # a part of it
+    python bench/train.py --classes 47 100 --parts steps    # only some parts
 
-Random features of given classes, D = 1024, 16 shots and 3 seeds (on a GPU 5 shots x 3 seeds), the linear grid. What is
-printed, each a median of several rounds in which all contenders take their turn:
+Random features, D = 1024, 16 shots and 3 seeds (on a GPU 5 shots x 3 seeds), the linear grid. Prints medians of several
+rounds; each round measures all contenders in turn. Parts:
 
-steps   ms per run-step of the sequential and of the stacked executor with all that belongs to it, and their ratio; then
-        of a stacked step alone, with next to no validation, and its ratio to the floor. On a CPU the floor is the two
-        matrix products (logits; weight gradient) and one fused AdamW step, each timed alone, on the shapes of the very
-        stacks, on as many threads at once as train stacks. On a GPU it is the bytes of one AdamW step (7 floats a
-        parameter) over the bandwidth of a copy.
+steps   ms per run-step of the sequential and the stacked executor, set-up and validation included, and their ratio;
+        ms of a stacked step with minimal validation, and its ratio to the floor. On a CPU the floor is two matrix
+        products (logits; weight gradient) and one fused AdamW step, each timed alone, on the shapes of the same stacks
+        and on as many concurrent threads. On a GPU it is the bytes of one AdamW step (7 floats per parameter) over the
+        bandwidth of a copy.
 partial the same ratio for the last layers of RN50 (attention pool) and ViT-B/16 (a block), 9 configurations x 3 seeds
 test    testing the heads of a stack on 50 000 features of 1000 classes: FLOP/s, against a large matrix product
-memory  the peak of a stacked sweep, against what was planned
-start   seconds that `train.py` takes to find out that everything is done
+memory  peak memory of a stacked sweep against the plan
+start   seconds of `train.py` if everything is complete
 """
 
 from __future__ import annotations
@@ -54,15 +54,15 @@ EXECUTORS = {"sequential": sequential.train, "stacked": stacked.train}
 DIMENSION = 1024
 CLASSES = [10, 47, 100, 397, 1000]
 SECONDS = 3.0
-"""How long one measurement should take at least."""
+"""The minimum duration of a measurement."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--classes", type=int, nargs="+", default=CLASSES, help="numbers of classes")
     parts = {"steps": steps, "partial": partial, "test": test, "memory": memory, "start": start}
-    parser.add_argument("--parts", nargs="+", choices=list(parts), default=list(parts), help="what to measure")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds that a median is taken of")
+    parser.add_argument("--parts", nargs="+", choices=list(parts), default=list(parts), help="parts to measure")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     threads = f"{torch.get_num_threads()} threads"
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def problem(classes: int, shots: int, seed: int, device: str, bank: dict[str, Tensor]) -> Problem:
-    """A cross-modal problem on random features: two views of each training image, four validation images a class."""
+    """Return a cross-modal problem on random features: two views per image, four validation images a class."""
 
     def samples(name: str, per_class: int) -> Samples:
         rows = torch.arange(classes * per_class, device=device)
@@ -101,13 +101,13 @@ def problem_of(method: str, task: Task) -> Problem:
 
 
 def random_banks(classes: int, device: str) -> dict[str, Tensor]:
-    """L2-normalised features that all problems share."""
+    """Return L2-normalised features that all problems share."""
     sizes = {"images": 32 * classes, "val": 4 * classes, "texts": classes}
     return {name: F.normalize(torch.randn(size, DIMENSION, device=device)) for name, size in sizes.items()}
 
 
 def linear_jobs(classes: int, device: str, shots: list[int]) -> list[Job]:
-    """The linear grid on cross-modal problems of these shots and three seeds."""
+    """Return the linear grid on cross-modal problems of these shots and three seeds."""
     banks = random_banks(classes, device)
     problems = [problem(classes, s, seed, device, banks) for s in shots for seed in (1, 2, 3)]
     return [
@@ -143,7 +143,7 @@ def on_others(jobs: list[Job], change: Callable[[Problem], Problem]) -> list[Job
 
 
 def seconds_per_run_step(executor: str, jobs: list[Job], steps: int) -> float:
-    """Seconds of one step of one run, training `jobs` for `steps` steps; setting up is part of it."""
+    """Return the seconds of one step of one run, from training `jobs` for `steps` steps, set-up included."""
     began = time.perf_counter()
     for _ in EXECUTORS[executor](lasting(jobs, steps), progress=lambda done: None):
         pass
@@ -157,7 +157,7 @@ def synchronize(jobs: list[Job]) -> None:
 
 
 def seconds(work: Callable[[], object], device: str = "cpu", at_least: float = 0.2) -> float:
-    """Seconds that one call of `work` takes, on average over `at_least` that many seconds."""
+    """Return the mean seconds of a call of `work`, measured over `at_least` seconds."""
     work()
     calls = 0
     began = time.perf_counter()
@@ -170,7 +170,7 @@ def seconds(work: Callable[[], object], device: str = "cpu", at_least: float = 0
 
 
 def in_threads(works: list[Callable[[], object]]) -> list[float]:
-    """Seconds of a call of each of `works`, all at the same time, each kernel on a thread of its own."""
+    """Return the seconds of a call of each of `works`, all concurrently, each on a separate thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with ThreadPoolExecutor(len(works)) as pool:
@@ -179,11 +179,11 @@ def in_threads(works: list[Callable[[], object]]) -> list[float]:
     return timed
 
 
-# --- what is measured ------------------------------------------------------------------------------------------------
+# --- measurements ----------------------------------------------------------------------------------------------------
 
 
 def steps(args: argparse.Namespace) -> None:
-    """Sequential, stacked and floor by number of classes."""
+    """Measure sequential, stacked and floor by number of classes."""
     on_gpu = args.device != "cpu"
     print("classes  runs  stacks  sequential ms  stacked ms  ratio  step ms  floor ms  step/floor", end="")
     print("  12 800 steps of all runs" if on_gpu else "")
@@ -211,13 +211,13 @@ def steps(args: argparse.Namespace) -> None:
 
 
 def steps_for(executor: str, jobs: list[Job]) -> int:
-    """How many steps make a measurement of `SECONDS`, in whole blocks between validations."""
+    """Return the number of steps for a measurement of `SECONDS`, in whole blocks between validations."""
     once = seconds_per_run_step(executor, jobs, 100) * 100 * len(jobs)
     return 100 * min(128, max(1, round(SECONDS / once)))
 
 
 def cpu_floor(stacks: list) -> float:
-    """Seconds of a run-step that is two matrix products and a fused AdamW step and no more, on all cores."""
+    """Return the seconds of a run-step of only two matrix products and a fused AdamW step, on all cores."""
     workers = torch.get_num_threads()
     total = 0.0
     for kind in {(s.copies * len(s.problems), len(s.settings), s.shares): s for s in stacks}.values():
@@ -229,7 +229,7 @@ def cpu_floor(stacks: list) -> float:
 
 
 def floor_of(stack) -> list[Callable[[], object]]:
-    """The two products and the optimizer's step on the shapes of a stack, as functions."""
+    """Return the two products and the optimizer step on the shapes of a stack, as functions."""
     classes = stack.problems[0].model.head.weight.shape[0]
     runs, batch_size = stack.copies * stack.runs, sum(stack.shares)
     features, residual = torch.randn(runs, batch_size, DIMENSION), torch.randn(runs, batch_size, classes)
@@ -244,7 +244,7 @@ def floor_of(stack) -> list[Callable[[], object]]:
 
 
 def gpu_floor(classes: int, device: str) -> float:
-    """Seconds that the bytes of one AdamW step of one run take: weight, gradient, moments read; three written."""
+    """Return the seconds to move the bytes of one AdamW step: weight, gradient and moments read; three written."""
     block = torch.empty(1 << 28, device=device)  # 1 GiB
     target = torch.empty_like(block)
     bandwidth = 2 * block.numel() * 4 / seconds(lambda: target.copy_(block), device)
@@ -252,7 +252,7 @@ def gpu_floor(classes: int, device: str) -> float:
 
 
 def partial(args: argparse.Namespace) -> None:
-    """The last layer of two encoders with random weights, on random inputs of their shapes."""
+    """Measure the last layer of two encoders with random weights, on random inputs of their shapes."""
     from open_clip import create_model
 
     from engine.clip.split import trainable_image
@@ -277,7 +277,7 @@ def partial(args: argparse.Namespace) -> None:
 
 
 def partial_jobs(part: torch.nn.Module, shape: tuple[int, ...], device: str) -> list[Job]:
-    """The partial grid on three uni-modal problems of 47 classes, whose images are inputs of a part."""
+    """Return the partial grid on three uni-modal problems of 47 classes, with inputs of trainable layers as images."""
     classes = 47
     images, val = (torch.randn(n, *shape, device=device) for n in (4 * classes, classes))
     rows = torch.arange(len(images), device=device)
@@ -291,7 +291,7 @@ def partial_jobs(part: torch.nn.Module, shape: tuple[int, ...], device: str) -> 
 
 
 def test(args: argparse.Namespace) -> None:
-    """Twelve runs and their WiSE-FT, tested in one pass, against a matrix product as large as the machine likes."""
+    """Measure tests of twelve runs and their WiSE-FT in one pass, against a large matrix product."""
     rows, classes, heads = 50_000, 1000, 24
     features, labels = F.normalize(torch.randn(rows, DIMENSION, device=args.device)), torch.arange(rows) % classes
     batch = [((features,), labels.to(args.device))]
@@ -329,7 +329,7 @@ def memory(args: argparse.Namespace) -> None:
 
 
 class Peak:
-    """The most memory taken within a `with` block beyond what was taken before: of a GPU, or of this process."""
+    """Peak memory within a `with` block above the memory before it: of a GPU, or of this process."""
 
     def __init__(self, device: str):
         self.device, self.bytes, self._done = device, 0, threading.Event()
@@ -350,10 +350,10 @@ class Peak:
             self.bytes = max(self.bytes, resident() - self._before)
 
     def against(self, stacks: list, workers: int) -> str:
-        """What was taken, beside what the `workers` largest of some stacks were planned to take."""
+        """Return the peak as text, with the planned memory of the `workers` largest stacks."""
         planned = sum(sorted((stack.bytes for stack in stacks), reverse=True)[:workers])
         ratio = self.bytes / planned
-        return f"memory planned {planned / 2**20:.0f} MiB, taken {self.bytes / 2**20:.0f}, {ratio:.2f} of it"
+        return f"memory planned {planned / 2**20:.0f} MiB, used {self.bytes / 2**20:.0f}, {ratio:.2f} of it"
 
     def __exit__(self, *exception: object) -> None:
         if self.device == "cpu":
@@ -364,12 +364,12 @@ class Peak:
 
 
 def resident() -> int:
-    """Bytes of memory that this process holds (Linux)."""
+    """Return the resident memory of this process in bytes (Linux)."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def start(args: argparse.Namespace) -> None:
-    """The second run of a sweep of one cell on random features, which finds all of it done."""
+    """Measure the second run of a sweep of one cell on random features, which is complete."""
     from stores import store_of_random_features
 
     with tempfile.TemporaryDirectory() as folder:
@@ -382,7 +382,7 @@ def start(args: argparse.Namespace) -> None:
             began = time.perf_counter()
             subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
             times.append(time.perf_counter() - began)
-    print(f"train.py starts, finds everything done and ends in {statistics.median(times):.1f} s")
+    print(f"train.py on a complete sweep takes {statistics.median(times):.1f} s")
 
 
 def cpu_name() -> str:

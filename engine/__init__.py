@@ -1,1 +1,1 @@
-"""Cross-modal few-shot learning with CLIP: what the scripts in the project's root share."""
+"""Cross-modal few-shot learning with CLIP: the package that the scripts share."""

@@ -112,7 +112,7 @@ MADE_UP = {
         grid=Grid(lr=(1e-2, 1e-3), weight_decay=(0.0, 0.01), batch_size=(8,)),
         fit=GradientDescent(build=shifted),
         phi=lambda tensors: Shift(torch.empty_like(tensors["shift"])),
-        logit=2.0,
+        log_logit_scale=2.0,
     ),
 }
 

@@ -151,7 +151,7 @@ def test_after_a_kill_it_goes_on_to_the_same_records(world, tmp_path):
     """Of the complete benchmark two files are lost, one of them but for a grid without its last run."""
     folder = tmp_path / f"iter_{ITER}"
     shutil.copytree(world.runs, folder)
-    lost, cut = (esc.file_of("audio", 27, shots, folder) for shots in (2, 4))
+    lost, cut = (esc.runs_path("audio", 27, shots, folder) for shots in (2, 4))
     lost.unlink()
     cut.write_text("".join(cut.read_text().splitlines(keepends=True)[:11]))
     flags = [*world.flags, *STEPS, "--esc_result_dir", tmp_path, "--avg_dir", tmp_path]
@@ -176,7 +176,7 @@ def test_after_a_kill_it_goes_on_to_the_same_records(world, tmp_path):
 
 
 def test_runs_on_other_features_are_refused(world, tmp_path):
-    path = esc.file_of("audio", 19, 2, world.runs)
+    path = esc.runs_path("audio", 19, 2, world.runs)
     lists, steps = ('"sounds":"list"', '"sounds":"other"'), (f'"max_iter":{ITER}', '"max_iter":7')
     found = {
         lists: "on other features, another split or another grid (sounds: ",

@@ -38,9 +38,9 @@ from engine.errors import UserError
 from engine.features.prompts import read_texts, write_texts
 from engine.features.store import DIGEST, digests
 from engine.methods import partial
-from engine.results import heads
-from engine.results.heads import MissingClassifier
+from engine.results import saved_classifiers
 from engine.results.runs import read_record, selected, write_record
+from engine.results.saved_classifiers import MissingClassifier
 from engine.training.grid import Grid
 from engine.transforms import normalise
 from forks import Fork, limit_sharing, run_fork, unlistable
@@ -181,7 +181,7 @@ def test_features_made_in_another_way_are_made_so_again(kept, tmp_path):
     said = train(world, "--clip-encoder", "demo-ViT", "--save-heads").out
     path = Path(said.splitlines()[-1].strip())
     classifier = load(path)
-    assert (classifier.recipe.precision, classifier.recipe.decode) == ("bf16", "fast")
+    assert (classifier.extraction.precision, classifier.extraction.decode) == ("bf16", "fast")
     files, labels = pictures(kept)
     right = classifier(files).argmax(dim=1) == labels
     assert int(right.sum()) / len(right) == read_record(path.with_name("record.json")).accuracy("trained")
@@ -215,13 +215,15 @@ def test_an_encoders_own_preparation_is_used_from_features_to_predictions(kept, 
     files, labels = pictures(kept)
     transform = image_transform_v2(PreprocessCfg(64, **tag), is_train=False)
     for file in files[:3]:
-        assert torch.equal(normalise(pixels(file, classifier.recipe), classifier.recipe), transform(Image.open(file)))
+        assert torch.equal(
+            normalise(pixels(file, classifier.extraction), classifier.extraction), transform(Image.open(file))
+        )
     right = classifier(files).argmax(dim=1) == labels
     record = read_record(path.with_name("record.json"))
     assert int(right.sum()) / len(right) == record.accuracy("trained")
-    assert record.inputs["features"] == f"preprocessing {classifier.recipe.description}"
+    assert record.inputs["features"] == f"preprocessing {classifier.extraction.description}"
     with safe_open(path, framework="np") as file:
-        assert json.loads(file.metadata()["classifier"])["recipe"]["resize_mode"] == "squash"
+        assert json.loads(file.metadata()["classifier"])["extraction"]["resize_mode"] == "squash"
 
     forget_preparation(world.root / "features")
     refused = run_fork(*words, folder=tmp_path, check=1).stderr
@@ -239,10 +241,10 @@ def test_features_and_classifiers_of_before_are_used_as_they_were(kept, head, tm
     done = run_fork("features.py", *words, "--data_dir", kept.root / "data", folder=tmp_path, check=0)
     assert ", 0 of them to encode" in done.stdout
     before = load(head)
-    recipe = asdict(before.recipe)
-    del recipe["resize_mode"], recipe["fill_color"]
-    respoil(head, lambda tensors: None, format=1, recipe=recipe)
-    assert load(head).recipe == before.recipe
+    extraction = asdict(before.extraction)
+    del extraction["resize_mode"], extraction["fill_color"]
+    respoil(head, lambda tensors: None, format=1, extraction=extraction)
+    assert load(head).extraction == before.extraction
 
 
 def test_a_run_without_its_classifier_is_trained_again_alone(kept, tmp_path):
@@ -321,12 +323,12 @@ def test_a_file_says_all_that_it_takes_to_use_it(kept):
     with safe_open(kept.heads["demo-RN", "partial"], framework="np") as file:
         about = json.loads(file.metadata()["classifier"])
     assert about["format"] == 3
-    assert about["recipe"]["encoder"] == "demo-RN"
-    assert about["recipe"]["size"] == 64
-    assert (about["recipe"]["interpolation"], about["recipe"]["resize_mode"]) == ("bicubic", "shortest")
+    assert about["extraction"]["encoder"] == "demo-RN"
+    assert about["extraction"]["size"] == 64
+    assert (about["extraction"]["interpolation"], about["extraction"]["resize_mode"]) == ("bicubic", "shortest")
     assert about["classnames"] == NAMES
     assert about["wiseft_ratio"] == 0.5
-    assert about["run"]["cell"]["logit"] == 4.0
+    assert about["run"]["cell"]["log_logit_scale"] == 4.0
     assert about["run"]["cell"]["image_layer"] == 1
     assert len(about["run"]["inputs"]["encoder"]) == 64
 
@@ -356,7 +358,7 @@ def test_images_come_as_files_pil_images_or_pixels(kept):
     expected = classifier(files[:3])
     images = [Image.open(file) for file in files[:3]]
     assert torch.equal(classifier(images), expected)
-    cropped = torch.stack([pixels(image, classifier.recipe) for image in images])
+    cropped = torch.stack([pixels(image, classifier.extraction) for image in images])
     assert cropped.shape == (3, 3, 64, 64)
     assert torch.equal(classifier(cropped), expected)
     assert torch.equal(torch.nn.Sequential(classifier)(cropped), expected)
@@ -377,7 +379,7 @@ def test_onnx_gives_the_same_probabilities(kept, kind, wise_ft, tmp_path, monkey
         monkeypatch.setattr("torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD", 0)
     classifier = load(kept.heads[kind], wise_ft=wise_ft)
     files, _ = pictures(kept)
-    images = torch.stack([pixels(file, classifier.recipe) for file in files])
+    images = torch.stack([pixels(file, classifier.extraction) for file in files])
     path = tmp_path / "head.onnx"
     if wise_ft:
         done = predict(kept, "--run", kept.heads[kind], "--wise_ft", "true", "--export", path)
@@ -393,7 +395,7 @@ def test_onnx_gives_the_same_probabilities(kept, kind, wise_ft, tmp_path, monkey
         assert np.allclose(found, expected[:count].numpy(), atol=1e-5)
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["classnames"]) == NAMES
-    assert about["preprocessing"] == json.dumps(asdict(classifier.recipe))
+    assert about["preprocessing"] == json.dumps(asdict(classifier.extraction))
 
 
 def test_onnx_without_its_packages_says_what_to_install(kept, tmp_path, monkeypatch):
@@ -613,7 +615,7 @@ def test_a_worker_that_is_killed_is_said(kept):
     def prepare():
         from engine.classifier import images
 
-        images.pixels = lambda image, recipe: os.kill(os.getpid(), signal.SIGKILL)
+        images.pixels = lambda image, extraction: os.kill(os.getpid(), signal.SIGKILL)
 
     words = [*many(kept, 100), "--test-batch-size", "8", "--num-workers", "1"]
     done = Fork("predict.py", words, kept.root, prepare).wait(check=1)
@@ -776,15 +778,21 @@ def nested(depth):
 
 
 SAID = {
-    "recipe.size": (lambda said: said["recipe"].update(size="64"), "recipe.size is not a whole number"),
-    "recipe.mean": (lambda said: said["recipe"].update(mean=[0, None, 1]), "recipe.mean[1] is not a finite number"),
-    "recipe.upright": (lambda said: said["recipe"].update(upright=0), "recipe.upright is not true or false"),
-    "recipe": (lambda said: said.update(recipe=7), "recipe is not an object"),
-    "field": (lambda said: said["recipe"].update(extra=7), "recipe has an unknown field, extra"),
+    "extraction.size": (lambda said: said["extraction"].update(size="64"), "extraction.size is not a whole number"),
+    "extraction.mean": (
+        lambda said: said["extraction"].update(mean=[0, None, 1]),
+        "extraction.mean[1] is not a finite number",
+    ),
+    "extraction.upright": (
+        lambda said: said["extraction"].update(upright=0),
+        "extraction.upright is not true or false",
+    ),
+    "extraction": (lambda said: said.update(extraction=7), "extraction is not an object"),
+    "field": (lambda said: said["extraction"].update(extra=7), "extraction has an unknown field, extra"),
     "names": (lambda said: said.update(classnames=[*NAMES[:5], 6]), "classnames[5] is not text"),
     "fewer": (lambda said: said["classnames"].pop(), "it has weights of 6 classes, and 5 names of classes"),
     "run": (lambda said: said["run"].pop("grid"), "run has no grid"),
-    "cell": (lambda said: said["run"]["cell"].update(logit=710), "logit is 710, beyond 87"),
+    "cell": (lambda said: said["run"]["cell"].update(log_logit_scale=710), "log_logit_scale is 710, beyond 87"),
     "layers": (lambda said: said["run"]["cell"].update(image_layer=0.0), "cell.image_layer is not a whole number"),
     "accuracy": (
         lambda said: said["run"]["accuracies"]["trained"].update(val=1.5),
@@ -837,10 +845,10 @@ def test_numbers_that_are_not_finite(kept, head):
     done = predict(kept, "--run", head, files[0], files[1], "--format", "jsonl", check=1)
     assert f"error: {files[0]}: the classifier computes no finite probabilities" in done.stderr
     assert "NaN" not in done.stdout
-    run = heads.read(kept.heads["demo-RN", "linear"])
+    run = saved_classifiers.read(kept.heads["demo-RN", "linear"])
     run.tensors["zeroshot"][0, 0] = float("nan")
     with pytest.raises(UserError, match="is not written: weights that are not finite numbers: zeroshot"):
-        heads.keep(run, head.parent)
+        saved_classifiers.save(run, head.parent)
 
 
 def test_weights_of_another_encoder_are_refused(head, random_weights):

@@ -164,7 +164,7 @@ def test_partial_fine_tuning_and_adapters(extracted, tmp_path, script, mode):
             run = runs[dataset, method[1]]
             assert mean == pytest.approx(100 * run.accuracy("trained"), abs=1e-4)
             head, layer, logit = {"partial": ("linear", 1, 4.0), "adapter": ("adapter", 0, 4.60517)}[mode]
-            assert (run.cell.head, run.cell.image_layer, run.cell.logit) == (head, layer, logit)
+            assert (run.cell.head, run.cell.image_layer, run.cell.log_logit_scale) == (head, layer, logit)
 
 
 def test_ctrl_c_stops_everything(extracted, tmp_path):

@@ -26,7 +26,7 @@ CELL = Cell(
     modality="cross_modal",
     head="linear",
     init="zeroshot",
-    logit=4.60517,
+    log_logit_scale=4.60517,
     hyperparams="linear",
 )
 

@@ -462,7 +462,7 @@ def test_records_that_cannot_be_are_named(script, swept):
         ({"hyperparameters": {"lr": 1, "weight_decay": 1, "batch_size": 1}}, "its hyperparameters are not in its grid"),
         ({"hyperparameters": [1, 1]}, "record.hyperparameters is "),
         ({"tuned": {"alpha": "1"}}, "record.tuned.alpha is not a finite number"),
-        ({"cell": whole["cell"] | {"logit": "4.6"}}, "record.cell.logit is not a finite number"),
+        ({"cell": whole["cell"] | {"log_logit_scale": "4.6"}}, "record.cell.log_logit_scale is not a finite number"),
     ]
     for change, said in faults:
         path.write_text(json.dumps(whole | change))

@@ -27,7 +27,7 @@ from engine.features.mining import read_any_mined
 from engine.features.prompts import prompts_digest, read_texts_provenance
 from engine.features.store import BY_CONTENT, Bank, FeaturePaths, Provenance
 from engine.files import CannotOpen
-from engine.results import heads
+from engine.results import saved_classifiers
 from engine.results.runs import RECORD, Cell, Record, read_record, require_grid, selected
 from engine.training.grid import Hparams
 
@@ -177,7 +177,7 @@ class RunReport:
 def read_runs(result_dir: str | Path) -> RunReport:
     """Read all records, and the classifiers beside them."""
     found = RunReport()
-    named = {RECORD: [], heads.FILE: []}
+    named = {RECORD: [], saved_classifiers.FILE: []}
     for entry in _below(Path(result_dir), []):
         if entry.name in named:
             named[entry.name].append(Path(entry.path))
@@ -190,9 +190,9 @@ def read_runs(result_dir: str | Path) -> RunReport:
             found.faults.append(Finding(WRONG, str(error)))
         except UserError:
             found.damaged.append(path)
-    for path in sorted(named[heads.FILE]):
+    for path in sorted(named[saved_classifiers.FILE]):
         try:
-            heads.read(path)
+            saved_classifiers.read(path)
         except UserError as error:
             found.faults.append(Finding(WRONG, str(error)))
     return found

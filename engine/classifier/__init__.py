@@ -1,4 +1,4 @@
-"""A trained classifier of images, as a module: from files or pixels to the probabilities of the classes.
+"""A saved classifier as a module: from image files or pixels to class probabilities.
 
 from engine.classifier import load
 classifier = load("experiments/...")  # a run that train.py --save-heads trained: its record, or its folder
@@ -23,28 +23,27 @@ from engine.errors import UserError
 from engine.methods.build import restore
 from engine.model import LinearClassifier
 from engine.model import wise_ft as weight_ensemble
-from engine.results import heads
-from engine.results.heads import Kept
+from engine.results import saved_classifiers
+from engine.results.saved_classifiers import SavedClassifier
 from engine.transforms import normalise
 
 
 class ImageClassifier(nn.Module):
-    """The image encoder up to the layers that were trained, these, the adapter if there is one, and the linear head.
+    """The frozen layers of the image encoder and the trained classifier after them, in eval mode without gradients.
 
-    In eval mode, without gradients for its parameters. `classnames` are those of its outputs, `recipe` says what
-    images are made into first.
+    `classnames` are in the order of the outputs. `extraction` has the preprocessing of images.
     """
 
-    def __init__(self, kept: Kept, encoder: Encoder, wise_ft: bool = False):
-        """The classifier `kept` on its `encoder`, split before the trained layers; with `wise_ft` its WiSE-FT.
+    def __init__(self, saved: SavedClassifier, encoder: Encoder, wise_ft: bool = False):
+        """Combine a saved classifier, or its WiSE-FT, with its `encoder`, split before the trained layers.
 
-        The encoder is used up: its last layers become the trained ones. Raises RuntimeError, KeyError or ValueError
-        when they do not fit together.
+        This modifies the encoder: its last layers get the trained weights. Raises RuntimeError, KeyError or ValueError
+        if classifier and encoder do not fit together.
         """
         super().__init__()
-        self.recipe, self.classnames, self.layers = kept.recipe, kept.classnames, kept.run.cell.image_layer
+        self.extraction, self.classnames, self.layers = saved.extraction, saved.classnames, saved.run.cell.image_layer
         self.frozen = FrozenImageEncoder(encoder.model, [self.layers])
-        self.classifier = _classifier(kept, encoder.image[self.layers], wise_ft)
+        self.classifier = _classifier(saved, encoder.image[self.layers], wise_ft)
         self.eval().requires_grad_(False).to(encoder.device)
         found, expected = self(torch.zeros(1, *self.shape, dtype=torch.uint8)).shape, (1, len(self.classnames))
         if found != expected:
@@ -52,72 +51,72 @@ class ImageClassifier(nn.Module):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """That of an image as the encoder takes it."""
-        return 3, self.recipe.size, self.recipe.size
+        """The shape of a preprocessed image."""
+        return 3, self.extraction.size, self.extraction.size
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device of the classifier."""
         return self.classifier.head.weight.device
 
     def forward(self, images: Tensor | Sequence[str | Path | Image.Image]) -> Tensor:
-        """Probabilities [n, C] float32 of images: files, PIL's, or uint8 [n, 3, size, size], as `pixels` prepares them.
+        """Return probabilities [n, C] float32 of images: files, PIL images, or uint8 [n, 3, size, size] from `pixels`.
 
-        Raises OSError (and PIL's own errors) for a file that is no image, ValueError for other tensors.
+        Raises OSError (and errors of PIL) for a file that is not an image, ValueError for other tensors.
         """
         if not isinstance(images, Tensor):
-            images = torch.stack([pixels(image, self.recipe) for image in images])
+            images = torch.stack([pixels(image, self.extraction) for image in images])
         if images.dtype != torch.uint8 or images.shape[1:] != self.shape:
             expected = f"uint8 [n, {', '.join(map(str, self.shape))}]"
             raise ValueError(f"images are {expected}, not {images.dtype} {list(images.shape)}")
-        inputs = normalise(images.to(self.device), self.recipe)
-        lower = self.recipe.precision != "fp32"
-        with torch.autocast(self.device.type, PRECISIONS[self.recipe.precision], enabled=lower):
+        inputs = normalise(images.to(self.device), self.extraction)
+        is_lower = self.extraction.precision != "fp32"
+        with torch.autocast(self.device.type, PRECISIONS[self.extraction.precision], enabled=is_lower):
             (features,) = self.frozen(inputs, [self.layers])[self.layers]
         features = features.float() if self.layers else F.normalize(features.float())
         return self.classifier((features,)).softmax(dim=1)
 
 
 def load(
-    place: str | Path, *, weights: str | None = None, wise_ft: bool = False, device: str = "cpu"
+    path: str | Path, *, weights: str | None = None, wise_ft: bool = False, device: str = "cpu"
 ) -> ImageClassifier:
-    """The classifier that train.py --save-heads kept of a run: `place` is its record, a folder with it, or its file.
+    """Return a classifier that train.py --save-heads saved; `path` is its file, its record, or a folder with it.
 
-    `weights` are those of the encoder if they came from a file, `wise_ft` asks for WiSE-FT. Raises UserError for a
-    classifier that cannot be read or does not fit the weights, and where there is none (MissingClassifier) or several.
+    `weights` is the file of the encoder's weights, if any; `wise_ft` returns WiSE-FT. Raises UserError for a classifier
+    that cannot be read or does not fit the weights, and for several classifiers; MissingClassifier for none.
     """
-    path = heads.find(Path(place))
-    kept = heads.read(path)
-    name, cell = kept.recipe.encoder, kept.run.cell
+    path = saved_classifiers.find(Path(path))
+    saved = saved_classifiers.read(path)
+    name, cell = saved.extraction.encoder, saved.run.cell
     if weights is None and cell.encoder != names.folder(name):
         raise UserError(
-            f"{path} was trained on {cell.encoder}, which is {name} with weights from a file; give that file with"
-            " --clip-weights"
+            f"{path} was trained on {cell.encoder}, which is {name} with weights from a file; set --clip-weights to"
+            " that file"
         )
-    encoder = load_encoder(name, weights, device, [cell.image_layer], precision=kept.recipe.precision)
-    if encoder.digest != kept.run.inputs["encoder"]:
+    encoder = load_encoder(name, weights, device, [cell.image_layer], precision=saved.extraction.precision)
+    if encoder.digest != saved.run.inputs["encoder"]:
         raise UserError(
-            f"{path} was trained on {cell.encoder} ({kept.run.inputs['encoder'][:12]}), and these weights of {name} are"
-            f" others ({encoder.digest[:12]}); give those that it was trained on with --clip-weights"
+            f"{path} was trained on {cell.encoder} ({saved.run.inputs['encoder'][:12]}), not on these weights of"
+            f" {name} ({encoder.digest[:12]}); set --clip-weights to the weights of the training"
         )
     try:
-        if kept.recipe.size != encoder.preprocessing.size:
+        if saved.extraction.size != encoder.preprocessing.size:
             raise ValueError(
-                f"it takes images of {kept.recipe.size} pixels, and {name} of {encoder.preprocessing.size}"
+                f"it needs images of {saved.extraction.size} pixels, but {name} of {encoder.preprocessing.size}"
             )
-        return ImageClassifier(kept, encoder, wise_ft)
+        return ImageClassifier(saved, encoder, wise_ft)
     except (RuntimeError, KeyError, ValueError) as error:
         reason = "\n  ".join(line[:200] for line in str(error).splitlines()[:6])
         raise UserError(
-            f"{path} does not fit {name}; remove it, and train.py --save-heads makes it anew:\n  {reason}"
+            f"{path} does not fit {name}; remove it and run train.py --save-heads to save it again:\n  {reason}"
         ) from error
 
 
-def _classifier(kept: Kept, part: nn.Module | None, wise_ft: bool) -> LinearClassifier:
-    """Return the trained classifier; `part` are layers of the encoder, which get the trained weights."""
-    tensors = dict(kept.tensors)
+def _classifier(saved: SavedClassifier, layers: nn.Module | None, wise_ft: bool) -> LinearClassifier:
+    """Return the trained classifier; the trainable `layers` of the encoder get the trained weights."""
+    tensors = dict(saved.tensors)
     zeroshot = tensors.pop("zeroshot")
-    classifier = restore(kept.run.cell.head, kept.run.cell.logit, [part], tensors)
+    classifier = restore(saved.run.cell.head, saved.run.cell.log_logit_scale, [layers], tensors)
     if not wise_ft:
         return classifier
-    return classifier.with_weight(weight_ensemble(tensors["head.weight"], zeroshot, kept.wiseft_ratio))
+    return classifier.with_weight(weight_ensemble(tensors["head.weight"], zeroshot, saved.wiseft_ratio))

@@ -1,4 +1,4 @@
-"""From image files to probabilities: decode in processes, classify batch by batch."""
+"""From image files to predictions: decoding in worker processes, classification in batches."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from torch.utils.data import Dataset
 from engine.errors import UserError
 from engine.features.decoding import batches, report_dead_workers
 from engine.images import to_rgb
-from engine.results.heads import Recipe
 from engine.results.predictions import Predictions
+from engine.results.saved_classifiers import FeatureExtraction
 from engine.transforms import decode_file, render
 
 if TYPE_CHECKING:
     from engine.classifier import ImageClassifier
 
 
-def pixels(image: str | Path | Image.Image, recipe: Recipe) -> Tensor:
-    """Return an image as the classifier's encoder wants it, before normalisation: uint8 [3, size, size].
+def pixels(image: str | Path | Image.Image, extraction: FeatureExtraction) -> Tensor:
+    """Return a preprocessed image before normalisation: uint8 [3, size, size].
 
-    Raises OSError (and PIL's own errors, most of which are) for a file that cannot be decoded.
+    Raises OSError (and other errors of PIL) for a file that cannot be decoded.
     """
     if isinstance(image, Image.Image):
-        image = to_rgb(image, recipe.upright, recipe.depth, recipe.background)
+        image = to_rgb(image, extraction.upright, extraction.depth, extraction.background)
     else:
-        image = decode_file(Path(image), recipe.decode, recipe.upright, recipe.depth, recipe.background)
-    return render(image, "none", recipe, "")
+        image = decode_file(Path(image), extraction.decode, extraction.upright, extraction.depth, extraction.background)
+    return render(image, "none", extraction, "")
 
 
 def classify(
     classifier: ImageClassifier, files: list[str], *, top_k: int, batch_size: int, workers: int
 ) -> Iterator[tuple[str, Predictions | str]]:
-    """What is on each of `files`, in their order: its `top_k` most probable classes, or why it cannot be decoded.
+    """Yield each of `files` in order, with its `top_k` most probable classes or the reason why it cannot be decoded.
 
-    Processes decode where there is more than one batch. Raises UserError when one of them was killed, and for
+    Worker processes decode if there is more than one batch. Raises UserError if a worker was killed, and for
     probabilities that are not finite.
     """
     decoding = batches(
-        _Files(files, classifier.recipe),
+        _Files(files, classifier.extraction),
         batch_size=batch_size,
         workers=min(workers, len(files) // batch_size),
     )
@@ -57,8 +57,8 @@ def classify(
                 found = next(predictions) if fault is None else fault
                 if fault is None and not all(math.isfinite(probability) for _, probability in found):
                     raise UserError(
-                        f"{name}: the classifier computes no finite probabilities; are the numbers of its encoder too"
-                        f" large for {classifier.recipe.precision}, or its weights damaged?"
+                        f"{name}: the classifier returns probabilities that are not finite; check whether values of its"
+                        f" encoder overflow in {classifier.extraction.precision} or its weights are damaged"
                     )
                 yield name, found
 
@@ -71,16 +71,16 @@ def _predictions(classifier: ImageClassifier, images: Tensor, top_k: int) -> lis
 
 
 class _Files(Dataset):
-    """The pixels of image files by index; for a file that cannot be decoded what is wrong with it."""
+    """The pixels of image files by index; for a file that cannot be decoded, the error message."""
 
-    def __init__(self, files: list[str], recipe: Recipe):
-        self.files, self.recipe = files, recipe
+    def __init__(self, files: list[str], extraction: FeatureExtraction):
+        self.files, self.extraction = files, extraction
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Tensor | str:
         try:
-            return pixels(self.files[index], self.recipe)
+            return pixels(self.files[index], self.extraction)
         except Exception as error:  # PIL's decoders raise OSError, SyntaxError, ValueError and more on bad bytes
             return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -75,7 +75,13 @@ def extraction_commands(
 ) -> list[str]:
     """Return command lines that extract the features of `cells`; with `shifted`, of their shifted test sets too."""
     first = next(iter(cells := list(cells)), None)
-    same = {"modality": "", "head": "", "init": "", "logit": 0.0, "hyperparams": ""}  # features do not depend on these
+    same = {
+        "modality": "",
+        "head": "",
+        "init": "",
+        "log_logit_scale": 0.0,
+        "hyperparams": "",
+    }  # features do not depend on these
     alike = dict.fromkeys(replace(cell, **same, max_iter=first.max_iter) for cell in cells)
     return _commands("features.py", args, alike, encoders, shifted=shifted)
 
@@ -111,7 +117,7 @@ def _method_arguments(method: Cell) -> dict[str, Any]:
         "modality": method.modality,
         "classifier_head": method.head,
         "classifier_init": method.init,
-        "logit": method.logit,
+        "logit": method.log_logit_scale,
         "hyperparams": method.hyperparams,
         "max_val_shot": method.max_val_shot,
         "image_layer_idx": method.image_layer,

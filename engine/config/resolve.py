@@ -134,7 +134,7 @@ def cells(args: argparse.Namespace) -> list[Cell]:
             modality=args.modality,
             head=args.classifier_head,
             init=args.classifier_init,
-            logit=args.logit,
+            log_logit_scale=args.logit,
             hyperparams=args.hyperparams,
             max_iter=args.max_iter,
             max_val_shot=args.max_val_shot,

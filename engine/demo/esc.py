@@ -17,7 +17,7 @@ from engine.datasets import esc50, few_shot
 from engine.demo import audio_encoder, install
 from engine.demo import sounds as demo_sounds
 from engine.digests import tensors_digest
-from engine.esc.benchmark import Benchmark
+from engine.esc.benchmark import EscBenchmark
 from engine.features import audio
 from engine.features.audio import AudioProvenance
 from engine.features.extract import extract
@@ -31,13 +31,13 @@ ENCODER, DATASET = "demo-RN", "demo"
 BATCH_SIZE = 32
 
 
-def demo_esc() -> Benchmark:
+def demo_esc() -> EscBenchmark:
     """Return the demo's ImageNet-ESC, whose class sets are spread over the demo's classes."""
     names = list(demo_sounds.CATEGORIES)
     by_name = {name.replace(" ", "_"): label for label, name in enumerate(install.CLASSNAMES)}
     largest = names[:: len(names) // max(DEMO_CLASSES)][: max(DEMO_CLASSES)]
     sets = {size: {by_name[name]: name for name in largest[:size]} for size in DEMO_CLASSES}
-    return Benchmark("demo_esc", DATASET, ENCODER, demo_sounds.FOLDER, audio_encoder.NAME, sets)
+    return EscBenchmark("demo_esc", DATASET, ENCODER, demo_sounds.FOLDER, audio_encoder.NAME, sets)
 
 
 class Step(NamedTuple):

@@ -78,7 +78,7 @@ def _install_archive(archive: Archive, root: Path, progress: Progress) -> None:
                 archives.move(unpacked, wanted, root)
             finally:
                 shutil.rmtree(unpacked, ignore_errors=True)
-    for leftover in work.glob(f"{archive.name}*"):  # also those of a process that was killed here
+    for leftover in work.glob(f"{archive.name}*"):  # also leftovers of a killed process
         leftover.unlink(missing_ok=True)
     shutil.rmtree(unpacked, ignore_errors=True)
 

@@ -1,5 +1,5 @@
 """ImageNet-ESC (section 9 of the protocol): images and sounds of the same classes, each helping to classify the other.
 
-`benchmark` says which images and sounds belong together, `data` reads their features and makes few-shot problems of
-them, `sweep` trains the probes and leaves a record of each run; records and tables are `engine.results.esc`'s.
+`benchmark` defines the matching images and sounds, `data` creates few-shot tasks from their features, `inputs` loads
+the features, and `sweep` defines the grids and the zero-shot classifiers. `engine.results.esc` has the records.
 """

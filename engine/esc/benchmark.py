@@ -1,4 +1,4 @@
-"""What ImageNet-ESC is made of, as data; the demo has a benchmark of the same form (`engine.demo.esc`)."""
+"""The definition of ImageNet-ESC; the demo has a benchmark of the same form (`engine.demo.esc`)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from engine.files import read_json
 from engine.results import esc
 
 CLASSES = Path(__file__).with_name("classes.json")
-"""The paper's loose matches (27) between ImageNet and ESC-50, and the accurate ones of them (19)."""
+"""The paper's 27 loose matches between classes of ImageNet and ESC-50, and the 19 accurate ones."""
 
 
 @dataclass(frozen=True, eq=False)
-class Benchmark:
-    """Images of a dataset under an encoder, and sounds under another one of the same space.
+class EscBenchmark:
+    """Images and sounds under two encoders with a common feature space.
 
-    `class_sets` say, by their number of classes, which label of the dataset is which category of the sounds. In a class
-    set the new label is the rank of the dataset's.
+    `class_sets`, by number of classes, map labels of the image dataset to categories of the sounds. In a class set, the
+    new label is the rank of the dataset's label.
     """
 
     name: str
@@ -30,20 +30,21 @@ class Benchmark:
     class_sets: Mapping[int, Mapping[int, str]]
 
     def __post_init__(self):
-        """Raises ValueError for class sets that are not those of the tables, or call one class by two names."""
-        if {size: len(own) for size, own in self.class_sets.items()} != {size: size for size in esc.CLASSES[self.name]}:
-            raise ValueError(f"the class sets of {self.name} are {[len(own) for own in self.class_sets.values()]}")
+        """Raise ValueError for class sets of other sizes than in the tables, or with two labels of one category."""
+        sizes = {size: len(classes) for size, classes in self.class_sets.items()}
+        if sizes != {size: size for size in esc.CLASSES[self.name]}:
+            raise ValueError(f"the class sets of {self.name} have {list(sizes.values())} classes")
         if len(set(self.all_classes.values())) != len(self.all_classes):
             raise ValueError(f"a category of {self.sounds} belongs to several labels of {self.dataset}")
 
     @property
     def all_classes(self) -> dict[int, str]:
         """The classes of all class sets."""
-        return {label: name for own in self.class_sets.values() for label, name in own.items()}
+        return {label: name for classes in self.class_sets.values() for label, name in classes.items()}
 
 
-def imagenet_esc(encoder: str = "RN50") -> Benchmark:
-    """The paper's. `encoder` is the folder of the images' features: CLIP RN50 is the one whose space AudioCLIP has."""
-    content = read_json(CLASSES)
-    sets = {len(own): {int(label): category for label, category in own.items()} for own in content.values()}
-    return Benchmark("imagenet_esc", "imagenet", encoder, audio.DATASET, audio.ENCODER, dict(sorted(sets.items())))
+def imagenet_esc(encoder: str = "RN50") -> EscBenchmark:
+    """Return the paper's benchmark; `encoder` is the folder of image features. AudioCLIP has the space of CLIP RN50."""
+    by_size = {len(classes): classes for classes in read_json(CLASSES).values()}
+    sets = {size: {int(label): category for label, category in found.items()} for size, found in by_size.items()}
+    return EscBenchmark("imagenet_esc", "imagenet", encoder, audio.DATASET, audio.ENCODER, dict(sorted(sets.items())))

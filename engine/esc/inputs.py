@@ -1,4 +1,4 @@
-"""From arguments to the features of a benchmark. All that is missing is listed, with the commands that make it."""
+"""From parsed arguments to a benchmark's features; errors list missing inputs and the commands that create them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine import config
 from engine.config import default
 from engine.datasets.few_shot import MissingSplits
 from engine.errors import UserError
-from engine.esc.benchmark import Benchmark
+from engine.esc.benchmark import EscBenchmark
 from engine.esc.data import EscData, image_cells, read_folds
 from engine.features.opened import OpenedFeatures
 from engine.features.store import FeaturePaths, MissingFeatures
@@ -20,10 +20,10 @@ from engine.tasks.images import ImageTasks, wanted_by
 AUDIO_FEATURES = "cd audioclip && python audio_features.py"
 
 
-def load(args: argparse.Namespace, benchmark: Benchmark, device: str) -> EscData:
-    """The features of images, texts and sounds, in one bank on `device`.
+def load(args: argparse.Namespace, benchmark: EscBenchmark, device: str) -> EscData:
+    """Return the features of images, texts and sounds, in one bank on `device`.
 
-    Raises UserError, when some are missing, that says how to make them all.
+    Raises UserError for missing features, with the commands that create all of them.
     """
     asked = {"dataset": [benchmark.dataset], "train_shot": list(SHOTS), "seed": list(SPLITS)}
     inputs = {"text_augmentation": ["classname"], "image_augmentation": "none", "clip_encoder": ["RN50"]}
@@ -35,7 +35,7 @@ def load(args: argparse.Namespace, benchmark: Benchmark, device: str) -> EscData
     except MissingSplits as error:
         missing.append(_missing(error, config.command("few_shot_split.py", args, **error.wanted)))
         folder = FeaturePaths.of(args.feature_dir, benchmark.encoder, benchmark.dataset).folder
-        if not folder.exists():  # what is there cannot be known without splits
+        if not folder.exists():  # otherwise, missing features are unknown without splits
             missing.append(_missing(f"no features in {folder}", make_images))
     except MissingFeatures as error:
         missing.append(_missing(error, make_images))
@@ -49,11 +49,12 @@ def load(args: argparse.Namespace, benchmark: Benchmark, device: str) -> EscData
 
 
 def audio_command(args: argparse.Namespace) -> str:
-    """The command that makes the features of sounds where they are looked for, from the folder that it is typed in."""
+    """Return the command that extracts the features of sounds into `--feature_dir`, for a shell at the top folder."""
     if args.feature_dir == default.FEATURE_DIR:
         return AUDIO_FEATURES
     return f"{AUDIO_FEATURES} --feature_dir {shlex.quote(str(Path(args.feature_dir).absolute()))}"
 
 
 def _missing(error: object, command: str) -> str:
-    return f"{error}; make them with\n  {command}"
+    """Return a message with the command that creates missing inputs."""
+    return f"{error}; create them with\n  {command}"

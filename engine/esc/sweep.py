@@ -1,8 +1,8 @@
-"""The grids of ImageNet-ESC, for the sweep that trains and tests them, and its zero-shot classifiers.
+"""The grids of ImageNet-ESC, for `engine.sweep`, and its zero-shot classifiers.
 
-5 splits x 5 draws x 3 shots x 4 probes x 12 configurations x 2 tasks x 2 class sets are 14 400 runs. Probes that do
-not use the other modality have the same result for each draw, so they are trained once and recorded for all five:
-8 640 runs are trained.
+5 splits x 5 draws x 3 shots x 4 probes x 12 configurations x 2 tasks x 2 class sets are 14 400 runs. Probes without the
+other modality have the same result for each draw: they are trained once and recorded for all five draws. So 8 640 runs
+are trained.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from engine.sweep.sweep import CellSweep, Options
 
 
 def all_cells(data: EscData, max_iter: int) -> list[EscCell]:
-    """Return the grids of a benchmark: those that do not use the other modality once for all draws.
+    """Return the cells of a benchmark; probes without the other modality have one cell for all draws.
 
-    Stacks of uni-modal probes are the smallest: they come last, so that the cores end at about the same time.
+    Uni-modal probes have the smallest stacks. They are last, so that all cores finish at about the same time.
     """
     cells = [
         EscCell(task, classes, split, draw, shots, probe, max_iter)
@@ -43,24 +43,24 @@ def all_cells(data: EscData, max_iter: int) -> list[EscCell]:
     return sorted(cells, key=lambda cell: cell.probe == UNI_MODAL)
 
 
-def grids_of(data: EscData, records: EscRecords, max_iter: int, options: Options) -> list[CellSweep]:
-    """Return all grids of a benchmark. Raises UserError for records of runs on other inputs or of other steps."""
+def cell_sweeps_of(data: EscData, records: EscRecords, max_iter: int, options: Options) -> list[CellSweep]:
+    """Return the sweeps of all cells. Raises UserError for records on other inputs or with other numbers of steps."""
     return [CellSweep(cell, data, records, options) for cell in all_cells(data, max_iter)]
 
 
-def title(data: EscData, grids: list[CellSweep]) -> str:
-    """Return what there is and what is missing, as a line."""
-    runs, recorded = len(list(AUDIO)), sum(len(grid.cell.draws) for grid in grids)
-    missing = sum(len(grid.to_train()) for grid in grids)
+def title(data: EscData, cell_sweeps: list[CellSweep]) -> str:
+    """Return the numbers of runs and missing runs as text."""
+    runs, recorded = len(list(AUDIO)), sum(len(one.cell.draws) for one in cell_sweeps)
+    missing = sum(len(one.to_train()) for one in cell_sweeps)
     return (
-        f"{data.benchmark.name}: {recorded * runs} runs, of which {len(grids) * runs} differ (the rest repeat them for"
-        f" draws they do not depend on); {missing} to train on {data.bank.device}"
+        f"{data.benchmark.name}: {recorded * runs} runs, of which {len(cell_sweeps) * runs} differ (the rest repeat"
+        f" them for draws they do not depend on); {missing} to train on {data.bank.device}"
     )
 
 
 def add_zero_shot(data: EscData, records: EscRecords, max_iter: int) -> None:
-    """Record the zero-shot classifiers that are not there yet."""
-    made = []
+    """Record the zero-shot classifiers that are not recorded yet."""
+    added = []
     for task, classes, split in itertools.product(TASKS, data.benchmark.class_sets, SPLITS):
         kinds = [("text", 0), (OTHER[task], 0), *((task, shots) for shots in SHOTS)]
         absent = [
@@ -69,15 +69,16 @@ def add_zero_shot(data: EscData, records: EscRecords, max_iter: int) -> None:
             if (f"zero_shot_{kind}", split, draw, ()) not in records.zero_shot(task, classes, shots)
         ]
         if absent:
-            made += _zero_shot_runs(data, task, classes, split, absent, max_iter)
-    add_runs(made, records.folder)
+            added += _zero_shot_runs(data, task, classes, split, absent, max_iter)
+    add_runs(added, records.folder)
 
 
 def _zero_shot_runs(
-    data: EscData, task: str, classes: int, split: int, asked: list[tuple[str, int, int]], max_iter: int
+    data: EscData, task: str, classes: int, split: int, wanted: list[tuple[str, int, int]], max_iter: int
 ) -> list[EscRun]:
-    parts = [data.zero_shot(kind, task, split, draw, shots) for kind, shots, draw in asked]
-    tests = data.zero_shot_tests(task, classes, split, parts)
+    """Return the runs of zero-shot classifiers of a split; `wanted` are their kinds, shots and draws."""
+    subsets = [data.zero_shot(kind, task, split, draw, shots) for kind, shots, draw in wanted]
+    tests = data.zero_shot_tests(task, classes, split, subsets)
     return [
         EscRun(
             *(task, classes, split, draw, shots, method := f"zero_shot_{kind}", None),
@@ -87,5 +88,5 @@ def _zero_shot_runs(
             max_iter=max_iter,
             versions={"python": platform.python_version(), "torch": torch.__version__},
         )
-        for (kind, shots, draw), test in zip(asked, tests, strict=True)
+        for (kind, shots, draw), test in zip(wanted, tests, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""A dataset's features under one encoder, opened and checked: whoever gets them can rely on it."""
+"""A dataset's features under one encoder, opened and checked once."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:  # open_clip takes seconds to import, and training on final fe
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which features of a dataset: under which encoder, of which layers, prompts, views and few-shot splits.
+    """A choice of a dataset's features: encoder, layers, prompts, views and few-shot splits.
 
-    `encoder` is the name of its folder. `splits` are pairs of shots and seed.
+    `encoder` is a folder name. `splits` are pairs of shots and seed.
     """
 
     dataset: str
@@ -48,17 +48,17 @@ class Wanted:
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """The prompts of a split: `rows` [n] int64 of those that were read, and a digest of their wordings and classes."""
+    """The prompts of a split: `rows` [n] int64 of the prompts read, and a digest of their wordings and classes."""
 
     rows: Tensor
     digest: str
 
 
 class OpenedFeatures:
-    """The features of a dataset that belong together: checked at once, read when asked for.
+    """Features of a dataset that belong together: checked at construction, read on access.
 
-    `texts` are the prompts that any split uses, `prompts` those of each split by shots and seed, and `classes` is the
-    number of classes. `image_part` and `text_part` are the trainable layers that the features go into, None for none.
+    `texts` are the prompts of all splits, `prompts` the prompts of each split by shots and seed, and `classes` is the
+    number of classes. `trainable_image_layers` and `trainable_text_layers` process the features; None for no layers.
     """
 
     def __init__(
@@ -69,165 +69,162 @@ class OpenedFeatures:
         encoder: Encoder | None = None,
         shifted: Sequence[ShiftedSet] = (),
     ):
-        """`encoder` has the layers that are trained; None when there are none.
+        """Open and check features; `encoder` has the trainable layers, None for no layers.
 
-        Raises MissingFeatures for what is not in the store, UserError when its parts do not belong together.
+        Raises MissingFeatures for features that are not in the store, UserError if features do not belong together.
         """
         self.wanted = wanted
-        self.image_part = encoder.image[wanted.image_layer] if encoder else None
-        self.text_part = encoder.text[wanted.text_layer] if encoder else None
-        place = FeaturePaths.of(feature_dir, wanted.encoder, wanted.dataset)
-        self.listing = read_listing(place)
+        self.trainable_image_layers = encoder.image[wanted.image_layer] if encoder else None
+        self.trainable_text_layers = encoder.text[wanted.text_layer] if encoder else None
+        paths = FeaturePaths.of(feature_dir, wanted.encoder, wanted.dataset)
+        self.listing = read_listing(paths)
         if self.listing is None and datasets.is_custom(wanted.dataset):
-            raise MissingFeatures(
-                f"no features of {wanted.dataset}: {place.listing}, which lists their images, is not there"
-            )
+            raise MissingFeatures(f"no features of {wanted.dataset}: {paths.listing}, the list of images, is missing")
         self.splits = {(split.shots, split.seed): split for split in self._read_splits(indices_dir)}
-        self.positions = {"test": None}  # all of them
-        for part in ("train", "val"):
-            self.positions[part] = sorted({at for split in self.splits.values() for at in getattr(split, part)})
+        self.positions = {"test": None}  # all test images
+        for name in ("train", "val"):
+            self.positions[name] = sorted({at for split in self.splits.values() for at in getattr(split, name)})
         self.views = training_views(wanted.image_augmentation, wanted.image_views)
-        parts = [*(("train", view) for view in self.views), ("val", "none"), ("test", "none")]
         self.banks = {
-            (part, view): Bank(place.bank(part, wanted.image_layer, view), self.listing and self.listing.split(part))
-            for part, view in parts
+            (name, view): Bank(paths.bank(name, wanted.image_layer, view), self.listing and self.listing.split(name))
+            for name, view in [*(("train", view) for view in self.views), ("val", "none"), ("test", "none")]
         }
-        self.text_path = place.texts(wanted.text_layer, wanted.text_augmentation)
+        self.text_path = paths.texts(wanted.text_layer, wanted.text_augmentation)
         self.text_source = read_texts_provenance(self.text_path)
         check_layers(self.text_path, self.text_source, wanted.text_layer, encoder)
         if self.listing and not templates.are_prompts_of(self.listing.classnames, *read_wordings(self.text_path)):
-            raise MissingFeatures(f"{self.text_path} has the prompts of other class names than {place.listing}")
+            raise MissingFeatures(f"{self.text_path} has prompts of class names that differ from {paths.listing}")
         self._check_banks(encoder)
         mined = wanted.text_augmentation == templates.MINING
-        self.texts, self.prompts = self._mined(place) if mined else self._all_prompts()
-        check = check_norms if self.text_part is None else check_finite
+        self.texts, self.prompts = self._mined(paths) if mined else self._all_prompts()
+        check = check_norms if self.trainable_text_layers is None else check_finite
         check(self.texts.features, range(len(self.texts.labels)), f"{wanted.dataset}, prompts, in {self.text_path}")
         self.classes = int(self.texts.labels.max()) + 1
-        self.shifted = [(own, self._shifted_classes(own, encoder)) for own in shifted]
+        self.shifted = [(one, self._shifted_classes(one, encoder)) for one in shifted]
         self._check_shapes()
 
     @property
     def classnames(self) -> list[str]:
-        """The names of the classes by label, as prompts have them. Raises MissingFeatures where those do not tell."""
+        """The class names by label, as in prompts. Raises MissingFeatures if an old store has no class names."""
         if self.texts.classnames is None:
             raise MissingFeatures(
-                f"{self.text_path} is from before prompts knew the names of classes; features.py adds them, and"
-                " encodes nothing again"
+                f"{self.text_path} has no class names: an earlier version wrote it. features.py adds them without"
+                " encoding anything again"
             )
         return list(map(templates.spell, self.texts.classnames))
 
     @property
     def train_source(self):
-        """How the training images' features were made."""
+        """The provenance of the training images' features."""
         return self.banks["train", "none"].provenance
 
     def digests(self, split: FewShotSplit) -> dict[str, str]:
-        """Return digests of the weights, the split, and the images of each part that a split uses."""
+        """Return digests of the encoder weights, of a few-shot split, and of its train, val and test images."""
         rows = {"train": split.train, "val": split.val, "test": None}
-        lists = {part: bank.list_digest(rows[part]) for (part, _), bank in self.banks.items()}
+        lists = {name: bank.list_digest(rows[name]) for (name, _), bank in self.banks.items()}
         return {"encoder": self.text_source.encoder_digest, "split": split.digest, **lists}
 
-    def read(self, part: str, views: Iterable[str], device: str) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return all images of a part that any split uses, view after view: inputs, labels and lengths.
+    def read(self, split: str, views: Iterable[str], device: str) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return all images of train, val or test that few-shot splits use, view after view: inputs, labels and norms.
 
-        Inputs that take more than half of the CPU's free memory lie in a file of their own, which is mapped.
+        Inputs that need more than half of the CPU's free memory are in a temporary file, which is mapped.
         """
-        banks, positions = [self.banks[part, view] for view in views], self.positions[part]
+        banks, positions = [self.banks[split, view] for view in views], self.positions[split]
         shape = [len(banks), len(positions or range(banks[0].length)), *banks[0].row_shape]
         large = torch.device(device).type == "cpu" and 4 * math.prod(shape) > memory.free("cpu") // 2
         features = memory.scratch(shape, banks[0].folder) if large else torch.empty(shape)
         pairs = zip(banks, features, strict=True)
-        read = [self._read_bank(bank, part, positions, self.classes, out) for bank, out in pairs]
+        read = [self._read_bank(bank, split, positions, self.classes, out) for bank, out in pairs]
         norms = [of_bank for *_, of_bank in read if of_bank is not None]
         return features.flatten(0, 1), torch.cat([labels for _, labels, _ in read]), torch.cat(norms) if norms else None
 
     def stream(self, bank: Bank, rows: int, classes: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield inputs and labels of all test images in a bank of so many `classes`, `rows` at a time."""
+        """Yield inputs and labels of all test images in a bank, `rows` at a time; labels must be below `classes`."""
         for positions in torch.arange(bank.length).split(rows):
             features, labels, _ = self._read_bank(bank, "test", positions.tolist(), classes or self.classes)
             yield features, labels
 
     def _read_bank(
-        self, bank: Bank, part: str, positions: list[int] | None, classes: int, out: Tensor | None = None
+        self, bank: Bank, split: str, positions: list[int] | None, classes: int, out: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return inputs, labels and lengths of a bank of images of so many `classes`, checked.
+        """Return inputs, labels and norms of a bank of images; raise UserError unless labels are below `classes`.
 
-        The inputs are in `out` if it is given. Final features are normalised; others have no lengths.
+        The inputs are read into `out` unless it is None. Final features are normalised; other inputs have no norms.
         """
         features, labels = bank.read(positions, out)
         where = range(len(labels)) if positions is None else positions
-        check = check_norms if self.image_part is None else check_finite
-        check(features, where, f"{bank.folder.parents[1].name}, {part} images, in {bank.folder}")
+        check = check_norms if self.trainable_image_layers is None else check_finite
+        check(features, where, f"{bank.folder.parents[1].name}, {split} images, in {bank.folder}")
         if int(labels.max()) >= classes:
-            raise UserError(f"{bank.folder} has label {int(labels.max())}, but there are prompts of {classes} classes")
-        if self.image_part is not None:
+            raise UserError(f"{bank.folder} has label {int(labels.max())}, but prompts of only {classes} classes")
+        if self.trainable_image_layers is not None:
             return features, labels, None
         norms = features.norm(dim=1)
         F.normalize(features, out=features)
         return features, labels, norms
 
     def _read_splits(self, indices_dir: str | Path) -> list[FewShotSplit]:
-        """Return the few-shot splits, which must be those of the images in the store."""
+        """Return the few-shot splits, checked against the images in the store."""
         shots, seeds = ([pair[k] for pair in self.wanted.splits] for k in (0, 1))
         keys = self.listing and self.listing.keys()
         splits = load_splits(indices_dir, self.wanted.dataset, shots, seeds, self.wanted.max_val_shot, keys)
         for split in splits if self.listing else ():
-            check_current(split, {part: self.listing.split(part).labels for part in keys})
+            check_current(split, {name: self.listing.split(name).labels for name in keys})
         return splits
 
     def _all_prompts(self) -> tuple[Texts, dict[tuple[int, int], Prompts]]:
-        """The prompts, and those of each split where all splits have the same: all of them."""
+        """Return all prompts, and the prompts of each split: all of them."""
         texts = read_texts(self.text_path)
         shared = Prompts(torch.arange(len(texts.labels)), prompts_digest(texts.prompts, texts.labels.tolist()))
         return texts, dict.fromkeys(self.splits, shared)
 
-    def _mined(self, place: FeaturePaths) -> tuple[Texts, dict[tuple[int, int], Prompts]]:
-        """The prompts that were mined on any split, without the rest of the pool, and those of each split."""
+    def _mined(self, paths: FeaturePaths) -> tuple[Texts, dict[tuple[int, int], Prompts]]:
+        """Return the prompts mined on any split, without the rest of the pool, and the prompts of each split."""
         val = self.banks["val", "none"]
         mined = {
-            key: read_mined(place.mined(split.name), Origin.of(self.text_source, val, split))
+            key: read_mined(paths.mined(split.name), Origin.of(self.text_source, val, split))
             for key, split in self.splits.items()
         }
 
         rows: dict[tuple[int, int], Tensor] = {}
 
-        def of_any(labels: Tensor) -> Tensor:
-            rows.update({key: own.rows(labels) for key, own in mined.items()})
+        def select_rows(labels: Tensor) -> Tensor:
+            rows.update({key: prompts.rows(labels) for key, prompts in mined.items()})
             return torch.cat(list(rows.values())).unique()  # ascending
 
-        texts = read_texts(self.text_path, of_any)
-        kept = torch.cat(list(rows.values())).unique()
+        texts = read_texts(self.text_path, select_rows)
+        selected = torch.cat(list(rows.values())).unique()
         prompts = {}
-        for key, own in rows.items():
-            found = torch.searchsorted(kept, own)
+        for key, of_split in rows.items():
+            found = torch.searchsorted(selected, of_split)
             wordings = [texts.prompts[row] for row in found.tolist()]
             prompts[key] = Prompts(found, prompts_digest(wordings, texts.labels[found].tolist()))
         return texts, prompts
 
     def _shifted_classes(self, shifted: ShiftedSet, encoder: Encoder | None) -> list[int]:
-        """Return the labels of a shifted set's classes. Raises UserError unless its features belong to these."""
+        """Return the labels of a shifted set's classes. Raises UserError unless its features belong to this dataset."""
         check_layers(shifted.bank.folder, shifted.bank.provenance, self.wanted.image_layer, encoder)
         check_encoder(shifted.bank, self.text_path, self.text_source)
         check_settings(shifted.bank, self.banks["train", "none"])
         return classes_of(shifted, self.wanted.dataset, self.classes, self.texts.classnames)
 
     def _check_banks(self, encoder: Encoder | None) -> None:
-        """Refuse banks that lack rows, or that belong neither to each other nor to the prompts."""
-        for (part, _), bank in self.banks.items():
-            bank.require(self.positions[part])
+        """Raise MissingFeatures for missing rows, UserError for banks that do not belong together or to the prompts."""
+        for (split, _), bank in self.banks.items():
+            bank.require(self.positions[split])
             check_layers(bank.folder, bank.provenance, self.wanted.image_layer, encoder)
             check_encoder(bank, self.text_path, self.text_source)
-            check_list(bank, self.banks[part, "none"])
+            check_list(bank, self.banks[split, "none"])
             check_settings(bank, self.banks["train", "none"])
 
     def _check_shapes(self) -> None:
-        """Raise UserError for features of different shapes, as files of some other origin have."""
+        """Raise UserError for features of different shapes, which files of another origin may have."""
         first = self.banks["train", "none"]
-        banks = [*self.banks.values(), *(own.bank for own, _ in self.shifted)]
+        banks = [*self.banks.values(), *(shifted.bank for shifted, _ in self.shifted)]
         shapes = {bank.folder: bank.row_shape for bank in banks}
-        if self.image_part is None and self.text_part is None:
+        if self.trainable_image_layers is None and self.trainable_text_layers is None:
             shapes[self.text_path] = self.texts.features.shape[1:]
         for path, shape in shapes.items():
-            if shape != first.row_shape or (self.image_part is None and len(shape) != 1):
-                said = f"{path} has features of shape {list(shape)}, and {first.folder} of {list(first.row_shape)}"
-                raise UserError(f"{said}; remove those that are wrong, and make them anew")
+            if shape != first.row_shape or (self.trainable_image_layers is None and len(shape) != 1):
+                found = f"{path} has features of shape {list(shape)}, but {first.folder} of {list(first.row_shape)}"
+                raise UserError(f"{found}; remove the wrong features and extract them again")

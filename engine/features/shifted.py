@@ -1,4 +1,4 @@
-"""Shifted test sets (section 6 of the protocol): their features, and which of the trained classes theirs are."""
+"""Shifted test sets (section 6 of the protocol): their features and class subsets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ShiftedSet:
 
 
 class MissingShifted(MissingFeatures):
-    """Features of shifted test sets, by name, that are not in the store or damaged."""
+    """Missing or damaged features of shifted test sets; `names` are the sets."""
 
     def __init__(self, reasons: dict[str, str]):
         super().__init__("\n".join(reasons.values()))
@@ -31,19 +31,19 @@ class MissingShifted(MissingFeatures):
 
 
 def open_sets(names: list[str], feature_dir: str | Path, encoder: str, image_layer: int | str) -> list[ShiftedSet]:
-    """Return the shifted sets of these names under an encoder's folder, as inputs of its last `image_layer` layers.
+    """Return shifted sets: inputs of the last `image_layer` layers of the encoder in folder `encoder`.
 
-    Raises MissingShifted, which tells of all that are not there.
+    Raises MissingShifted, which lists all missing sets.
     """
     found, missing = [], {}
     for name in names:
-        place = FeaturePaths.of(feature_dir, encoder, name)
+        paths = FeaturePaths.of(feature_dir, encoder, name)
         try:
-            bank = Bank(place.bank("test", image_layer, "none"))
+            bank = Bank(paths.bank("test", image_layer, "none"))
             bank.require()
-            classes = read_classes(place)
+            classes = read_classes(paths)
             if classes.list_digest != bank.provenance.list_digest:
-                raise MissingFeatures(f"{bank.folder} and {place.classes} are of different lists of images")
+                raise MissingFeatures(f"{bank.folder} and {paths.classes} are of different lists of images")
             found.append(ShiftedSet(name, bank, classes))
         except MissingFeatures as error:
             missing[name] = str(error)
@@ -55,8 +55,8 @@ def open_sets(names: list[str], feature_dir: str | Path, encoder: str, image_lay
 def classes_of(shifted: ShiftedSet, parent: str, count: int, parent_names: list[str] | None) -> list[int]:
     """Return the labels, in the dataset `parent` with `count` classes, of a shifted set's classes.
 
-    `parent_names` are the names of the parent's classes, where they are known. Raises UserError when the set's classes
-    are not the parent's.
+    `parent_names` are the parent's class names, or None if they are unknown. Raises UserError if a class of the set is
+    not a class of the parent.
     """
     labels, folder = shifted.classes.parent_labels, shifted.bank.folder.parents[1]
     is_whole = len(labels) == count
@@ -64,9 +64,9 @@ def classes_of(shifted: ShiftedSet, parent: str, count: int, parent_names: list[
         raise UserError(f"{folder} has {len(labels)} classes, up to label {max(labels)}; {parent} has {count}")
     if parent_names is not None and not is_whole:
         pairs = zip(shifted.classes.classnames, (parent_names[label] for label in labels), strict=True)
-        if other := [f"{own} ({name})" for own, name in pairs if spell(own) != spell(name)]:
+        if other := [f"{name} ({in_parent})" for name, in_parent in pairs if spell(name) != spell(in_parent)]:
             raise UserError(
-                f"{folder}: classes have other names in {parent}: {list_preview(other)}; make the features of one"
-                " of them anew, with lists of the same classes"
+                f"{folder}: classes have other names in {parent}: {list_preview(other)}; extract the features of one of"
+                " them again, with lists of the same classes"
             )
     return labels

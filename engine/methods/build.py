@@ -14,16 +14,16 @@ PHI = "embedding.phi."
 
 
 def restore(
-    head: str, logit: float, parts: Sequence[nn.Module | None], tensors: Mapping[str, Tensor]
+    head: str, log_logit_scale: float, trainable_layers: Sequence[nn.Module | None], tensors: Mapping[str, Tensor]
 ) -> LinearClassifier:
     """Return the classifier of a `--classifier_head` with the saved `tensors`, in eval mode.
 
-    `parts` are the layers of the image encoder that were trained, None for none. Raises RuntimeError, KeyError or
+    `trainable_layers` are those of the image encoder, None for none. Raises RuntimeError, KeyError or
     ValueError for tensors that do not fit.
     """
     of_phi = {name.removeprefix(PHI): tensor for name, tensor in tensors.items() if name.startswith(PHI)}
     phi = METHODS[head].phi(of_phi) if METHODS[head].phi else None
-    linear = LinearHead(tensors["head.weight"], math.exp(logit), tensors.get("head.bias"))
-    classifier = LinearClassifier(Embedding(parts, phi), linear)
+    linear = LinearHead(tensors["head.weight"], math.exp(log_logit_scale), tensors.get("head.bias"))
+    classifier = LinearClassifier(Embedding(trainable_layers, phi), linear)
     classifier.load_state_dict(tensors)
     return classifier.eval()

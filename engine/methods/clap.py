@@ -18,7 +18,7 @@ from engine.training.task import Task
 @torch.no_grad()
 def multipliers(task: Task) -> Tensor:
     """Return the mean zero-shot probability [C] of the true class over the training images of each class."""
-    embedding, own = Embedding(task.parts[:1]).eval(), task.own
+    embedding, own = Embedding(task.trainable_layers[:1]).eval(), task.own
     logits = torch.cat([F.linear(embedding(inputs), task.zeroshot) for inputs, _ in own.batches(EMBEDDED)])
     true = (task.scale * logits).softmax(1).gather(1, own.labels.unsqueeze(1))
     return class_means(true, own.labels, len(task.text)).squeeze(1)
@@ -26,7 +26,7 @@ def multipliers(task: Task) -> Tensor:
 
 def build(task: Task) -> ResidualClassifier:
     """Return the classifier that training starts from, with the multipliers of its penalty."""
-    embedding = Embedding(task.parts[: len(task.samples)])
+    embedding = Embedding(task.trainable_layers[: len(task.samples)])
     return ResidualClassifier(embedding, task.text, task.scale, multipliers(task)).eval()
 
 

@@ -13,7 +13,7 @@ def check_frozen(task: Task) -> None:
     """Raise UserError for a task without texts, or with trainable layers of an encoder."""
     if task.zeroshot is None:
         raise UserError("needs text features of the classes, which this task has none of; choose another method")
-    if any(part is not None for part in task.parts[: len(task.samples)]):
+    if any(part is not None for part in task.trainable_layers[: len(task.samples)]):
         raise UserError("trains no layer of an encoder: give --image-layer-idx 0 --text-layer-idx 0")
 
 

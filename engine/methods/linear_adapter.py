@@ -35,7 +35,7 @@ class LinearAdapter(nn.Module):
 
 def build(task: Task) -> FixedClassifier:
     """Return the classifier that training starts from, which is the zero-shot one."""
-    embedding = Embedding(task.parts[: len(task.samples)], LinearAdapter(task.zeroshot.shape[1]))
+    embedding = Embedding(task.trainable_layers[: len(task.samples)], LinearAdapter(task.zeroshot.shape[1]))
     return FixedClassifier(embedding, task.zeroshot, task.scale, 1 / task.shots).to(task.device).eval()
 
 

@@ -23,7 +23,7 @@ class Method:
     """A way of fitting a classifier.
 
     `title` is its name in tables. `fit` is `GradientDescent(...)`, `ClosedForm(solve)` or another `Fit`; `grid` has
-    the hyper-parameters that validation selects among. `logit` (logarithm of the logits' scale) and `image_layer`
+    the hyper-parameters that validation selects among. `log_logit_scale` and `image_layer`
     (trainable layers of the image encoder, or `projection`) are the defaults of the arguments of these names.
     `phi(tensors)` returns the module before the linear layer, to load its saved `tensors` by name into; None is the
     identity. `wise_ft` is whether the weights [C, D] can be averaged with the zero-shot classifier's. `inits` are the
@@ -34,7 +34,7 @@ class Method:
     title: str
     grid: Grid
     fit: Fit
-    logit: float = SCALE_100
+    log_logit_scale: float = SCALE_100
     image_layer: int | str = 0
     phi: Callable[[Mapping[str, Tensor]], nn.Module] | None = None
     wise_ft: bool = True

@@ -13,5 +13,5 @@ METHOD = Method(
     grid=Grid(lr=(1e-5, 1e-6, 1e-7), weight_decay=(0.0, 0.001, 0.00001), batch_size=(8,)),
     fit=GradientDescent(),
     image_layer=1,
-    logit=4.0,
+    log_logit_scale=4.0,
 )

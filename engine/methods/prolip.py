@@ -59,7 +59,7 @@ def _fixed(projection: nn.Module) -> tuple[Tensor, Tensor]:
 
 def build(task: Task) -> FixedClassifier:
     """Return the classifier that training starts from, which is the zero-shot one."""
-    embedding = ProjectedSamples(task.parts[0])
+    embedding = ProjectedSamples(task.trainable_layers[0])
     return FixedClassifier(embedding, task.zeroshot, task.scale, 1 / task.shots).to(task.device).eval()
 
 
@@ -76,12 +76,14 @@ def finish(task: Task, module: FixedClassifier) -> tuple[LinearClassifier, dict[
 
 def check(task: Task) -> None:
     """Raise UserError for a task whose image features are not the inputs of a projection, or texts not final."""
-    if not hasattr(task.parts[0], "transposed"):  # of `engine.clip.split.Projection`, which takes seconds to import
+    if not hasattr(
+        task.trainable_layers[0], "transposed"
+    ):  # of `engine.clip.split.Projection`, which takes seconds to import
         raise UserError(
             "trains the projection of the image encoder: give features.py and train.py --image-layer-idx"
             f" {PROJECTION}, or take --method linear_adapter, which takes final features"
         )
-    if len(task.samples) > 1 and task.parts[1] is not None:
+    if len(task.samples) > 1 and task.trainable_layers[1] is not None:
         raise UserError("trains no layers of the text encoder: --text-layer-idx 0")
 
 

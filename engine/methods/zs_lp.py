@@ -16,7 +16,7 @@ EPOCHS = 300
 
 def build(task: Task) -> ResidualClassifier:
     """Return the classifier that training starts from: its weights are the raw text features, normalised."""
-    return ResidualClassifier(Embedding(task.parts[: len(task.samples)]), task.text, task.scale).eval()
+    return ResidualClassifier(Embedding(task.trainable_layers[: len(task.samples)]), task.text, task.scale).eval()
 
 
 def finish(task: Task, module: ResidualClassifier) -> tuple[LinearClassifier, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Is a zero-shot classifier any better than guessing? Where it is not, prompts and images do not belong together."""
+"""Test whether a zero-shot classifier is better than guessing; if not, prompts and images may not match."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from scipy.special import bdtrc
 
 SIGNIFICANCE = 0.05
-"""Accuracies that guessing reaches more often than that are no evidence of anything better: the usual level."""
+"""The usual significance level: the largest p-value of an accuracy that is better than guessing."""
 
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """How many of `images` validation images a zero-shot classifier of so many `classes` gets right."""
+    """The result of a zero-shot classifier: `correct` of `images` validation images, among `classes` classes."""
 
     correct: int
     images: int
@@ -20,24 +20,25 @@ class ZeroShot:
 
     @property
     def accuracy(self) -> float:
-        """From 0 to 1."""
+        """The accuracy, from 0 to 1."""
         return self.correct / self.images
 
     @property
     def chance(self) -> float:
-        """The accuracy that guessing is expected to have."""
+        """The expected accuracy of guessing, from 0 to 1."""
         return 1 / self.classes
 
     @property
     def p_value(self) -> float:
-        """How likely guessing is to get as many images right or more: the tail of a binomial distribution."""
+        """The probability that guessing has at least as many correct images: the tail of a binomial distribution."""
         return float(bdtrc(self.correct - 1, self.images, self.chance))
 
     @property
     def is_at_chance(self) -> bool:
-        """Whether it is not significantly better than guessing.
+        """Whether the classifier is not significantly better than guessing.
 
-        A single class leaves nothing to guess. All right is not, though four guesses of two classes may be.
+        False for a single class, which leaves nothing to guess, and if all images are correct, although a few guesses
+        among two classes may be.
         """
         return self.classes > 1 and self.correct < self.images and self.p_value > SIGNIFICANCE
 
@@ -47,14 +48,14 @@ class ZeroShot:
             f" classes: {self.chance:.1%})"
         )
 
-    def warning(self, what: str) -> str | None:
-        """What may be wrong with `what`, a dataset under an encoder, where accuracy is at chance; None where not."""
+    def warning(self, subject: str) -> str | None:
+        """Return a warning with likely causes if accuracy is at chance, else None; `subject` is its beginning."""
         if not self.is_at_chance:
             return None
         few = self.images <= self.classes or self.accuracy > self.chance
         return (
-            f"warning: {what}: {self} may be chance alone (p = {self.p_value:.2f}). Likely causes: class names in"
+            f"warning: {subject}: {self} may be chance alone (p = {self.p_value:.2f}). Likely causes: class names in"
             " another order than the labels (the dataset's split file or classnames.txt); prompts that do not fit the"
-            " images (--text-augmentation); an encoder whose texts and images share no space, or whose weights are not"
-            f" its own (--clip-encoder, --clip-weights){'; or too few images to tell' * few}"
+            " images (--text-augmentation); an encoder whose texts and images have no common space, or wrong weights"
+            f" (--clip-encoder, --clip-weights){'; or too few images for a conclusion' * few}"
         )

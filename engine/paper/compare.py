@@ -100,7 +100,7 @@ def compare(number: int, scope: Scope, result_dir: str | Path, esc_dir: str | Pa
     """
     runs, columns = SelectedRuns(result_dir), layout.columns(number, scope)
     if TABLES[number].kind == "esc":
-        folder = esc.place(esc_dir, scope.datasets[0].rpartition("_")[0], scope.max_iter)
+        folder = esc.esc_dir(esc_dir, scope.datasets[0].rpartition("_")[0], scope.max_iter)
         read = cache(lambda at: esc.read_runs(*_task(at), at.shots, folder))
         ours, notes = _esc_values(read), esc_notes(columns, read)
     else:

@@ -199,7 +199,7 @@ def cell(row: PaperRow, dataset: str, shots: int, seed: int, scope: Scope) -> Ce
         modality=modality,
         head=REGISTRY[paper.mode],
         init=row.init or ("random" if modality == "uni_modal" else "zeroshot"),
-        logit=method.logit,
+        log_logit_scale=method.log_logit_scale,
         hyperparams=paper.mode,
         max_iter=scope.max_iter,
     )

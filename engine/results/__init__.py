@@ -1,1 +1,1 @@
-"""What runs are, what they leave on disk, and the tables and plots made from that alone."""
+"""Runs, their records and saved classifiers on disk, and tables and plots from records."""

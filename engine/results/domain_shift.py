@@ -1,4 +1,4 @@
-"""Runs on shifted test sets (section 6 of the protocol): a run as if such a set were its own, for any table."""
+"""Runs on shifted test sets (section 6 of the protocol), presented to tables as runs with these test sets."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from engine.results.tables import method_label, method_name, selected_runs
 def shifted_runs(
     cells: list[Cell], result_dir: str | Path, shifted: list[str]
 ) -> tuple[dict[Cell, Record], list[Cell]]:
-    """The run that validation selects in each cell, on the set that was trained on alone, and the cells that lack one.
+    """Return the selected run of each cell, and the cells with an incomplete grid or a missing shifted set.
 
-    A cell lacks one too when that run was not tested on all of `shifted`.
+    Selection uses validation images of the training dataset alone.
     """
     runs, _ = selected_runs(cells, result_dir)
     done = {cell: run for cell, run in runs.items() if run.shifted.keys() >= set(shifted)}
@@ -22,9 +22,9 @@ def shifted_runs(
 
 
 def by_test_set(runs: dict[Cell, Record], shifted: list[str], class_subset: bool) -> dict[Cell, Record]:
-    """The runs, and after them the same as if each of `shifted` in turn were what they are tested on.
+    """Return the runs, followed by the same runs with each of `shifted` as their test set.
 
-    On sets with a part of the classes predictions are among these with `class_subset`, else among all.
+    For sets with a subset of the classes, predictions are among the subset if `class_subset`, else among all classes.
     """
     views = dict(runs)
     for name in shifted:
@@ -35,24 +35,24 @@ def by_test_set(runs: dict[Cell, Record], shifted: list[str], class_subset: bool
 
 
 def as_tested_on(run: Record, name: str, class_subset: bool) -> Record:
-    """A run whose test set is the shifted set `name`. Raises KeyError when it was not tested on that."""
+    """Return a run with the shifted set `name` as its test set. Raises KeyError if the run was not tested on it."""
     among_all = name + ALL_CLASSES
     found = name if class_subset or among_all not in run.shifted else among_all
     return replace(
         run,
         cell=replace(run.cell, dataset=name),
         inputs=run.inputs | {"test": run.shifted[found]},
-        accuracies={own: {VAL: of[VAL], TEST: of[found]} for own, of in run.accuracies.items()},
+        accuracies={name: {VAL: of[VAL], TEST: of[found]} for name, of in run.accuracies.items()},
         shifted={},
     )
 
 
 def shift_name(cell: Cell, mode: str, wise_ft: bool, class_subset: bool) -> str:
-    """The name of a method's table of domain shift: that of its table of accuracies, and the dataset trained on."""
+    """Return the name of a method's domain-shift table: the training dataset and the name of its accuracy table."""
     name = method_name(cell, mode, wise_ft).removeprefix("all_")
     return f"domain_shift_{cell.dataset}_{name}" + ("" if class_subset else "_all_classes")
 
 
 def shift_label(cell: Cell, mode: str, wise_ft: bool, class_subset: bool) -> str:
-    """The method in words."""
+    """Return the label of a method for tables and plots."""
     return method_label(cell, mode, wise_ft) + ("" if class_subset else ", all classes")

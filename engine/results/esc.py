@@ -1,17 +1,18 @@
-"""Runs of ImageNet-ESC (section 9 of the protocol), and the numbers of Tables 15 and 16 from them.
+"""Runs of ImageNet-ESC (section 9 of the protocol), and the accuracies for Tables 15 and 16.
 
     imagenet_esc_results/<task>_<classes>-shot_<s>.jsonl
-    imagenet_esc_results/demo/...                                 the demo's
-    imagenet_esc_results/iter_<n>/..., demo/iter_<n>/...          trials of other than 12 800 steps
+    imagenet_esc_results/demo/...                                 the demo
+    imagenet_esc_results/iter_<n>/..., demo/iter_<n>/...          trials with another number of steps than 12 800
 
-One file holds all runs of a task, class set and number of shots (25 splits and draws, four probes, their grids), a line
-of JSON each: 1 200 records would otherwise be 1 200 files. A run that the other modality has no part in is trained once
-and stands there for each of the draws, which would give the same numbers. Shots are 0 for zero-shot classifiers, but
-for those from the task's own modality, which are of the shots of their file.
+One file contains all runs of a task, class set and number of shots (25 splits and draws, four probes, their grids), one
+JSON line each; single files would be 1 200. A run without the other modality is trained once and recorded for each
+draw, as all draws would have the same result. Zero-shot classifiers are recorded under 0 shots, except classifiers from
+the task's own modality, which are recorded under their number of shots.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 from collections.abc import Iterable
@@ -23,31 +24,31 @@ from engine import schema
 from engine.errors import UserError
 from engine.files import parse_json, write_text
 from engine.methods import METHODS, Method
-from engine.results.old_records import with_names
-from engine.results.runs import NOT_A_RECORD, TEST, TRAINED, VAL, Record, require_accuracies, select
+from engine.results.old_records import name_hparams
+from engine.results.runs import NOT_A_RECORD, TEST, TRAINED, VAL, Record, Records, require_accuracies, select
 from engine.training.grid import Grid, Hparams
 from engine.training.schedule import MAX_ITER
 
 TASKS = ("image", "audio")
 DEMO_CLASSES = (10, 12)
 CLASSES = {"imagenet_esc": (19, 27), "demo_esc": DEMO_CLASSES}
-"""The sizes of the class sets, by the benchmark's name."""
+"""The sizes of the class sets by benchmark name."""
 SHOTS = (1, 2, 4)
 SPLITS = DRAWS = (1, 2, 3, 4, 5)
-"""ESC-50's folds, and draws of the modality that helps: 25 runs of each probe."""
+"""The folds of ESC-50, and draws of the added modality: 25 runs of each probe."""
 
 UNI_MODAL, AUDIO_VISUAL = "linear_prob", "audiovisual_linear_prob"
 PLUS_TEXT, ALL_MODAL = "plustext_linear_prob", "allmodal_linear_prob"
 PROBES = (UNI_MODAL, AUDIO_VISUAL, PLUS_TEXT, ALL_MODAL)
 ZERO_SHOT = ("zero_shot_image", "zero_shot_audio", "zero_shot_text")
-"""The methods, by their names in the paper's tables."""
+"""The methods, as the paper's tables name them."""
 AUDIO = Grid(lr=(0.1, 0.01, 0.001, 0.0001), weight_decay=(0.0, 0.01, 0.0001), batch_size=(8,))
 """The grid of the probes (section 9 of the protocol)."""
 
 
 @dataclass(frozen=True)
 class EscCell:
-    """A grid of runs of one probe. `draw` is None where the other modality is not used: one grid for all draws."""
+    """One grid search of one probe. `draw` is None for probes without the other modality: one search for all draws."""
 
     task: str
     classes: int
@@ -61,12 +62,12 @@ class EscCell:
 
     @property
     def draws(self) -> tuple[int, ...]:
-        """The draws that its runs stand for."""
+        """The draws for which the runs are recorded."""
         return DRAWS if self.draw is None else (self.draw,)
 
     @property
     def method(self) -> Method:
-        """The method that fits its classifiers."""
+        """The method that fits the classifiers."""
         return METHODS["linear"]
 
     def __str__(self) -> str:
@@ -75,12 +76,12 @@ class EscCell:
 
 @dataclass(frozen=True)
 class EscRun:
-    """A complete run: all that says which one it is, then what came of it.
+    """A complete run: its identity and its results.
 
-    `inputs` are digests of the features it was trained and tested on, and how these were made. Zero-shot classifiers
-    have neither `hyperparameters` nor `val`. Accuracies are 0 to 1; `test` is None unless the run was tested. The
-    classifier is that of the first best `step`; a run that `diverged` has the best from before it did. `seconds` is its
-    share of its stack's time.
+    `inputs` are digests of the training and test features, and their extraction settings. Zero-shot classifiers have
+    neither `hyperparameters` nor `val`. Accuracies are from 0 to 1; `test` is None unless the run was tested. `step` is
+    the first step with the best validation accuracy; if a run `diverged`, it is the best step before. `seconds` is the
+    run's share of the training time of its stack.
     """
 
     task: str
@@ -100,7 +101,7 @@ class EscRun:
     versions: dict[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self):
-        """Raises ValueError for a run that is none of the benchmark's."""
+        """Raise ValueError for a run that is not part of a benchmark."""
         classes = sum(CLASSES.values(), ())
         allowed = {"task": TASKS, "classes": classes, "split": SPLITS, "draw": DRAWS, "method": PROBES + ZERO_SHOT}
         for name, values in allowed.items():
@@ -112,35 +113,35 @@ class EscRun:
 
     @property
     def key(self) -> tuple:
-        """Which run it is among those of its file."""
+        """The identity of the run in its file."""
         return self.method, self.split, self.draw, tuple((self.hyperparameters or {}).values())
 
 
-ALIKE = ("encoder", "features", "test", "text", "prompts", "audio encoder", "sounds", "audio")
-"""Inputs that do not depend on splits: all runs of a benchmark that have them have the same."""
+SHARED_INPUTS = ("encoder", "features", "test", "text", "prompts", "audio encoder", "sounds", "audio")
+"""Inputs that do not depend on splits: all runs of a benchmark with such an input must agree on it."""
 
 
 class Score(NamedTuple):
-    """Test accuracies, 0 to 1, of a method by (split, draw), and the runs that validation selected for them."""
+    """Test accuracies, 0 to 1, of a method by (split, draw), and the selected runs."""
 
     accuracies: dict[tuple[int, int], float]
     runs: tuple[EscRun, ...]
 
 
-def place(folder: str | Path, benchmark: str = "imagenet_esc", max_iter: int = MAX_ITER) -> Path:
-    """The folder of a benchmark's runs of so many steps, below `--esc_result_dir`."""
+def esc_dir(folder: str | Path, benchmark: str = "imagenet_esc", max_iter: int = MAX_ITER) -> Path:
+    """Return the folder of a benchmark's runs with `max_iter` steps, below `folder` (`--esc_result_dir`)."""
     parts = ["demo"] * (benchmark == "demo_esc") + [f"iter_{max_iter}"] * (max_iter != MAX_ITER)
     return Path(folder).joinpath(*parts)
 
 
-def file_of(task: str, classes: int, shots: int, folder: str | Path) -> Path:
-    """Where the runs of a task, class set and number of shots lie."""
+def runs_path(task: str, classes: int, shots: int, folder: str | Path) -> Path:
+    """Return the file of the runs of a task, class set and number of shots."""
     return Path(folder) / f"{task}_{classes}-shot_{shots}.jsonl"
 
 
 def read_runs(task: str, classes: int, shots: int, folder: str | Path) -> dict[tuple, EscRun]:
-    """The complete runs of a file by their keys. Raises UserError for a line that is no run of it, or repeats one."""
-    path = file_of(task, classes, shots, folder)
+    """Return the complete runs of a file by key. Raises UserError for an invalid, misplaced or repeated line."""
+    path = runs_path(task, classes, shots, folder)
     if not path.is_file():
         return {}
     found = {}
@@ -148,12 +149,12 @@ def read_runs(task: str, classes: int, shots: int, folder: str | Path) -> dict[t
         try:
             content = parse_json(line)
             if isinstance(content, dict):
-                content["hyperparameters"] = with_names(content.get("hyperparameters"))
+                content["hyperparameters"] = name_hparams(content.get("hyperparameters"))
             run = schema.build(EscRun, content, "run")
             if (run.task, run.classes, run.shots) != (task, classes, shots):
                 raise ValueError(f"it is of {run.task}, {run.classes} classes, {run.shots} shots")
             if run.key in found:
-                raise ValueError("the run is in an earlier line too")
+                raise ValueError("an earlier line has the same run")
         except NOT_A_RECORD as error:
             raise UserError(
                 f"{path}, line {number}, is not a run of this file ({error}); remove the line and run imagenet_esc.py"
@@ -163,24 +164,22 @@ def read_runs(task: str, classes: int, shots: int, folder: str | Path) -> dict[t
 
 
 def add_runs(runs: Iterable[EscRun], folder: str | Path) -> None:
-    """Add complete runs to their files, in place of earlier ones of the same keys.
+    """Add complete runs to their files, replacing runs with the same keys.
 
-    Each file is replaced atomically: a kill loses these runs at most. One process at a time may add to a file.
+    Each file is replaced atomically: if the process is killed, at most these runs are lost. Only one process at a time
+    may add to a file.
     """
     by_file: dict[tuple[str, int, int], list[EscRun]] = {}
     for run in runs:
         by_file.setdefault((run.task, run.classes, run.shots), []).append(run)
-    for place, own in by_file.items():
-        merged = read_runs(*place, folder) | {run.key: run for run in own}
+    for of_file, added in by_file.items():
+        merged = read_runs(*of_file, folder) | {run.key: run for run in added}
         lines = [json.dumps(vars(run), separators=(",", ":")) + "\n" for _, run in sorted(merged.items())]
-        write_text(file_of(*place, folder), "".join(lines))
+        write_text(runs_path(*of_file, folder), "".join(lines))
 
 
-class EscRecords:
-    """The records of a benchmark's cells, in the files below `folder`, which are read once.
-
-    A run stands there for each of its draws.
-    """
+class EscRecords(Records):
+    """The records of a benchmark's cells, in files below `folder`, which are read once."""
 
     option = "--esc_result_dir"
 
@@ -190,29 +189,28 @@ class EscRecords:
         self._unwritten: list[EscRun] = []
 
     def read(self, cell: EscCell) -> dict[Hparams, Record]:
-        """Return the runs of a cell that are there for all of its draws. Raises UserError for another max_iter."""
-        records = ((point, self.find(cell, point)) for point in AUDIO)
-        return {point: record for point, record in records if record is not None}
+        """Return the runs recorded for all draws of a cell. Raises UserError for another max_iter."""
+        records = ((hparams, self.find(cell, hparams)) for hparams in AUDIO)
+        return {hparams: record for hparams, record in records if record is not None}
 
     def find(self, cell: EscCell, hparams: Hparams) -> Record | None:
-        """Return the record of a run, which is tested if it is in all of its draws; None without one."""
-        points = tuple(hparams.values())
-        found = [self._runs(cell).get((cell.probe, cell.split, draw, points)) for draw in cell.draws]
+        """Return the record of a run, tested if it is tested for all draws; None unless it is recorded for all."""
+        of_file = self._read(cell.task, cell.classes, cell.shots)
+        found = [of_file.get((cell.probe, cell.split, draw, tuple(hparams.values()))) for draw in cell.draws]
         runs = [run for run in found if run is not None]
         if len(runs) < len(found):
             return None
         if other := [run for run in runs if run.max_iter != cell.max_iter]:
             raise UserError(
-                f"{self.place(cell)} holds runs of {other[0].max_iter} steps, not of {cell.max_iter}; remove it, or"
-                f" give another {self.option}"
+                f"{self.location(cell)} has runs of {other[0].max_iter} steps, not {cell.max_iter}; remove it or choose"
+                f" another {self.option}"
             )
-        run = runs[0]
-        tests = {} if None in [own.test for own in runs] else {TEST: run.test}
-        accuracies, how = {TRAINED: {VAL: run.val} | tests}, (run.seconds or 0.0, run.versions, run.diverged)
-        return Record(cell, hparams, run.inputs, list(AUDIO), run.step or 0, accuracies, *how)
+        first = runs[0]
+        tests = {} if None in [run.test for run in runs] else {TEST: first.test}
+        accuracies, how = {TRAINED: {VAL: first.val} | tests}, (first.seconds or 0.0, first.versions, first.diverged)
+        return Record(cell, hparams, first.inputs, list(AUDIO), first.step or 0, accuracies, *how)
 
     def write(self, record: Record) -> None:
-        """Take a record for the next `flush`."""
         cell = record.cell
         self._unwritten += [
             EscRun(
@@ -230,59 +228,52 @@ class EscRecords:
         ]
 
     def flush(self) -> None:
-        """Add the records to their files."""
         add_runs(self._unwritten, self.folder)
         self._unwritten.clear()
 
     def remove(self, cell: EscCell, hparams: Hparams) -> None:
-        """Raise NotImplementedError: the benchmark's features do not change."""
-        raise NotImplementedError
+        raise NotImplementedError("datasets of ImageNet-ESC do not change")
 
-    def place(self, cell: EscCell) -> Path:
-        """Return the file with the runs of a cell."""
-        return file_of(cell.task, cell.classes, cell.shots, self.folder)
+    def location(self, cell: EscCell) -> Path:
+        return runs_path(cell.task, cell.classes, cell.shots, self.folder)
 
     def path(self, cell: EscCell, hparams: Hparams) -> Path:
-        """Return the file with a run."""
-        return self.place(cell)
+        return self.location(cell)
 
     def zero_shot(self, task: str, classes: int, shots: int) -> dict[tuple, EscRun]:
-        """Return the zero-shot classifiers of a file by their keys."""
+        """Return the zero-shot classifiers of a file by key."""
         runs = self._read(task, classes, shots)
         return {key: run for key, run in runs.items() if run.method in ZERO_SHOT}
 
-    def _runs(self, cell: EscCell) -> dict[tuple, EscRun]:
-        return self._read(cell.task, cell.classes, cell.shots)
-
-    def _read(self, *place: Any) -> dict[tuple, EscRun]:
-        if place not in self._files:
-            self._files[place] = read_runs(*place, self.folder)
-        return self._files[place]
+    def _read(self, *of_file: Any) -> dict[tuple, EscRun]:
+        if of_file not in self._files:
+            self._files[of_file] = read_runs(*of_file, self.folder)
+        return self._files[of_file]
 
 
 def check_inputs(runs: Iterable[EscRun], folder: str | Path) -> None:
-    """Raise UserError, naming two files, when runs of a benchmark were trained or tested on different features."""
+    """Raise UserError, naming two files, if runs of a benchmark were trained or tested on different features."""
     first: dict[str, EscRun] = {}
     for run in runs:
-        own = [name for name in ALIKE if name in run.inputs]
-        differ = [name for name in own if first.setdefault(name, run).inputs[name] != run.inputs[name]]
+        shared = [name for name in SHARED_INPUTS if name in run.inputs]
+        differ = [name for name in shared if first.setdefault(name, run).inputs[name] != run.inputs[name]]
         if differ:
-            one, two = (file_of(r.task, r.classes, r.shots, folder) for r in (first[differ[0]], run))
+            one, two = (runs_path(r.task, r.classes, r.shots, folder) for r in (first[differ[0]], run))
             raise UserError(
-                f"{one} and {two} hold runs on different inputs ({', '.join(differ)}), which are no one benchmark;"
-                " remove those that are not wanted and run imagenet_esc.py"
+                f"{one} and {two} have runs on different inputs ({', '.join(differ)}); remove the runs that are not"
+                " wanted and run imagenet_esc.py"
             )
 
 
 def score(runs: dict[tuple, EscRun], method: str) -> Score:
-    """A method's test accuracies where its grid is complete and the run that validation selects is tested."""
-    points = [tuple(point.values()) for point in AUDIO] if method in PROBES else [()]
+    """Return a method's test accuracies for complete grids with a tested selected run."""
+    grid = [tuple(hparams.values()) for hparams in AUDIO] if method in PROBES else [()]
     accuracies, chosen = {}, []
-    for pair in ((split, draw) for split in SPLITS for draw in DRAWS):
-        own = {point: runs.get((method, *pair, point)) for point in points}
-        if None in own.values():
+    for pair in itertools.product(SPLITS, DRAWS):
+        found = {values: runs.get((method, *pair, values)) for values in grid}
+        if None in found.values():
             continue
-        run = own[select(points, {point: own[point].val for point in points}) if len(points) > 1 else ()]
+        run = found[select(grid, {values: found[values].val for values in grid}) if len(grid) > 1 else ()]
         if run.test is not None:
             accuracies[pair] = run.test
             chosen.append(run)
@@ -290,7 +281,7 @@ def score(runs: dict[tuple, EscRun], method: str) -> Score:
 
 
 def mean_and_deviation(found: Score) -> tuple[float, float] | None:
-    """Mean and standard deviation (of the population), 0 to 1, over all 25 runs; None unless all are there."""
+    """Return mean and population standard deviation, 0 to 1, over all 25 runs, or None if runs are missing."""
     values = list(found.accuracies.values())
     if len(values) < len(SPLITS) * len(DRAWS):
         return None
@@ -298,7 +289,7 @@ def mean_and_deviation(found: Score) -> tuple[float, float] | None:
 
 
 def wins(runs: dict[tuple, EscRun]) -> tuple[int, int]:
-    """In how many runs the audio-visual probe beats the uni-modal one, and of how many both are there."""
+    """Return the number of runs in which the audio-visual probe beats the uni-modal one, and of runs with both."""
     one, other = (score(runs, method).accuracies for method in (AUDIO_VISUAL, UNI_MODAL))
     both = one.keys() & other.keys()
     return sum(one[pair] > other[pair] for pair in both), len(both)

@@ -1,4 +1,4 @@
-"""Why validation selected the run it did: all runs of a cell, side by side."""
+"""Explanation of a selection: all runs of a cell side by side."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from engine.training.grid import SPOKEN, Hparams, shown
 
 
 def explain(cell: Cell, result_dir: str | Path) -> str:
-    """The grid of a cell as text: each run's step and accuracies, and which of them is selected and why.
+    """Return a table of a cell's runs with steps and accuracies, and the reason of the selection, as text.
 
-    Raises UserError when the cell has no runs, with the cells of its method, and the methods of it, that have.
+    Raises UserError if the cell has no runs; the message lists cells of the same method and methods of the same cell
+    that have runs.
     """
     records = read_cell(cell, result_dir)
     if not records:
-        raise UserError(_none_there(cell, result_dir))
+        raise UserError(_no_runs(cell, result_dir))
     grid = next(iter(records.values())).grid
     chosen = selected(records)
-    rows = [_row(point, records.get(point), chosen) for point in grid]
+    rows = [_row(hparams, records.get(hparams), chosen) for hparams in grid]
     lines = [f"{cell}, {cell.folder(result_dir)}: accuracies in %, blank where untested"]
     lines += [pd.DataFrame(rows).to_string(index=False), _reason(records, chosen, len(grid))]
     if chosen is not None and chosen.accuracy(ZEROSHOT) is not None:
@@ -37,19 +38,19 @@ def explain(cell: Cell, result_dir: str | Path) -> str:
     return "\n".join(lines)
 
 
-def _none_there(cell: Cell, result_dir: str | Path) -> str:
+def _no_runs(cell: Cell, result_dir: str | Path) -> str:
     folder = cell.folder(result_dir)
-    lines = [f"there are no runs of {cell} in {folder}"]
-    if cells := [f"{datasets.cli_name(c.dataset)},{c.shots},{c.seed}" for c in cells_there(cell, result_dir)]:
-        lines.append(f"cells of this method that have some: {'  '.join(cells)}")
+    lines = [f"no runs of {cell} in {folder}"]
+    if cells := [f"{datasets.cli_name(c.dataset)},{c.shots},{c.seed}" for c in find_cells(cell, result_dir)]:
+        lines.append(f"cells of this method that have runs: {'  '.join(cells)}")
     of_cell = folder.parents[2]
     if others := sorted({str(path.parents[1].relative_to(of_cell)) for path in of_cell.glob("*/*/*/*/record.json")}):
-        lines.append(f"methods of this cell that have some: {'  '.join(others)}")
+        lines.append(f"methods of this cell that have runs: {'  '.join(others)}")
     return "\n".join(lines)
 
 
-def _row(point: Hparams, record: Record | None, chosen: Record | None) -> dict[str, object]:
-    """A point of the grid, with the marks of the run that is selected, diverged or not there."""
+def _row(hparams: Hparams, record: Record | None, chosen: Record | None) -> dict[str, object]:
+    """Return the row of a run; its mark is selected, diverged or not trained."""
     marks = []
     if record is None:
         marks.append("not trained")
@@ -63,31 +64,31 @@ def _row(point: Hparams, record: Record | None, chosen: Record | None) -> dict[s
         for title, name in titles.items()
         for of in (VAL, TEST)
     }
-    values = {SPOKEN.get(name, name): shown(value) for name, value in point.items()}
+    values = {SPOKEN.get(name, name): shown(value) for name, value in hparams.items()}
     return values | {"step": "" if record is None else record.step} | found | {"": ", ".join(marks)}
 
 
-def _reason(records: dict, chosen: Record | None, points: int) -> str:
+def _reason(records: dict, chosen: Record | None, runs: int) -> str:
     if chosen is None:
-        return f"None is selected yet: {points - len(records)} of {points} runs are not trained."
+        return f"No run is selected yet: {runs - len(records)} of {runs} runs are not trained."
     best = chosen.val
     tied = sum(record.val == best for record in records.values())
     if tied == 1:
-        reason = f"Selected: the one run with the highest val, {_percent(best)}."
+        reason = f"Selected: the only run with the highest val, {_percent(best)}."
     else:
         reason = (
             f"Selected: of the {tied} runs with the highest val, {_percent(best)}, the first in the order of the grid"
             " (as above)."
         )
-    return reason + ("" if chosen.tested else " Its test is missing; train.py makes it.")
+    return reason + ("" if chosen.tested else " Its test is missing; run train.py to test it.")
 
 
 def _percent(accuracy: float | None) -> str:
     return "" if accuracy is None else f"{100 * accuracy:.2f}"
 
 
-def cells_there(like: Cell, result_dir: str | Path) -> list[Cell]:
-    """The cells of the same method as `like` that have runs, by dataset, shots and seed."""
+def find_cells(like: Cell, result_dir: str | Path) -> list[Cell]:
+    """Return the cells of the same method as `like` that have runs, sorted by dataset, shots and seed."""
     found = []
     for folder in Path(result_dir).glob("*-shot_*-seed_*"):
         match = re.match(r"(.+)-shot_(\d+|all)-seed_(\d+)", folder.name)

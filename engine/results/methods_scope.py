@@ -63,7 +63,7 @@ def method_cell(row: MethodRow, dataset: str, shots: int, seed: int, scope: Meth
         modality=row.modality,
         head=REGISTRY[row.method],
         init=init if init in method.inits else method.inits[0],
-        logit=method.logit,
+        log_logit_scale=method.log_logit_scale,
         hyperparams=row.method,
         max_iter=scope.max_iter if method.fit.takes_max_iter else MAX_ITER,
     )

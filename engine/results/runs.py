@@ -2,32 +2,37 @@
 
     experiments/<dataset>-shot_<s>-seed_<k>/<features>/<modality>-<head>_<init>/<logit>-<grid>/<hyperparameters>/record.json
 
-A *cell* (dataset, shots, seed, method) is one grid of hyper-parameters; a run is one point of it. A record is written
-last and atomically: it exists if and only if its run is complete.
+A *cell* (dataset, shots, seed, method) is one grid search; a run is one element of its grid of hyper-parameters. The
+record is written last and atomically: it exists if and only if the run is complete.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from engine import schema
 from engine.datasets.few_shot import MAX_VAL_SHOT, Shots
 from engine.errors import UserError
 from engine.files import list_matching, parse_json, read_bytes, write_json
 from engine.methods import METHODS, Method
-from engine.results.old_records import converted
+from engine.results.old_records import convert_record
 from engine.training.grid import Grid, Hparams
 from engine.training.schedule import MAX_ITER, MAX_LOGIT
 
 
 @dataclass(frozen=True)
 class Cell:
-    """All that a grid of runs has in common. `encoder` is the encoder's folder name, `hyperparams` the grid's."""
+    """One grid search: the settings that all runs of a grid share.
+
+    `encoder` is the folder name of the encoder, `hyperparams` the name of the grid, and `log_logit_scale` the natural
+    logarithm of the scale of the logits.
+    """
 
     dataset: str
     shots: Shots
@@ -41,27 +46,27 @@ class Cell:
     modality: str
     head: str
     init: str
-    logit: float
+    log_logit_scale: float
     hyperparams: str
     max_iter: int = MAX_ITER
     max_val_shot: int = MAX_VAL_SHOT
 
     def __post_init__(self):
-        if not abs(self.logit) <= MAX_LOGIT:
-            raise ValueError(f"logit is {self.logit}, beyond {MAX_LOGIT} on either side of 0")
+        if not abs(self.log_logit_scale) <= MAX_LOGIT:
+            raise ValueError(f"log_logit_scale is {self.log_logit_scale}, beyond {MAX_LOGIT} on either side of 0")
 
     @property
     def method(self) -> Method:
-        """The method that fits its classifiers."""
+        """The method that fits the classifiers."""
         return METHODS[self.head]
 
     @property
     def grid(self) -> Grid:
-        """The hyper-parameters of its runs."""
+        """The hyper-parameters to search."""
         return METHODS[self.hyperparams].grid
 
     def folder(self, result_dir: str | Path) -> Path:
-        """Return where the runs of this cell lie under `result_dir`."""
+        """Return the folder of the cell's runs under `result_dir`."""
         shots = f"{self.dataset}-shot_{self.shots}-seed_{self.seed}"
         if self.max_val_shot != MAX_VAL_SHOT:
             shots += f"-val_{self.max_val_shot}"
@@ -69,7 +74,7 @@ class Cell:
             f"{self.encoder}-image_{self.image_layer}-text_{self.text_layer}"
             f"-{self.text_augmentation}-{self.image_augmentation}_{self.image_views}"
         )
-        logit = f"logit_{self.logit}-{self.hyperparams}" + (
+        logit = f"logit_{self.log_logit_scale}-{self.hyperparams}" + (
             f"-iter_{self.max_iter}" if self.max_iter != MAX_ITER else ""
         )
         return Path(result_dir) / shots / features / f"{self.modality}-{self.head}_{self.init}" / logit
@@ -79,44 +84,39 @@ class Cell:
 
 
 def require_accuracies(accuracies: Iterable[float]) -> None:
-    """Raise ValueError for accuracies that are not from 0 to 1."""
+    """Raise ValueError unless all accuracies are from 0 to 1."""
     for accuracy in accuracies:
         if not 0 <= accuracy <= 1:
             raise ValueError(f"an accuracy is {accuracy}, which is not from 0 to 1")
 
 
 TRAINED, WISEFT, ZEROSHOT = "trained", "wiseft", "zeroshot"
-"""The classifiers of which a record may have accuracies: the fitted one, its WiSE-FT, and the zero-shot classifier."""
+"""The classifiers in a record: the fitted classifier, its WiSE-FT, and the zero-shot classifier."""
 VAL, TEST = "val", "test"
-"""The sets that are a dataset's own; others are its shifted test sets."""
-
-
-WAYS = ("features", "prompts")
-"""What a run's inputs have beside digests where features of images or prompts were not made as the protocol says."""
-
-USUAL = "usual"
-"""What stands for them where they were."""
-
-
-def input_of(inputs: dict[str, str], name: str) -> str:
-    """One of the inputs of a run for a person to read: the beginning of a digest, or how features were made."""
-    return inputs.get(name, USUAL) if name in WAYS else inputs.get(name, "none")[:12]
-
-
+"""The sets of the training dataset; all other sets in a record are shifted test sets."""
+EXTRACTION_KEYS = ("features", "prompts")
+"""Keys of a run's inputs for non-default settings of feature extraction; absent for default settings."""
+DEFAULT_EXTRACTION = "usual"
+"""The value of an absent extraction key, in text and in records of ImageNet-ESC."""
 ALL_CLASSES = "/all_classes"
-"""What the name of a test set with a part of the classes ends in, where predictions are among all of them."""
+"""Suffix of a shifted set's name: predictions among all classes, although the set has a subset of them."""
+
+
+def describe_input(inputs: dict[str, str], name: str) -> str:
+    """Return one input of a run as text: the first digits of a digest, or the settings of feature extraction."""
+    return inputs.get(name, DEFAULT_EXTRACTION) if name in EXTRACTION_KEYS else inputs.get(name, "none")[:12]
 
 
 @dataclass(frozen=True)
 class Record:
     """A complete run.
 
-    `inputs` are the digests of what it was trained on: the encoder's weights, lists of images, prompts, split. `grid`
-    are the valid points of its cell, in order. `step` is the 0-based step that the classifier is of, and `tuned` what
-    the method chose on validation inside the run. A run that `diverged` has the best step from before it did.
-    `accuracies` are 0 to 1, by classifier (`trained`, `wiseft`, `zeroshot`) and set: `val`, `test` once it is tested,
-    and further test sets: `imagenet_a` where predictions are among its 200 classes, `imagenet_a/all_classes` where
-    among all. `shifted` are the digests of these further sets. `seconds` is the run's share of its stack's time.
+    `inputs` are digests of the training inputs: encoder weights, lists of images, prompts, split. `grid` lists the
+    valid hyper-parameters of the cell in order. `step` is the 0-based training step of the classifier. `tuned` are
+    values that the method selected on validation inside the run. If a run `diverged`, its step is the best one before.
+    `accuracies`, from 0 to 1, are by classifier (`trained`, `wiseft`, `zeroshot`) and set: `val`, `test` once tested,
+    and shifted sets, such as `imagenet_a` (predictions among its 200 classes) and `imagenet_a/all_classes`. `shifted`
+    are the digests of the shifted sets. `seconds` is the run's share of the training time of its stack.
     """
 
     cell: Cell
@@ -132,9 +132,9 @@ class Record:
     tuned: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
-        """Raises ValueError for a run that cannot be."""
+        """Raise ValueError for impossible values."""
         if self.step < 0:
-            raise ValueError(f"step is {self.step}")
+            raise ValueError(f"step is {self.step}, not 0 or more")
         if self.hyperparameters not in self.grid:
             raise ValueError("its hyperparameters are not in its grid")
         if VAL not in self.accuracies.get(TRAINED, {}):
@@ -146,20 +146,20 @@ class Record:
 
     @property
     def val(self) -> float:
-        """The validation accuracy that runs are selected by."""
+        """The validation accuracy, by which runs are selected."""
         return self.accuracies[TRAINED][VAL]
 
     @property
     def tested(self) -> bool:
-        """Whether it was tested on its own test set."""
+        """Whether the run has an accuracy on the dataset's test set."""
         return TEST in self.accuracies[TRAINED]
 
     def accuracy(self, classifier: str, of_set: str = TEST) -> float | None:
-        """Return the accuracy of a classifier on a set; None where there is none."""
+        """Return the accuracy of a classifier on a set, or None if it is not recorded."""
         return self.accuracies.get(classifier, {}).get(of_set)
 
     def with_tests_of(self, other: Record) -> Record:
-        """Return the run with the test accuracies of `other`, which is the same run, added to its own."""
+        """Return `other`, a record of the same run, with the test accuracies of both records."""
         found = {name: of | other.accuracies[name] for name, of in self.accuracies.items()}
         return replace(other, accuracies=found, shifted=self.shifted | other.shifted)
 
@@ -170,37 +170,36 @@ class Record:
 
 
 def runs_digest(records: Iterable[Any], shifted: bool = False) -> str:
-    """What tells the runs behind a number apart: 12 hex digits of a SHA-256 over all that a record says of its run.
+    """Return a digest of the runs behind a number: 12 hex digits of a SHA-256, or '' for no runs.
 
-    `records` are `Record`s, or other dataclasses that say all about a run; the digest of none is ''.
-
-    Timings and versions do not count, so that a run trained again, which is the same run, gives the same digest; nor
-    does the order of the records. `shifted` is for numbers that come from shifted test sets, which do not count else.
+    `records` are `Record`s or other dataclasses that describe runs completely. Timings, versions and the order of the
+    records are ignored, so a retrained run has the same digest. Accuracies on shifted test sets are ignored unless
+    `shifted`.
     """
-    kept = []
+    contents = []
     for record in records:
         content = asdict(record)
         for name in ("seconds", "versions"):
             content.pop(name, None)
         if not shifted and "accuracies" in content:
             accuracies = record.accuracies.items()
-            own = {name: {of: found[of] for of in (VAL, TEST) if of in found} for name, found in accuracies}
-            content |= {"accuracies": own, "shifted": {}}
-        kept.append(json.dumps(content, sort_keys=True))
-    return hashlib.sha256("\n".join(sorted(set(kept))).encode()).hexdigest()[:12] if kept else ""
+            unshifted = {name: {of: found[of] for of in (VAL, TEST) if of in found} for name, found in accuracies}
+            content |= {"accuracies": unshifted, "shifted": {}}
+        contents.append(json.dumps(content, sort_keys=True))
+    return hashlib.sha256("\n".join(sorted(set(contents))).encode()).hexdigest()[:12] if contents else ""
 
 
 def same_run(one: Record, other: Record) -> bool:
-    """Return whether two records are of one run, whatever shifted sets it was tested on."""
+    """Return whether two records describe the same run; shifted test sets are ignored."""
     return runs_digest([one]) == runs_digest([other])
 
 
 RECORD = "record.json"
-"""What a record is called, in the folder of its run."""
+"""The file name of a record, in the folder of the run."""
 
 
 def record_path(cell: Cell, hyperparameters: Hparams, result_dir: str | Path) -> Path:
-    """Return where the record of a run lies."""
+    """Return the path of the record of a run."""
     return cell.folder(result_dir) / hyperparameters.folder / RECORD
 
 
@@ -210,7 +209,7 @@ def write_record(record: Record, result_dir: str | Path) -> None:
 
 
 def read_record(path: Path) -> Record:
-    """Read a record. Raises UserError for a file that is not one, CannotOpen for one that cannot be read now."""
+    """Return the record in a file. Raises UserError for invalid content, CannotOpen if the file cannot be opened."""
     try:
         return record_of(parse_json(read_bytes(path)))
     except NOT_A_RECORD as error:
@@ -218,19 +217,19 @@ def read_record(path: Path) -> Record:
 
 
 NOT_A_RECORD = (ValueError, RecursionError)
-"""What JSON and `record_of` raise for something else."""
+"""Errors of `parse_json` and `record_of` for invalid content."""
 
 
 def record_of(content: Any) -> Record:
-    """The record whose `asdict` this is, as JSON keeps it. Raises ValueError for anything else."""
-    return schema.build(Record, converted(content), "record")
+    """Return the record for the JSON of its `asdict`. Raises ValueError for anything else."""
+    return schema.build(Record, convert_record(content), "record")
 
 
 def read_cell(cell: Cell, result_dir: str | Path) -> dict[Hparams, Record]:
-    """The complete runs of a cell.
+    """Return the complete runs of a cell by their hyper-parameters.
 
-    Raises UserError for a record that cannot be read or belongs elsewhere, and for one whose grid is not its method's
-    or not that of the records beside it: validation would select among other runs than all.
+    Raises UserError for an unreadable or misplaced record, and for a grid that differs from the method's grid or from
+    the grid of another record of the cell: validation would select among different runs.
     """
     records: dict[Hparams, Record] = {}
     first: tuple[Path, Record] | None = None
@@ -239,10 +238,9 @@ def read_cell(cell: Cell, result_dir: str | Path) -> dict[Hparams, Record]:
             continue
         record = read_record(path)
         if record.cell != cell:
-            raise UserError(f"{path} says it is {record.cell}, and it lies in the folder of {cell}; remove it")
-        place = record_path(cell, record.hyperparameters, result_dir).parent.name
-        if place != path.parent.name:
-            raise UserError(f"{path} is the record of {place}, and lies in another run's folder; remove it")
+            raise UserError(f"{path} is a record of {record.cell}, but is in the folder of {cell}; remove it")
+        if record.hyperparameters.folder != path.parent.name:
+            raise UserError(f"{path} is the record of {record.hyperparameters.folder}, another run; remove it")
         require_grid(record, path)
         first = first or (path, record)
         if record.grid != first[1].grid:
@@ -252,99 +250,86 @@ def read_cell(cell: Cell, result_dir: str | Path) -> dict[Hparams, Record]:
 
 
 def require_grid(record: Record, path: Path) -> None:
-    """Raise UserError unless the grid of a record is its method's: all of it, or up to some batch size.
+    """Raise UserError unless the grid of a record is the grid of its method, whole or up to some batch size.
 
-    Larger batches than the samples of a cell admit leave a grid.
+    A cell with few samples omits the batch sizes that are too large for them.
     """
-    largest = max(point.get("batch_size", 0) for point in record.grid)
-    points = record.cell.grid if record.cell.hyperparams in METHODS else ()
-    if record.grid != [point for point in points if point.get("batch_size", 0) <= largest]:
-        raise UserError(
-            f"{path}: its grid is not the grid '{record.cell.hyperparams}' of its method; remove it and train again"
-        )
+    largest = max(hparams.get("batch_size", 0) for hparams in record.grid)
+    grid = record.cell.grid if record.cell.hyperparams in METHODS else ()
+    if record.grid != [hparams for hparams in grid if hparams.get("batch_size", 0) <= largest]:
+        raise UserError(f"{path}: its grid is not the grid '{record.cell.hyperparams}'; remove it and train again")
 
 
-class Records(Protocol):
-    """Where the records of a sweep lie."""
+class Records(ABC):
+    """The records of a sweep on disk. `option` is the argument that sets another folder."""
 
     option: str
-    """The argument that names another place."""
 
+    @abstractmethod
     def read(self, cell: Any) -> dict[Hparams, Record]:
         """Return the complete runs of a cell."""
-        ...
 
+    @abstractmethod
     def find(self, cell: Any, hparams: Hparams) -> Record | None:
-        """Return the record of a run as it is now, which another process may have written; None without one."""
-        ...
+        """Return the present record of a run, which another process may have written, or None."""
 
+    @abstractmethod
     def write(self, record: Record) -> None:
-        """Write a record, by the next `flush` at the latest."""
-        ...
+        """Write a record, at the next `flush` at the latest."""
 
-    def flush(self) -> None:
-        """Write what is not written yet."""
-        ...
+    def flush(self) -> None:  # noqa: B027
+        """Write all records that are not written yet."""
 
+    @abstractmethod
     def remove(self, cell: Any, hparams: Hparams) -> None:
         """Remove the record of a run."""
-        ...
 
-    def place(self, cell: Any) -> Path:
-        """Return where the records of a cell lie."""
-        ...
+    @abstractmethod
+    def location(self, cell: Any) -> Path:
+        """Return the file or folder with the records of a cell."""
 
+    @abstractmethod
     def path(self, cell: Any, hparams: Hparams) -> Path:
-        """Return where the record of a run lies."""
-        ...
+        """Return the file with the record of a run."""
 
 
 @dataclass(frozen=True)
-class RecordFiles:
-    """Records of runs on datasets: a file in the folder of each run, below `result_dir`."""
+class RecordFiles(Records):
+    """Records of runs on datasets: one file in the folder of each run, below `result_dir`."""
 
     result_dir: str | Path
     option = "--result_dir"
 
     def read(self, cell: Cell) -> dict[Hparams, Record]:
-        """Return the complete runs of a cell; see `read_cell`."""
         return read_cell(cell, self.result_dir)
 
     def find(self, cell: Cell, hparams: Hparams) -> Record | None:
-        """Return the record of a run as it is now; None without one."""
         path = self.path(cell, hparams)
         return read_record(path) if path.exists() else None
 
     def write(self, record: Record) -> None:
-        """Write a record at once, atomically."""
         write_record(record, self.result_dir)
 
-    def flush(self) -> None:
-        """Do nothing: all is written."""
-
     def remove(self, cell: Cell, hparams: Hparams) -> None:
-        """Remove the record of a run."""
         self.path(cell, hparams).unlink(missing_ok=True)
 
-    def place(self, cell: Cell) -> Path:
-        """Return the folder of a cell."""
+    def location(self, cell: Cell) -> Path:
         return cell.folder(self.result_dir)
 
     def path(self, cell: Cell, hparams: Hparams) -> Path:
-        """Return where the record of a run lies."""
         return record_path(cell, hparams, self.result_dir)
 
 
 def select(grid: Iterable[Hparams], val_accuracy: Mapping[Hparams, float]) -> Hparams:
-    """Return the point with the highest validation accuracy, the first in the order of the grid."""
-    return max(grid, key=lambda point: val_accuracy[point])
+    """Return the hyper-parameters with the highest validation accuracy; ties go to the first in the grid."""
+    return max(grid, key=lambda hparams: val_accuracy[hparams])
 
 
 def selected(records: Mapping[Hparams, Record]) -> Record | None:
-    """Return the run that validation selects among those of a cell; None while the grid is incomplete."""
+    """Return the run of a cell that validation selects, or None while the grid is incomplete."""
     if not records:
         return None
     grid = next(iter(records.values())).grid
     if set(grid) - records.keys():
         return None
-    return records[select(grid, {point: record.val for point, record in records.items()})]
+    return records[select(grid, {hparams: record.val for hparams, record in records.items()})]

@@ -16,13 +16,13 @@ from engine.datasets.few_shot import MAX_VAL_SHOT, Shots, parse_shots
 from engine.errors import UserError
 from engine.files import write_text
 from engine.results.runs import (
+    EXTRACTION_KEYS,
     TRAINED,
-    WAYS,
     WISEFT,
     ZEROSHOT,
     Cell,
     Record,
-    input_of,
+    describe_input,
     read_cell,
     runs_digest,
     selected,
@@ -71,16 +71,17 @@ def check_inputs(runs: dict[Cell, Record]) -> None:
         # the stored inputs of layers may have another type than final features
         made = f"{cell.encoder} {cell.dataset} {cell.image_layer} {cell.text_layer}"
         scopes = {"encoder": cell.encoder, "text": f"{cell.dataset} {cell.text_augmentation}"} | dict.fromkeys(
-            WAYS, made
+            EXTRACTION_KEYS, made
         )
-        for name in dict.fromkeys((*run.inputs, *WAYS)):
+        for name in dict.fromkeys((*run.inputs, *EXTRACTION_KEYS)):
             if name == "split" or (name == "text" and cell.text_augmentation == templates.MINING):
                 continue  # differs between shots and seeds
             other, inputs = expected.setdefault((name, scopes.get(name, cell.dataset)), (cell, run.inputs))
             if run.inputs.get(name) != inputs.get(name):
                 raise UserError(
-                    f"{cell} and {other} cannot be in one table: their {name} differs ({input_of(run.inputs, name)} and"
-                    f" {input_of(inputs, name)}). Train one of them again, with the features of the other"
+                    f"{cell} and {other} cannot be in one table: their {name} differs ("
+                    f"{describe_input(run.inputs, name)} and"
+                    f" {describe_input(inputs, name)}). Train one of them again, with the features of the other"
                 )
 
 

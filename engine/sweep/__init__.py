@@ -1,1 +1,1 @@
-"""One sweep for all tasks: `sweep` trains and tests grids, `arguments` starts it for scripts."""
+"""The sweep of all tasks: `sweep` trains and tests grids, `arguments` starts it for scripts."""

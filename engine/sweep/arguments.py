@@ -1,4 +1,4 @@
-"""From arguments to trained runs: what train.py and domain_shift.py share."""
+"""From parsed arguments to trained runs, for train.py and domain_shift.py."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from engine.clip.load import Encoder
 
 
-OF_SHIFTED = (
+SHIFTED_ARGUMENTS = (
     "dataset clip_encoder clip_weights image_layer_idx precision decode store_dtype device data_dir feature_dir"
 ).split()
-"""Arguments of features.py that matter for test-only datasets, whose prompts nobody needs."""
+"""Arguments of features.py that apply to test-only datasets, which need no prompts."""
 
 
 def train(args: argparse.Namespace, cells: list[Cell], shifted: dict[str, list[str]] | None = None) -> None:
-    """Train what `cells` lack, dataset after dataset, and test on the `shifted` sets of each dataset too.
+    """Train the missing runs of `cells`, dataset after dataset, and also test on the `shifted` sets of each dataset.
 
-    Raises UserError, before anything is trained, when features are missing, with the commands that make them.
+    Raises UserError before training if features are missing, with the commands that extract them.
     """
     how = args.executor, args.test == "all", config.device(args), args.max_memory, args.save_heads
     options = sweep.Options(args.result_dir, *how)
@@ -43,88 +43,93 @@ def train(args: argparse.Namespace, cells: list[Cell], shifted: dict[str, list[s
         terminal.say(f"note: runs train one after another, because {reason}")
     refused = 0
     while loaded:
-        refused += _train_dataset(loaded.pop(0), options)  # and let go of it before the next one
+        refused += _train_dataset(loaded.pop(0), options)  # pop: free the features before the next dataset
     if refused:
-        raise UserError(f"{pluralize(refused, 'cell')} cannot be trained, as said above; all others are complete")
+        raise UserError(
+            f"{pluralize(refused, 'cell')} cannot be trained, for the reasons above; all others are complete"
+        )
 
 
 def _train_dataset(data: ImageTasks, options: sweep.Options) -> int:
-    """Train what the cells of one dataset lack, and print the result of each; return how many cannot be trained."""
+    """Train the missing runs of one dataset and print each cell's result; return the number of untrainable cells."""
     records = RecordFiles(options.result_dir)
-    grids = [sweep.CellSweep(cell, data, records, options) for cell in data.cells]
-    terminal.say(sweep.outstanding(grids, options))
-    if warning := sweep.chance_warning(grids):
+    cell_sweeps = [sweep.CellSweep(cell, data, records, options) for cell in data.cells]
+    terminal.say(sweep.outstanding(cell_sweeps, options))
+    if warning := sweep.chance_warning(cell_sweeps):
         terminal.warn(warning)
-    refusals = [grid.refusal for grid in grids if len(grid.records) < len(grid.points) and grid.refusal]
+    refusals = [one.refusal for one in cell_sweeps if len(one.records) < len(one.grid) and one.refusal]
     for refusal in refusals:
         terminal.warn(f"skipped: {refusal}")
-    follow(grids, options, lambda grid: grid.summary())
+    follow(cell_sweeps, options, sweep.CellSweep.summary)
     return len(refusals)
 
 
-def follow(grids: list[sweep.CellSweep], options: sweep.Options, summary: Callable[[sweep.CellSweep], str]) -> None:
-    """Train what `grids` lack with a progress bar; print the `summary` of each complete one, unless it is empty."""
-    steps = sum(grid.steps for grid in grids)
+def follow(
+    cell_sweeps: list[sweep.CellSweep], options: sweep.Options, summary: Callable[[sweep.CellSweep], str]
+) -> None:
+    """Train the missing runs with a progress bar; print the `summary` of each complete cell, unless it is empty."""
+    steps = sum(cell_sweep.steps for cell_sweep in cell_sweeps)
     bar = terminal.bar(total=steps, unit="step", unit_scale=True, disable=not steps)
-    with bar, closing(sweep.run(grids, options, bar.update)) as completed:
-        for grid in completed:
-            if line := summary(grid):
+    with bar, closing(sweep.run(cell_sweeps, options, bar.update)) as completed:
+        for cell_sweep in completed:
+            if line := summary(cell_sweep):
                 bar.write(line)
 
 
 def load_features(
     args: argparse.Namespace, cells: list[Cell], device: str, shifted: dict[str, list[str]] | None = None
 ) -> list[ImageTasks]:
-    """The cached features of each encoder and dataset, with those of the `shifted` test sets of each dataset.
+    """Return the tasks of each encoder and dataset, on cached features and with the dataset's `shifted` test sets.
 
-    Raises UserError, when some are missing, that says how to make them all.
+    Raises UserError for missing features, with the commands that extract all of them.
     """
     loaded, missing = [], []
-    for encoder in args.clip_encoder:
-        layers = trainable_layers(args, encoder, device)
+    for name in args.clip_encoder:
+        encoder = load_trainable_encoder(args, name, device)
         for dataset in args.dataset:
-            place = (names.folder(encoder, args.clip_weights), dataset)
-            own = [cell for cell in cells if (cell.encoder, cell.dataset) == place]
-            same = {"clip_encoder": [encoder], **_as_made(FeaturePaths.of(args.feature_dir, *place), own[0])}
+            folder = names.folder(name, args.clip_weights)
+            paths = FeaturePaths.of(args.feature_dir, folder, dataset)
+            of_dataset = [cell for cell in cells if (cell.encoder, cell.dataset) == (folder, dataset)]
+            first = of_dataset[0]
+            same = {"clip_encoder": [name], **_extraction_arguments(paths, first)}
             tests = []
             try:
-                asked = (shifted or {}).get(dataset, [])
-                tests = open_sets(asked, args.feature_dir, own[0].encoder, own[0].image_layer)
+                tests = open_sets((shifted or {}).get(dataset, []), args.feature_dir, folder, first.image_layer)
             except MissingShifted as error:
-                make = config.command("features.py", args, OF_SHIFTED, dataset=error.names, **same)
-                missing.append(f"{error}\nmake them with\n  {make}")
+                make = config.command("features.py", args, SHIFTED_ARGUMENTS, dataset=error.names, **same)
+                missing.append(f"{error}\nextract them with\n  {make}")
             try:
-                features = OpenedFeatures(wanted_by(own), args.feature_dir, args.indices_dir, layers, tests)
-                prepared = layers and (layers.name, layers.preprocessing)
-                loaded.append(ImageTasks(own, features, device, prepared))
-                _check_paths(loaded[-1], own[0], args)
-                _check_images(loaded[-1], FeaturePaths.of(args.feature_dir, *place))
+                features = OpenedFeatures(wanted_by(of_dataset), args.feature_dir, args.indices_dir, encoder, tests)
+                expected = encoder and (encoder.name, encoder.preprocessing)
+                loaded.append(ImageTasks(of_dataset, features, device, expected))
+                _check_templates(loaded[-1], first, args)
+                _check_images(loaded[-1], paths)
             except MissingFeatures as error:
-                hint = "" if args.clip_weights else names.hint(encoder)
+                hint = "" if args.clip_weights else names.hint(name)
                 make = config.command("features.py", args, dataset=[dataset], **same)
-                missing.append(f"{error}{hint}; make them with\n  {make}")
+                missing.append(f"{error}{hint}; extract them with\n  {make}")
     if missing:
         raise UserError("\n".join(missing))
     return loaded
 
 
-def _check_images(data: ImageTasks, place: FeaturePaths) -> None:
-    """Raise MissingFeatures if the images of a custom dataset are on this machine and changed since the features."""
+def _check_images(data: ImageTasks, paths: FeaturePaths) -> None:
+    """Raise MissingFeatures if the images of a custom dataset are present and changed after extraction."""
     images = datasets.cli_name(data.cells[0].dataset)
     if not data.is_custom or not os.path.exists(images):
-        return  # features are enough to train
+        return  # training needs only features
     now = listing_of(datasets.load(data.cells[0].dataset, "", write=False))
-    require_same(place, images, now)
+    require_same(paths, images, now)
     if changed := changes(data.features.listing, now):
         raise MissingFeatures(
-            f"{images} changed since its features were made: {', '.join(changed)}; features.py makes these anew"
+            f"{images} changed since its features were extracted: {', '.join(changed)}; run features.py to extract them"
         )
 
 
-def _check_paths(data: ImageTasks, cell: Cell, args: argparse.Namespace) -> None:
-    """Refuse features of other templates than lie at a path, of which a store has the name alone.
+def _check_templates(data: ImageTasks, cell: Cell, args: argparse.Namespace) -> None:
+    """Raise UserError if a template file, of which the store has only the name, changed after extraction.
 
-    Raises MissingFeatures where classifiers are kept, or templates compared, and the store does not know class names.
+    Raises MissingFeatures if class names, to compare templates or save classifiers, are not in the store.
     """
     file = templates.cli_name(cell.text_augmentation)
     is_file = cell.text_augmentation not in templates.AUGMENTATIONS and os.path.exists(file)
@@ -132,23 +137,22 @@ def _check_paths(data: ImageTasks, cell: Cell, args: argparse.Namespace) -> None
     today = templates.templates(cell.text_augmentation, cell.dataset) if is_file else []
     if is_file and prompts_digest(*templates.prompts(today, names)) != data.inputs(cell)["text"]:
         raise UserError(
-            f"the features of {cell.dataset} in {args.feature_dir} were made with other templates than {file} has now;"
-            " rename one of the two, or make features anew with another --feature_dir, --indices_dir and --result_dir"
+            f"the features of {cell.dataset} in {args.feature_dir} were extracted with templates that differ from"
+            f" {file}; rename the file, or extract features with another --feature_dir, --indices_dir and --result_dir"
         )
 
 
-def _as_made(place: FeaturePaths, cell: Cell) -> dict[str, str]:
-    """How the features at a place that a cell takes were made, as arguments of features.py: the others must match."""
+def _extraction_arguments(paths: FeaturePaths, cell: Cell) -> dict[str, str]:
+    """Return the arguments of features.py that reproduce the settings of a cell's present features."""
     arguments = {"precision": "precision", "decode": "decode", "dtype": "store_dtype"}
-    return {
-        arguments[name]: value for name, value in place.non_default_settings(cell.image_layer, cell.text_layer).items()
-    }
+    settings = paths.non_default_settings(cell.image_layer, cell.text_layer)
+    return {arguments[name]: value for name, value in settings.items()}
 
 
-def trainable_layers(args: argparse.Namespace, name: str, device: str) -> Encoder | None:
-    """The encoder, split before the layers that stay trainable; None when there are none, and no weights are needed.
+def load_trainable_encoder(args: argparse.Namespace, name: str, device: str) -> Encoder | None:
+    """Return the encoder, split before its trainable layers, or None if the encoder is not needed.
 
-    A classifier that is kept says what its encoder's inputs look like.
+    Saved classifiers need it for the description of its preprocessing.
     """
     if args.image_layer_idx == args.text_layer_idx == 0 and not args.save_heads:
         return None

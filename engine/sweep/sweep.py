@@ -1,4 +1,4 @@
-"""Train what is missing of a sweep, test what validation selects, leave a record of each run."""
+"""Train the missing runs of a sweep, test the selected ones and write a record of each run."""
 
 from __future__ import annotations
 
@@ -18,26 +18,28 @@ from engine.datasets.checks import pluralize
 from engine.errors import UserError
 from engine.model import Embedding, LinearClassifier, LinearHead, wise_ft
 from engine.model.zeroshot import ZeroShot
-from engine.results import heads
-from engine.results.runs import TRAINED, VAL, WISEFT, ZEROSHOT, Record, Records, input_of, same_run, select
+from engine.results import saved_classifiers
+from engine.results.runs import TRAINED, VAL, WISEFT, ZEROSHOT, Record, Records, describe_input, same_run, select
+from engine.results.saved_classifiers import SavedClassifier, tensors_to_save
 from engine.training.evaluate import accuracies, val_accuracy
 from engine.training.grid import Hparams
 from engine.training.task import Fitted, Run, Task, TestSet
 
-AGAIN = 2
-"""How often a sweep trains a run again that has a record: once for what the record lacks, and once more where it has
-become the selected one since."""
+MAX_RETRAININGS = 2
+"""How often a sweep retrains a run that has a record: once to complete the record, and once more if validation then
+selects another run."""
 CHANGING = {"train", "val", "test", "split", "text"}
 """The inputs of a run that change with the images and class names of a custom dataset."""
 MEMORY_SHARE = 0.8
-"""The part of free memory that runs may take where the user does not say."""
+"""The share of free memory for runs, unless the user sets a limit."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to run a sweep. Nothing here changes a result; `test_all` tests every run, not only the selected one.
+    """How to run a sweep; no option changes a result.
 
-    `max_memory` is in bytes; None is most of what is free. `save_heads` keeps the selected run's classifier.
+    `test_all` tests every run, not only the selected one. `max_memory` is in bytes; None is most of the free memory.
+    `save_heads` saves the classifier of the selected run.
     """
 
     result_dir: str | Path
@@ -49,107 +51,106 @@ class Options:
 
 
 class Tasks(Protocol):
-    """The tasks of cells on one bank of features: a dataset's, or those of ImageNet-ESC."""
+    """The tasks of cells that share a bank of features.
+
+    `unstackable` is the reason why their runs cannot train in stacks, or None.
+    """
 
     is_custom: bool
     unstackable: str | None
 
     def sizes(self, cell: Any) -> list[int]:
-        """Return how many training samples of each modality a cell's task has."""
-        ...
+        """Return the number of training samples of each modality of a cell's task."""
 
     def task(self, cell: Any) -> Task:
         """Return the task of a cell."""
-        ...
 
     def tests(self, cell: Any) -> list[TestSet]:
         """Return the test sets of a cell's runs."""
-        ...
 
     def inputs(self, cell: Any) -> dict[str, str]:
-        """Return the digests of all that a cell's runs are trained on."""
-        ...
+        """Return the digests of the inputs of a cell's runs."""
 
     def zeroshot_accuracies(self, cell: Any) -> dict[str, float]:
-        """Return the zero-shot classifier's accuracies on the test sets; only for tasks with texts."""
-        ...
+        """Return the zero-shot accuracies on the test sets by subset; only for tasks with texts."""
 
 
 class Trained(NamedTuple):
-    """A run that is trained and waits for its test: its classifiers and their validation accuracies, by name."""
+    """A trained run that is not recorded yet: its classifiers and their validation accuracies, by name."""
 
     fitted: Fitted
     classifiers: dict[str, LinearClassifier]
     val: dict[str, float]
 
-    def copied(self) -> Trained:
+    def copy(self) -> Trained:
         """Return the run with copies of its tensors."""
         classifier = self.fitted.classifier.copied()
-        others = {name: classifier.with_weight(own.weight) for name, own in self.classifiers.items()}
+        others = {name: classifier.with_weight(other.weight) for name, other in self.classifiers.items()}
         return self._replace(
             fitted=replace(self.fitted, classifier=classifier), classifiers=others | {TRAINED: classifier}
         )
 
 
 class CellSweep:
-    """A cell with its task, its valid hyper-parameters, and those runs of it that are complete."""
+    """The sweep of one cell: its task, its valid grid and its complete runs."""
 
     def __init__(self, cell: Any, data: Tasks, records: Records, options: Options):
-        """Raises UserError when no batch size is valid, and for records of the same cell on other inputs.
+        """Read the records of a cell.
 
-        So it does where a classifier is to be kept and prompts do not tell what its classes are called.
+        Raises UserError if no batch size is valid or if records of the cell have other inputs, and, when classifiers
+        are saved, MissingFeatures if the class names are unknown.
         """
         self.cell, self.data, self.store, self.options = cell, data, records, options
         sizes = data.sizes(cell)
-        self.points = [point for point in cell.grid if batch_size_fits(sizes, point)]
-        if not self.points:
-            held = " and ".join(map(str, sizes))
+        self.grid = [hparams for hparams in cell.grid if batch_size_fits(sizes, hparams)]
+        if not self.grid:
             raise UserError(
-                f"{cell}: {held} training samples are too few for any batch size of grid '{cell.hyperparams}'"
-                + _more_prompts(cell, sizes)
+                f"{cell}: {' and '.join(map(str, sizes))} training samples are too few for every batch size of grid"
+                f" '{cell.hyperparams}'{_missing_prompts(cell, sizes)}"
             )
         self.inputs, self.tests = data.inputs(cell), data.tests(cell)
         self.classnames = data.classnames if options.save_heads else []
         self.records = records.read(cell)
         self.waiting: dict[Hparams, Trained] = {}
-        self.again: Counter[Hparams] = Counter()
-        self.kept: set[Hparams] = set()
+        self.retrained: Counter[Hparams] = Counter()
+        self.saved: set[Hparams] = set()
         self.outdated = self._drop_outdated() if data.is_custom else 0
         for record in self.records.values():
-            if record.inputs != self.inputs or record.grid != self.points:
+            if record.inputs != self.inputs or record.grid != self.grid:
                 raise UserError(
-                    f"{records.place(cell)} holds runs on other features, another split or another grid"
-                    f" ({_differences(record.inputs, self.inputs)}); remove it, or give another {records.option}"
+                    f"{records.location(cell)} has runs on other features, another split or another grid"
+                    f" ({_differences(record.inputs, self.inputs)}); remove it or choose another {records.option}"
                 )
 
     def _drop_outdated(self) -> int:
-        """Remove records of runs whose images, split or class names changed in a custom dataset; return how many.
+        """Remove records of runs whose images, split or class names changed in a custom dataset; return their number.
 
-        Where the test set alone changed, a run stays and loses its test.
+        If only the test set changed, the run is kept without its test accuracies.
         """
         dropped = 0
-        for point, record in list(self.records.items()):
+        for hparams, record in list(self.records.items()):
             changed = {name for name, _ in record.inputs.items() ^ self.inputs.items()}
-            if not changed <= CHANGING or (not changed and record.grid == self.points):
-                continue  # other weights or settings are no change of the dataset
+            if not changed <= CHANGING or (not changed and record.grid == self.grid):
+                continue  # other weights or settings are not changes of the dataset
             dropped += 1
-            if changed == {"test"} and record.grid == self.points:
-                self.records[point] = replace(record.untested(), inputs=self.inputs)
-                self.store.write(self.records[point])
+            if changed == {"test"} and record.grid == self.grid:
+                self.records[hparams] = replace(record.untested(), inputs=self.inputs)
+                self.store.write(self.records[hparams])
             else:
-                self.store.remove(self.cell, point)
-                heads.head_path(self.cell, point, self.options.result_dir).unlink(missing_ok=True)
-                del self.records[point]
+                self.store.remove(self.cell, hparams)
+                saved = saved_classifiers.classifier_path(self.cell, hparams, self.options.result_dir)
+                saved.unlink(missing_ok=True)
+                del self.records[hparams]
         return dropped
 
     @cached_property
     def task(self) -> Task:
-        """What the runs solve; features are read for it, which a complete cell can do without."""
+        """The task of the runs. Access reads features, so complete cells do not access it."""
         return self.data.task(self.cell)
 
     @cached_property
     def refusal(self) -> str | None:
-        """Why the method cannot be fitted to the task, with the remedy; None if it can."""
+        """The reason why the method cannot be fitted to the task, with instructions, or None."""
         if self.cell.method.check is None:
             return None
         try:
@@ -160,75 +161,76 @@ class CellSweep:
 
     @property
     def steps(self) -> int:
-        """How many steps of progress its missing runs are."""
+        """The number of progress steps of the missing runs."""
         fit, max_iter = self.cell.method.fit, self.cell.max_iter
-        return sum(fit.steps(self.task, point, max_iter) for point in self.to_train())
+        return sum(fit.steps(self.task, hparams, max_iter) for hparams in self.to_train())
 
     def to_train(self) -> list[Hparams]:
-        """Return runs without a record; once all have one, those that lack a test or a classifier that is wanted.
+        """Return runs without a record; once all have one, runs without a requested test or saved classifier.
 
-        A selected run is without a test when a sweep was killed before it knew which run that would be, and without
-        that of a shifted set, or its classifier, when nobody asked for it. It is trained again, which gives the same
-        run. Where it does not, as for a record of another machine, its record is replaced, and validation selects
-        anew: each run is trained again `AGAIN` times at most. Raises UserError where that is not enough.
+        The selected run lacks its test if the sweep was killed before the selection, and lacks shifted tests or the
+        classifier if these were not requested. Retraining reproduces the run. If it does not, as for records of another
+        machine, the new record replaces the old one and validation selects again. Raises UserError after
+        `MAX_RETRAININGS` of the same run.
         """
-        absent = [point for point in self.points if point not in self.records]
+        absent = [hparams for hparams in self.grid if hparams not in self.records]
         if absent:
             return [] if self.refusal else absent
-        wanted = self.points if self.options.test_all else [self._selected()]
-        lacking = [point for point in wanted if not self._is_complete(self.records[point])]
-        for point in lacking:
-            if self.again[point] >= AGAIN:
+        wanted = self.grid if self.options.test_all else [self._selected()]
+        incomplete = [hparams for hparams in wanted if not self._is_complete(self.records[hparams])]
+        for hparams in incomplete:
+            if self.retrained[hparams] >= MAX_RETRAININGS:
                 raise UserError(
-                    f"{self.store.path(self.cell, point)} and its classifier do not stay as they were written: the run"
-                    f" was trained again {AGAIN} times, and they still lack something. Does another process or machine"
-                    f" write there? Let one do it at a time, or give another {self.store.option}"
+                    f"{self.store.path(self.cell, hparams)} or its classifier changes after it is written: the run was"
+                    f" retrained {MAX_RETRAININGS} times and is still incomplete. Check whether another process or"
+                    f" machine writes there; run one at a time or choose another {self.store.option}"
                 )
-        return lacking
+        return incomplete
 
     def _is_complete(self, record: Record) -> bool:
-        """Whether a run that is to be tested is, on all test sets as they are now, and kept if it is to be."""
+        """Return whether a run is tested on all present test sets and, if requested, saved."""
         tested = record.tested and self.shifted_digests.items() <= record.shifted.items()
-        return tested and (not self._keeps(record.hyperparameters) or self._is_kept(record))
+        return tested and (not self._saves(record.hyperparameters) or self._is_saved(record))
 
     @property
     def shifted_digests(self) -> dict[str, str]:
-        """Digests of the further test sets, by the names of their subsets."""
+        """Digests of the shifted test sets, by the names of their subsets."""
         return {name: test.digest for test in self.tests if test.digest for name in test.subsets}
 
-    def _is_kept(self, record: Record) -> bool:
-        """Whether the classifier of a run is there; it is read until it is found once."""
-        if record.hyperparameters not in self.kept and heads.is_kept(record, self.options.result_dir):
-            self.kept.add(record.hyperparameters)
-        return record.hyperparameters in self.kept
+    def _is_saved(self, record: Record) -> bool:
+        """Return whether the classifier of a run is saved; the file is read until it is found once."""
+        if record.hyperparameters not in self.saved and saved_classifiers.is_saved(record, self.options.result_dir):
+            self.saved.add(record.hyperparameters)
+        return record.hyperparameters in self.saved
 
-    def _keeps(self, point: Hparams) -> bool:
-        """Whether the classifier of a run is to be kept, as far as is known yet."""
-        return self.options.save_heads and point == self._selected()
+    def _saves(self, hparams: Hparams) -> bool:
+        """Return whether to save the classifier of a run, as far as the selection is known."""
+        return self.options.save_heads and hparams == self._selected()
 
     def add(self, fitted: dict[Hparams, Fitted]) -> dict[Hparams, Trained]:
-        """Take newly trained runs; return those that are to be tested now, which `finish` then takes.
+        """Add newly trained runs; return the runs to test now, for `finish`.
 
-        Runs that validation cannot select any more are recorded at once. The best so far waits for the others, with a
-        copy of its weights: those of the rest of its stack can go.
+        Runs that validation can no longer select are recorded at once. The best run so far waits with a copy of its
+        weights, so that the weights of its stack can be freed.
         """
-        self.waiting |= {point: self._with_wise_ft(one) for point, one in fitted.items()}
+        self.waiting |= {hparams: self._with_wise_ft(one) for hparams, one in fitted.items()}
         if self.options.test_all:
             return dict(self.waiting)
         best = self._selected()
-        # whatever a run that is trained again comes to on this machine: without a test it would be asked for for ever
-        again = self.waiting.keys() & self.records.keys()
-        self.again.update(again & fitted.keys())
-        for point in self.waiting.keys() - {best} - again:
-            self._record(point, self.waiting.pop(point), {})
-        if self._known().keys() >= set(self.points):
+        # Always test a retrained run, even if it scores differently on this machine: otherwise it would be requested
+        # again on every start.
+        retrained = self.waiting.keys() & self.records.keys()
+        self.retrained.update(retrained & fitted.keys())
+        for hparams in self.waiting.keys() - {best} - retrained:
+            self._record(hparams, self.waiting.pop(hparams), {})
+        if self._val_accuracies().keys() >= set(self.grid):
             return dict(self.waiting)
         if best in fitted:
-            self.waiting[best] = self.waiting[best].copied()
+            self.waiting[best] = self.waiting[best].copy()
         return {}
 
     def _with_wise_ft(self, fitted: Fitted) -> Trained:
-        """Return a run with its WiSE-FT, where its weights are comparable with zero-shot ones."""
+        """Return a trained run with its WiSE-FT, if the method's weights can be averaged with the zero-shot weights."""
         classifiers, val = {TRAINED: fitted.classifier}, {TRAINED: fitted.val_accuracy}
         if self.cell.method.wise_ft and self.task.zeroshot is not None:
             classifiers[WISEFT] = fitted.classifier.with_weight(wise_ft(fitted.classifier.weight, self.task.zeroshot))
@@ -237,39 +239,40 @@ class CellSweep:
 
     @property
     def zeroshot(self) -> ZeroShot:
-        """How the zero-shot classifier does on the validation images."""
+        """The result of the zero-shot classifier on the validation images."""
         images = len(self.task.val)
         return ZeroShot(round(self._zeroshot_val * images), images, len(self.task.initial))
 
-    def finish(self, point: Hparams, tests: dict[str, dict[str, float]]) -> None:
-        """Record a run that was tested: `tests` are accuracies by classifier and set."""
-        self._record(point, self.waiting[point], tests)  # while it is known, to tell whether it is the selected one
-        del self.waiting[point]
+    def finish(self, hparams: Hparams, tests: dict[str, dict[str, float]]) -> None:
+        """Record a tested run; `tests` are accuracies by classifier and set."""
+        self._record(hparams, self.waiting[hparams], tests)  # before removal: the selection includes waiting runs
+        del self.waiting[hparams]
 
     def summary(self) -> str:
-        """Return a line about a complete cell: the selected run and its accuracies; one more for each shifted set.
+        """Return the selected run of a complete cell and its accuracies as text.
 
-        The last line is where its classifier lies, if that is kept.
+        Further lines are the accuracies on shifted sets and the path of the saved classifier.
         """
         best = self.records[self._selected()]
         diverged = sum(record.diverged for record in self.records.values())
         found = {**best.hyperparameters, **best.tuned, "step": best.step}
         lines = [
             f"{self.cell}: val {best.val:6.1%}  {_accuracies(best)}   ({Hparams(found)})"
-            + (f"; {diverged} of {len(self.points)} runs diverged" if diverged else "")
+            + (f"; {diverged} of {len(self.grid)} runs diverged" if diverged else "")
         ]
         width = max(map(len, self.shifted_digests), default=0)
         lines += [f"  {name:{width}}  {_accuracies(best, name)}" for name in self.shifted_digests]
         if self.options.save_heads:
-            lines.append(f"  {heads.head_path(self.cell, best.hyperparameters, self.options.result_dir)}")
+            lines.append(
+                f"  {saved_classifiers.classifier_path(self.cell, best.hyperparameters, self.options.result_dir)}"
+            )
         return "\n".join(lines)
 
-    def _record(self, point: Hparams, trained: Trained, tests: dict[str, dict[str, float]]) -> None:
-        """Write the record of a run, unless another process has: that one stays and counts, but for missing tests.
+    def _record(self, hparams: Hparams, trained: Trained, tests: dict[str, dict[str, float]]) -> None:
+        """Write the record of a run, unless another process already wrote a record with all requested tests.
 
-        A run that is trained again replaces its record, whatever that says. It is the same run, bit for bit on one
-        machine, and keeps what it was tested on before; on another it may differ, and the record then says what was
-        tested.
+        A retrained run replaces its record. On the same machine it is bit-identical and keeps its other test
+        accuracies; on another machine it may differ, and the new record describes the run that was tested.
         """
         fitted = trained.fitted
         accuracies = {name: {VAL: val} | tests.get(name, {}) for name, val in trained.val.items()}
@@ -278,9 +281,9 @@ class CellSweep:
             accuracies[ZEROSHOT] = {VAL: self._zeroshot_val} | tested
         record = Record(
             cell=self.cell,
-            hyperparameters=point,
+            hyperparameters=hparams,
             inputs=self.inputs,
-            grid=self.points,
+            grid=self.grid,
             step=fitted.step,
             accuracies=accuracies,
             seconds=fitted.seconds,
@@ -289,122 +292,125 @@ class CellSweep:
             shifted=self.shifted_digests if tests else {},
             tuned=dict(fitted.tuned),
         )
-        there = self.store.find(self.cell, point)
-        if there is None or point in self.records or (tests and not self._is_complete(there)):
-            self.kept.discard(point)
-            if there is not None and same_run(there, record):
-                record = there.with_tests_of(record)
-            if tests and self._keeps(point):
-                tensors = heads.tensors_of(fitted.classifier.state_dict(), self.task.zeroshot)
-                heads.keep(heads.Kept(self.data.recipe, self.classnames, record, tensors), self.options.result_dir)
+        present = self.store.find(self.cell, hparams)
+        if present is None or hparams in self.records or (tests and not self._is_complete(present)):
+            self.saved.discard(hparams)
+            if present is not None and same_run(present, record):
+                record = present.with_tests_of(record)
+            if tests and self._saves(hparams):
+                tensors = tensors_to_save(fitted.classifier.state_dict(), self.task.zeroshot)
+                classifier = SavedClassifier(self.data.extraction, self.classnames, record, tensors)
+                saved_classifiers.save(classifier, self.options.result_dir)
             self.store.write(record)
-            there = record
-        self.records[point] = there
+            present = record
+        self.records[hparams] = present
 
     @cached_property
     def _zeroshot_val(self) -> float:
-        classifier = LinearClassifier(Embedding(self.task.parts[:1]).eval(), LinearHead(self.task.zeroshot, 1.0))
+        classifier = LinearClassifier(
+            Embedding(self.task.trainable_layers[:1]).eval(), LinearHead(self.task.zeroshot, 1.0)
+        )
         return val_accuracy(self.task, classifier)
 
-    def _known(self) -> dict[Hparams, float]:
-        """Validation accuracies of all runs that are trained."""
-        recorded = {point: record.val for point, record in self.records.items()}
-        return recorded | {point: trained.fitted.val_accuracy for point, trained in self.waiting.items()}
+    def _val_accuracies(self) -> dict[Hparams, float]:
+        """Return the validation accuracies of all trained runs."""
+        recorded = {hparams: record.val for hparams, record in self.records.items()}
+        return recorded | {hparams: trained.fitted.val_accuracy for hparams, trained in self.waiting.items()}
 
     def _selected(self) -> Hparams:
-        """What validation selects among the runs that are trained."""
-        known = self._known()
-        return select([point for point in self.points if point in known], known)
+        """Return the hyper-parameters that validation selects among the trained runs."""
+        accuracies = self._val_accuracies()
+        return select([hparams for hparams in self.grid if hparams in accuracies], accuracies)
 
 
 def batch_size_fits(sizes: list[int], hparams: Hparams) -> bool:
-    """Return whether modalities of these `sizes` all hold more samples than their share of a batch (section 5)."""
+    """Return whether every modality has more samples than its share of a batch (section 5)."""
     share = int(hparams.get("batch_size", len(sizes))) // len(sizes)
     return all(0 < share < size for size in sizes) or "batch_size" not in hparams
 
 
 def reasons_not_to_stack(loaded: list[Tasks], options: Options) -> list[str]:
-    """Return why runs on some of `loaded` train one after another although they were to train at once."""
+    """Return the reasons why runs train one after another although the stacked executor was requested."""
     return list({data.unstackable: None for data in loaded if data.unstackable and options.executor == "stacked"})
 
 
-def outstanding(grids: list[CellSweep], options: Options) -> str:
-    """Return a line about what `grids` of one dataset still lack."""
-    cell, shifted = grids[0].cell, grids[0].shifted_digests
-    runs, missing = sum(len(grid.points) for grid in grids), sum(len(grid.to_train()) for grid in grids)
-    size = f"{pluralize(len(grids), 'cell')}, {pluralize(runs, 'run')}"
+def outstanding(cell_sweeps: list[CellSweep], options: Options) -> str:
+    """Return text about the missing runs of one dataset."""
+    cell, shifted = cell_sweeps[0].cell, cell_sweeps[0].shifted_digests
+    runs, missing = sum(len(one.grid) for one in cell_sweeps), sum(len(one.to_train()) for one in cell_sweeps)
+    size = f"{pluralize(len(cell_sweeps), 'cell')}, {pluralize(runs, 'run')}"
     title = f"{cell.encoder} {cell.dataset}: {size}, {missing:,} to train on {options.device}"
     if shifted:
         title += f"; shifted test sets: {', '.join(shifted)}"
-    if outdated := sum(grid.outdated for grid in grids):
+    if outdated := sum(cell_sweep.outdated for cell_sweep in cell_sweeps):
         title += f"\nnote: {pluralize(outdated, 'run')} used images, splits or class names that have changed"
     return title
 
 
-def chance_warning(grids: list[CellSweep]) -> str | None:
-    """Return a warning where runs that are yet to be trained use text that knows nothing of the images, else None.
+def chance_warning(cell_sweeps: list[CellSweep]) -> str | None:
+    """Return a warning if runs to train use text whose zero-shot accuracy may be chance, else None.
 
-    It is about the zero-shot classifier of the cell with most validation images. Uni-modal runs that start at random
-    use no text.
+    Uses the zero-shot classifier of the cell with most validation images. Uni-modal runs with random initialisation do
+    not use text.
     """
-    using_text = [grid for grid in grids if grid.cell.init == "zeroshot" or grid.cell.modality == "cross_modal"]
-    pending = [grid for grid in using_text if grid.to_train()]
+    using_text = [one for one in cell_sweeps if one.cell.init == "zeroshot" or one.cell.modality == "cross_modal"]
+    pending = [cell_sweep for cell_sweep in using_text if cell_sweep.to_train()]
     if not pending:
         return None
-    most = max(pending, key=lambda grid: len(grid.task.val))
+    most = max(pending, key=lambda cell_sweep: len(cell_sweep.task.val))
     return most.zeroshot.warning(f"{most.cell.encoder} {most.cell.dataset} {most.cell.text_augmentation}")
 
 
-def run(grids: list[CellSweep], options: Options, progress: Callable[[int], object]) -> Iterator[CellSweep]:
-    """Train what `grids` lack, which are of one method and number of steps, and yield each as it becomes complete.
+def run(cell_sweeps: list[CellSweep], options: Options, progress: Callable[[int], object]) -> Iterator[CellSweep]:
+    """Train the missing runs, which share a method and number of steps; yield each cell when it is complete.
 
-    `progress` is called with run-steps done. What the stacked executor cannot train the sequential one does.
+    `progress` is called with the number of completed run-steps. Tasks that are not stackable train sequentially.
     """
-    pending = [grid for grid in grids if grid.to_train()]
+    pending = [cell_sweep for cell_sweep in cell_sweeps if cell_sweep.to_train()]
     while pending:
-        runs = {Run(grid.task, point): (grid, point) for grid in pending for point in grid.to_train()}
+        runs = {Run(one.task, hparams): (one, hparams) for one in pending for hparams in one.to_train()}
         cell = pending[0].cell
         how = {
             "executor": "sequential" if pending[0].data.unstackable else options.executor,
             "budget": options.max_memory or int(MEMORY_SHARE * memory.free(options.device)),
             "max_iter": cell.max_iter,
         }
-        # closed at once when something goes wrong here or in the caller, else its threads would train on
+        # close at once after an error here or in the caller: otherwise the threads of the fit continue
         with closing(cell.method.fit(list(runs), progress=progress, **how)) as results:
             for fitted in results:
-                yield from _take(fitted, runs)
-                fitted.clear()  # their weights, before the next ones are made
-        pending = [grid for grid in pending if grid.to_train()]
+                yield from _add(fitted, runs)
+                fitted.clear()  # free these weights before the next ones are created
+        pending = [cell_sweep for cell_sweep in pending if cell_sweep.to_train()]
 
 
-def _take(fitted: dict[Run, Fitted], runs: dict[Run, tuple[CellSweep, Hparams]]) -> list[CellSweep]:
-    """Hand newly trained runs to their grids, test those that are ready for it; return the grids that are complete."""
-    own: dict[CellSweep, dict[Hparams, Fitted]] = {}
+def _add(fitted: dict[Run, Fitted], runs: dict[Run, tuple[CellSweep, Hparams]]) -> list[CellSweep]:
+    """Add newly trained runs to their cells and test runs that are ready; return the complete cells."""
+    by_cell: dict[CellSweep, dict[Hparams, Fitted]] = {}
     for run, result in fitted.items():
-        grid, point = runs[run]
-        own.setdefault(grid, {})[point] = result
-    _test({grid: grid.add(of_grid) for grid, of_grid in own.items()})
-    for store in {grid.store: None for grid in own}:
+        cell_sweep, hparams = runs[run]
+        by_cell.setdefault(cell_sweep, {})[hparams] = result
+    _test({cell_sweep: cell_sweep.add(of_cell) for cell_sweep, of_cell in by_cell.items()})
+    for store in {cell_sweep.store: None for cell_sweep in by_cell}:
         store.flush()
-    return [grid for grid in own if not grid.to_train()]
+    return [cell_sweep for cell_sweep in by_cell if not cell_sweep.to_train()]
 
 
 def _test(ready: dict[CellSweep, dict[Hparams, Trained]]) -> None:
-    """Test the runs that are ready for it, in one pass over each test set, and record them."""
-    runs = [(grid, point, trained) for grid, of_grid in ready.items() for point, trained in of_grid.items()]
-    found: list[dict[str, dict[str, float]]] = [{name: {} for name in trained.classifiers} for _, _, trained in runs]
-    of_tests: dict[TestSet, list[int]] = {}
-    for number, (grid, _, _) in enumerate(runs):
-        for test in grid.tests:
-            of_tests.setdefault(test, []).append(number)
-    for test, numbers in of_tests.items():
+    """Test runs in one pass over each test set, then record them."""
+    runs = [(one, hparams, trained) for one, of_cell in ready.items() for hparams, trained in of_cell.items()]
+    results: list[dict[str, dict[str, float]]] = [{name: {} for name in trained.classifiers} for *_, trained in runs]
+    by_test: dict[TestSet, list[int]] = {}
+    for number, (cell_sweep, *_) in enumerate(runs):
+        for test in cell_sweep.tests:
+            by_test.setdefault(test, []).append(number)
+    for test, numbers in by_test.items():
         named = [(number, name) for number in numbers for name in runs[number][2].classifiers]
         classifiers = [runs[number][2].classifiers[name] for number, name in named]
-        counted = accuracies(classifiers, test.batches(), list(test.subsets.values()))
-        for (number, name), of_subsets in zip(named, counted, strict=True):
-            found[number][name].update(zip(test.subsets, of_subsets, strict=True))
-    for (grid, point, _), tests in zip(runs, found, strict=True):
-        grid.finish(point, tests)
+        measured = accuracies(classifiers, test.batches(), list(test.subsets.values()))
+        for (number, name), of_subsets in zip(named, measured, strict=True):
+            results[number][name].update(zip(test.subsets, of_subsets, strict=True))
+    for (cell_sweep, hparams, _), tests in zip(runs, results, strict=True):
+        cell_sweep.finish(hparams, tests)
 
 
 def _accuracies(record: Record, of_set: str = "test") -> str:
@@ -414,18 +420,19 @@ def _accuracies(record: Record, of_set: str = "test") -> str:
     return "  ".join(f"{title} {accuracy:6.1%}" for title, accuracy in found.items() if accuracy is not None)
 
 
-def _more_prompts(cell: Any, sizes: list[int]) -> str:
-    """Return how many prompts a cross-modal cell needs for the smallest batch; nothing if it has them."""
+def _missing_prompts(cell: Any, sizes: list[int]) -> str:
+    """Return how many prompts a cross-modal cell needs for the smallest batch, or '' if it has enough."""
     least = int(min(cell.grid.axes["batch_size"])) // 2 + 1
     if len(sizes) < 2 or sizes[1] >= least:
         return ""
     return (
-        f": {least} prompts or more are needed. Give features.py and train.py a file of more templates,"
-        " --templates FILE, or --text-augmentation template_mining"
+        f": {least} prompts or more are needed. Use more templates in features.py and train.py, with"
+        " --templates FILE or --text-augmentation template_mining"
     )
 
 
 def _differences(found: dict[str, str], wanted: dict[str, str]) -> str:
+    """Return the inputs that differ between a record and the present cell as text."""
     names = [name for name in found | wanted if found.get(name) != wanted.get(name)]
-    pairs = [f"{name}: {input_of(found, name)} there, {input_of(wanted, name)} here" for name in names]
+    pairs = [f"{name}: {describe_input(found, name)} there, {describe_input(wanted, name)} here" for name in names]
     return ", ".join(pairs) or "the grid"

@@ -1,1 +1,1 @@
-"""From opened features to tasks."""
+"""Few-shot tasks from opened features."""

@@ -1,4 +1,4 @@
-"""From a dataset's opened features to the tasks of its few-shot splits."""
+"""The tasks of a dataset's few-shot splits, from its opened features."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from engine.features.opened import OpenedFeatures, Prompts, Wanted
 from engine.features.store import Bank
 from engine.model import Embedding, LinearClassifier, LinearHead, class_means, random_weight
 from engine.preprocessing import Preprocessing
-from engine.results.heads import Recipe
-from engine.results.runs import ALL_CLASSES, TEST, WAYS, Cell
+from engine.results.runs import ALL_CLASSES, EXTRACTION_KEYS, TEST, Cell
+from engine.results.saved_classifiers import FeatureExtraction
 from engine.training.batches import generator
 from engine.training.evaluate import EMBEDDED, FEATURES, accuracies
 from engine.training.task import Inputs, Samples, Task, TestSet
 
 TEST_SET = 1 << 30
-"""The bytes of features of a test set up to which it stays in memory."""
+"""The maximum bytes of features of a test set that stays in memory."""
 
 
 def wanted_by(cells: list[Cell]) -> Wanted:
-    """Return which features `cells` of one dataset, encoder and choice of inputs need."""
+    """Return the features that `cells` need; they share dataset, encoder, layers, prompts and views."""
     cell = cells[0]
     return Wanted(
         dataset=cell.dataset,
@@ -45,10 +45,9 @@ def wanted_by(cells: list[Cell]) -> Wanted:
 
 
 class ImageTasks:
-    """The tasks of `cells` of one dataset, encoder and choice of inputs, on `device`.
+    """The tasks of `cells` that share dataset, encoder, layers, prompts and views, on `device`.
 
-    All share one bank of training images, one of validation images and one of prompts, and the trainable layers that
-    training starts from.
+    All tasks share one bank each of training images, validation images and prompts, and the initial trainable layers.
     """
 
     def __init__(
@@ -56,28 +55,28 @@ class ImageTasks:
         cells: list[Cell],
         features: OpenedFeatures,
         device: str,
-        prepared: tuple[str, Preprocessing] | None = None,
+        expected: tuple[str, Preprocessing] | None = None,
     ):
-        """`prepared` are the name of the encoder and how it wants images, for classifiers that are to be saved.
+        """Take opened features; `expected` are the encoder's name and preprocessing, to save classifiers.
 
-        Raises UserError for features of images that were prepared otherwise.
+        Raises UserError if the features were extracted with another preprocessing.
         """
         self.cells, self.features, self.device = cells, features, device
-        self.recipe = prepared and self._recipe(*prepared)
-        self._parts = (features.image_part, features.text_part)
+        self.extraction = expected and self._extraction(*expected)
+        self._trainable_layers = (features.trainable_image_layers, features.trainable_text_layers)
 
     @property
     def is_custom(self) -> bool:
-        """Whether the images are a custom dataset's, which may change."""
+        """Whether this is a custom dataset, whose images may change."""
         return self.features.listing is not None
 
     @property
     def classnames(self) -> list[str]:
-        """The names of the classes by label. Raises MissingFeatures where the store does not know them."""
+        """The class names by label. Raises MissingFeatures if the store has no class names."""
         return self.features.classnames
 
     def sizes(self, cell: Cell) -> list[int]:
-        """Return how many training samples of each modality a cell's task has."""
+        """Return the number of training samples of each modality of a cell's task."""
         images = len(self.features.splits[cell.shots, cell.seed].train) * len(self.features.views)
         return [images, len(self._prompts_of(cell).rows)] if cell.modality == "cross_modal" else [images]
 
@@ -93,8 +92,8 @@ class ImageTasks:
             samples={"image": images} | ({"text": self.texts(cell)} if cell.modality == "cross_modal" else {}),
             val=self._pick("val", ["none"], split.val),
             initial=zeroshot if cell.init == "zeroshot" else self._random_weight(name, zeroshot),
-            scale=math.exp(cell.logit),
-            parts=self._parts,
+            scale=math.exp(cell.log_logit_scale),
+            trainable_layers=self._trainable_layers,
             text=self._texts_of[self._prompts_of(cell)],
             zeroshot=zeroshot,
             views=len(views),
@@ -107,94 +106,97 @@ class ImageTasks:
 
     @cached_property
     def unstackable(self) -> str | None:
-        """Why the runs of these cells cannot train side by side; None if they can."""
+        """The reason why runs of these cells cannot train in stacks, or None."""
         towers = ("image", "text") if self.cells[0].modality == "cross_modal" else ("image",)
-        trained = {tower: part for tower, part in zip(towers, self._parts, strict=False) if part is not None}
+        pairs = zip(towers, self._trainable_layers, strict=False)
+        trained = {tower: layers for tower, layers in pairs if layers is not None}
         if not trained:
             return None
-        from engine.clip.split import unstackable  # imports open_clip, which an encoder has been loaded with
+        from engine.clip.split import unstackable  # slow import of open_clip, already done to load the encoder
 
-        reasons = ((tower, unstackable(part)) for tower, part in trained.items())
-        return next((f"of the trainable part of the {tower} encoder: {why}" for tower, why in reasons if why), None)
+        reasons = ((tower, unstackable(layers)) for tower, layers in trained.items())
+        return next((f"of the trainable layers of the {tower} encoder: {why}" for tower, why in reasons if why), None)
 
     def inputs(self, cell: Cell) -> dict[str, str]:
-        """Return digests of all that a cell's runs are trained on, and how features were made where not by default."""
+        """Return digests of the inputs of a cell's runs, and non-default settings of feature extraction."""
         split = self.features.splits[cell.shots, cell.seed]
-        made = (self.features.train_source.settings_text, self.features.text_source.settings_text)
-        ways = {name: how for name, how in zip(WAYS, made, strict=True) if how}
-        return {"text": self._prompts_of(cell).digest} | self.features.digests(split) | ways
+        settings = (self.features.train_source.settings_text, self.features.text_source.settings_text)
+        non_default = {key: text for key, text in zip(EXTRACTION_KEYS, settings, strict=True) if text}
+        return {"text": self._prompts_of(cell).digest} | self.features.digests(split) | non_default
 
     def tests(self, cell: Cell) -> list[TestSet]:
-        """Return the test sets of all cells: the dataset's own, then the shifted ones."""
+        """Return the test sets, the same for all cells: the dataset's test set, then the shifted ones."""
         return self._tests
 
     @cached_property
     def _tests(self) -> list[TestSet]:
         bank = self.features.banks["test", "none"]
-        in_memory = self._parts[0] is None and bank.length * bank.row_bytes <= TEST_SET
-        own = TestSet(lambda: [self._test_set] if in_memory else self._stream(bank), {TEST: None})
+        in_memory = self._trainable_layers[0] is None and bank.length * bank.row_bytes <= TEST_SET
+        test = TestSet(lambda: [self._test_set] if in_memory else self._stream(bank), {TEST: None})
         shifted = []
-        for of_set, labels in self.features.shifted:
-            classes, name = torch.tensor(labels, device=self.device), of_set.name
+        for shifted_set, labels in self.features.shifted:
+            classes, name = torch.tensor(labels, device=self.device), shifted_set.name
             is_whole = len(labels) == self.features.classes
             subsets = {name: None} if is_whole else {name: classes, name + ALL_CLASSES: None}
-            shifted.append(TestSet(partial(self._stream, of_set.bank, classes), subsets, of_set.classes.digest))
-        return [own, *shifted]
+            shifted.append(
+                TestSet(partial(self._stream, shifted_set.bank, classes), subsets, shifted_set.classes.digest)
+            )
+        return [test, *shifted]
 
     def zeroshot(self, cell: Cell) -> Tensor:
         """Return the zero-shot classifier [C, D] of a cell's prompts, from the text encoder before training."""
         return self._zeroshots[self._prompts_of(cell)]
 
     def texts(self, cell: Cell) -> Samples:
-        """The prompts of a cell as samples."""
+        """Return the prompts of a cell as samples."""
         return self._samples_of(self._prompts_of(cell))
 
     def zeroshot_accuracies(self, cell: Cell) -> dict[str, float]:
-        """Return the zero-shot classifier's accuracies, 0 to 1, on all test sets by the names of their subsets."""
+        """Return the zero-shot accuracies, 0 to 1, on all test sets by subset name."""
         return self._zeroshot_tests[self._prompts_of(cell)]
 
     @cached_property
     def _zeroshot_tests(self) -> dict[Prompts, dict[str, float]]:
-        """Accuracies of all zero-shot classifiers; each test set is gone through once."""
-        embedding = Embedding(self._parts[:1]).eval()
+        """Accuracies of all zero-shot classifiers, in one pass over each test set."""
+        embedding = Embedding(self._trainable_layers[:1]).eval()
         classifiers = [LinearClassifier(embedding, LinearHead(weight, 1.0)) for weight in self._zeroshots.values()]
         found: dict[Prompts, dict[str, float]] = {prompts: {} for prompts in self._zeroshots}
         for test in self._tests:
             counted = accuracies(classifiers, test.batches(), list(test.subsets.values()))
-            for own, of_subsets in zip(found.values(), counted, strict=True):
-                own.update(zip(test.subsets, of_subsets, strict=True))
+            for of_prompts, of_subsets in zip(found.values(), counted, strict=True):
+                of_prompts.update(zip(test.subsets, of_subsets, strict=True))
         return found
 
     @cached_property
     def _zeroshots(self) -> dict[Prompts, Tensor]:
-        """The zero-shot classifier [C, D] of each choice of prompts."""
-        return {own: F.normalize(text, dim=1) for own, text in self._texts_of.items()}
+        """The zero-shot classifier [C, D] of each prompt set."""
+        return {prompts: F.normalize(text, dim=1) for prompts, text in self._texts_of.items()}
 
     @cached_property
     def _texts_of(self) -> dict[Prompts, Tensor]:
-        """The mean raw text feature of each class [C, D] for each choice of prompts."""
-        return {own: self._text(own) for own in dict.fromkeys(self.features.prompts.values())}
+        """The mean raw text features of the classes [C, D] for each prompt set."""
+        return {prompts: self._text(prompts) for prompts in dict.fromkeys(self.features.prompts.values())}
 
-    def _text(self, own: Prompts) -> Tensor:
-        """Return the mean raw text features of one choice; bit-identical whichever other choices there are."""
-        labels = self.features.texts.labels[own.rows]
-        if self._parts[1] is None:
-            features = self.features.texts.features[own.rows]
+    def _text(self, prompts: Prompts) -> Tensor:
+        """Return the mean raw text features of one prompt set; bit-identical whichever other sets are loaded."""
+        labels = self.features.texts.labels[prompts.rows]
+        if self._trainable_layers[1] is None:
+            features = self.features.texts.features[prompts.rows]
         else:
             with torch.no_grad():
-                batches = self._samples_of(own).batches(EMBEDDED)
-                features = torch.cat([self._parts[1](*inputs) for inputs, _ in batches]).cpu()
+                batches = self._samples_of(prompts).batches(EMBEDDED)
+                features = torch.cat([self._trainable_layers[1](*inputs) for inputs, _ in batches]).cpu()
         return class_means(features, labels, self.features.classes).to(self.device)
 
     @cached_property
     def _text_samples(self) -> Samples:
-        """All prompts that were read."""
+        """All prompts read."""
         found = self.features.texts
-        inputs = (F.normalize(found.features),) if self._parts[1] is None else found.inputs
+        inputs = (F.normalize(found.features),) if self._trainable_layers[1] is None else found.inputs
         return self._samples(inputs, found.labels)
 
-    def _samples_of(self, own: Prompts) -> Samples:
-        rows = own.rows.to(self.device)
+    def _samples_of(self, prompts: Prompts) -> Samples:
+        rows = prompts.rows.to(self.device)
         return replace(self._text_samples, rows=rows, labels=self._text_samples.labels[rows])
 
     def _prompts_of(self, cell: Cell) -> Prompts:
@@ -211,42 +213,42 @@ class ImageTasks:
         return test.bank, test.labels
 
     def _stream(self, bank: Bank, classes: Tensor | None = None) -> Iterator[tuple[Inputs, Tensor]]:
-        """Yield a bank of test images from disk in batches; `classes` [k] are the classes of its labels, if others."""
-        rows = FEATURES if self._parts[0] is None else EMBEDDED
+        """Yield a bank of test images from disk in batches; `classes` [k] maps its labels to the task's."""
+        rows = FEATURES if self._trainable_layers[0] is None else EMBEDDED
         for features, labels in self.features.stream(bank, rows, None if classes is None else len(classes)):
-            own = labels.to(self.device)
-            yield (features.to(self.device),), own if classes is None else classes[own]
+            labels = labels.to(self.device)
+            yield (features.to(self.device),), labels if classes is None else classes[labels]
 
-    def _pick(self, part: str, views: list[str], positions: list[int]) -> Samples:
-        """Return the images at `positions` of a part, in each of the views that were read."""
-        row = {position: row for row, position in enumerate(self.features.positions[part])}
+    def _pick(self, split: str, views: list[str], positions: list[int]) -> Samples:
+        """Return the images at `positions` of train or val, in each of `views`."""
+        row = {position: row for row, position in enumerate(self.features.positions[split])}
         rows = [row[position] + view * len(row) for view in range(len(views)) for position in positions]
-        samples = self._images[part]
+        samples = self._images[split]
         index = torch.tensor(rows, device=self.device)
         return replace(samples, rows=index, labels=samples.labels[index])
 
-    def _read(self, part: str, views: Iterable[str]) -> Samples:
-        """Return all images of a part that any cell needs, view after view."""
-        features, labels, norms = self.features.read(part, views, self.device)
+    def _read(self, split: str, views: Iterable[str]) -> Samples:
+        """Return all images of train, val or test that any cell needs, view after view."""
+        features, labels, norms = self.features.read(split, views, self.device)
         samples = self._samples((features,), labels)
         return samples if norms is None else replace(samples, norms=norms.to(self.device))
 
     def _samples(self, inputs: Inputs, labels: Tensor) -> Samples:
-        """All rows of `inputs` as samples."""
+        """Return all rows of `inputs` as samples."""
         rows = torch.arange(len(labels), device=self.device)
         return Samples(tuple(tensor.to(self.device) for tensor in inputs), rows, labels.to(self.device))
 
-    def _recipe(self, encoder: str, wanted: Preprocessing) -> Recipe:
-        """Return how images were made into features, which must be how the encoder wants them.
+    def _extraction(self, encoder: str, expected: Preprocessing) -> FeatureExtraction:
+        """Return how the features were extracted. Raises UserError unless it was with the encoder's preprocessing.
 
-        Images without transparency were shown on no background; new ones may have it.
+        Without transparent images, the store records no background; new images may need it.
         """
-        made = self.features.train_source
-        if made.preprocessing != wanted.description:
+        found = self.features.train_source
+        if found.preprocessing != expected.description:
             raise UserError(
-                f"{self.features.banks['train', 'none'].folder} was made of images that were prepared otherwise than"
-                f" {encoder} wants them ({made.preprocessing}; {wanted.description}); remove it, and make these"
-                " features anew"
+                f"{self.features.banks['train', 'none'].folder} was extracted with another preprocessing than"
+                f" {encoder} expects ({found.preprocessing}; {expected.description}); remove it and extract these"
+                " features again"
             )
-        ways = {"precision": made.precision, "decode": made.decode, "upright": made.upright, "depth": made.depth}
-        return Recipe(**vars(wanted), encoder=encoder, **ways, background=BACKGROUND)
+        settings = {name: getattr(found, name) for name in ("precision", "decode", "upright", "depth")}
+        return FeatureExtraction(**vars(expected), encoder=encoder, **settings, background=BACKGROUND)

@@ -79,7 +79,7 @@ def linear_classifier(task: Task, phi: nn.Module | None = None) -> LinearClassif
     """Return the linear classifier that training starts from, on the trainable layers of the task and `phi`."""
     from engine.model import Embedding, LinearClassifier, LinearHead
 
-    embedding = Embedding(task.parts[: len(task.samples)], phi)
+    embedding = Embedding(task.trainable_layers[: len(task.samples)], phi)
     return LinearClassifier(embedding, LinearHead(task.initial, task.scale)).to(task.device).eval()
 
 

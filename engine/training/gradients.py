@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from engine import memory
-from engine.model import twin
+from engine.model import copy_sharing_parameters
 from engine.training.plan import Stack, validation_rows
 from engine.training.problem import Problem, hparam_buffers
 from engine.training.task import Inputs
@@ -184,7 +184,7 @@ class FunctionalModel(_StackedModel):
 
     def __init__(self, stack: Stack, problems: Sequence[Problem]):
         super().__init__(stack, problems)
-        self._model, self._penalty = twin(problems[0].model).train(), problems[0].descent.penalty
+        self._model, self._penalty = copy_sharing_parameters(problems[0].model).train(), problems[0].descent.penalty
         self._shared = dict(self._model.named_buffers())
         self._buffers = {
             name: self._of_runs(torch.stack([problem.model.get_buffer(name) for problem in problems]))

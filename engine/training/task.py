@@ -65,7 +65,7 @@ class Task:
 
     `samples` are the training samples by modality; each modality is the same share of a batch. The first modality is
     that of `val` and of the test sets, and its samples come view after view of the same images (`views` of them).
-    `parts` are the trainable layers of each modality's encoder, None where it has none. `initial` [C, D] is the weight
+    `trainable_layers` are those of each modality's encoder, None where it has none. `initial` [C, D] is the weight
     that training starts from, `scale` the scale of the logits. `text` [C, D] are the raw text features averaged over
     templates and `zeroshot` [C, D] their L2-normalised rows, both of the encoder before training; None for a task
     without texts. `dataset` and `classnames` (by label) are for methods that use them.
@@ -76,7 +76,7 @@ class Task:
     val: Samples
     initial: Tensor
     scale: float
-    parts: Sequence[nn.Module | None] = (None, None)
+    trainable_layers: Sequence[nn.Module | None] = (None, None)
     text: Tensor | None = None
     zeroshot: Tensor | None = None
     views: int = 1

@@ -81,7 +81,7 @@ def test_side_by_side_or_in_turn_all_is_alike(golden_task, cross_modal):
 def test_a_classifier_is_restored_from_its_tensors(golden_task, golden_features):
     classifier = fit(METHOD.fit, golden_task(True), "stacked").classifier
     assert classifier.state_dict().keys() == {"head.weight", "head.bias"}
-    again = restore("gda", METHOD.logit, [None], classifier.state_dict())
+    again = restore("gda", METHOD.log_logit_scale, [None], classifier.state_dict())
     test = (F.normalize(golden_features["test"][0]),)
     assert torch.allclose(again(test), classifier(test), rtol=1e-5)
 

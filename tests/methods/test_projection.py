@@ -192,7 +192,7 @@ def test_a_classifier_is_restored_from_its_tensors(golden_task, projected_task, 
     task = projected_task() if name == "prolip" else golden_task(shots=1)
     short = replace(METHODS[name].fit, epochs=lambda task: 5)
     classifier = fit(short, task, "stacked", lr=1e-3).classifier
-    again = restore(name, METHODS[name].logit, [task.parts[0]], classifier.state_dict())
+    again = restore(name, METHODS[name].log_logit_scale, [task.trainable_layers[0]], classifier.state_dict())
     inputs, _ = task.val.pick(task.val.rows)
     assert torch.allclose(again(inputs), classifier(inputs), rtol=1e-5, atol=1e-4)
 

@@ -81,7 +81,7 @@ def test_autograd_has_the_closed_gradient(golden_task, monkeypatch):
 def test_a_classifier_is_restored_from_its_tensors(golden_task, golden_features, name):
     task = golden_task(True, shots=1)
     classifier = fit(METHODS[name].fit, task, "stacked", **POINTS[name]).classifier
-    again = restore(name, METHODS[name].logit, [None], classifier.state_dict())
+    again = restore(name, METHODS[name].log_logit_scale, [None], classifier.state_dict())
     test = (F.normalize(golden_features["test"][0]),)
     assert torch.allclose(again(test), classifier(test), rtol=1e-5)
 

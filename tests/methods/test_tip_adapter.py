@@ -148,7 +148,7 @@ def test_a_classifier_is_restored_from_its_tensors(golden_task, golden_features,
     fitted = fit(METHODS[name].fit, golden_task(True, shots=1, dataset="dtd"), "stacked")
     tensors = fitted.classifier.state_dict()
     assert {key for key in tensors if "phi" in key} == {f"embedding.phi.{k}" for k in ("keys", "labels", "beta")}
-    again = restore(name, METHODS[name].logit, [None], tensors)
+    again = restore(name, METHODS[name].log_logit_scale, [None], tensors)
     test = (F.normalize(golden_features["test"][0]),)
     assert torch.allclose(again(test), fitted.classifier(test), rtol=1e-5)
 

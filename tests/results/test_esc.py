@@ -6,7 +6,7 @@ import pytest
 
 from engine.errors import UserError
 from engine.results import esc
-from engine.results.esc import AUDIO, EscRun, add_runs, file_of, mean_and_deviation, read_runs, score, wins
+from engine.results.esc import AUDIO, EscRun, add_runs, mean_and_deviation, read_runs, runs_path, score, wins
 
 PLACE = ("image", 19, 1)
 PAIRS = [(split, draw) for split in esc.SPLITS for draw in esc.DRAWS]
@@ -92,7 +92,7 @@ def test_what_is_no_run_of_the_benchmark(change):
 )
 def test_a_line_that_is_no_run_is_named(spoil, tmp_path):
     add_runs(probe(esc.UNI_MODAL, (1, 1)), tmp_path)
-    path = file_of(*PLACE, tmp_path)
+    path = runs_path(*PLACE, tmp_path)
     lines = path.read_text().splitlines()
     assert all(json.loads(line) for line in lines)
     lines[4] = spoil(lines[4])
@@ -104,7 +104,7 @@ def test_a_line_that_is_no_run_is_named(spoil, tmp_path):
 
 def test_a_line_that_is_there_twice_is_named(tmp_path):
     add_runs(probe(esc.UNI_MODAL, (1, 1)), tmp_path)
-    path = file_of(*PLACE, tmp_path)
+    path = runs_path(*PLACE, tmp_path)
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines, lines[3]]))
     with pytest.raises(UserError, match=r"image_19-shot_1\.jsonl, line 13, .*the run is in an earlier line too"):

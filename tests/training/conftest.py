@@ -63,7 +63,7 @@ def make_task():
             val=val,
             initial=initial,
             scale=scale,
-            parts=parts,
+            trainable_layers=parts,
             **{"text": zeroshot, "zeroshot": zeroshot} | fields,
         )
 

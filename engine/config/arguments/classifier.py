@@ -21,7 +21,7 @@ def method_arguments(name: str) -> dict[str, Any]:
         "classifier_head": REGISTRY[name],
         "image_layer_idx": method.image_layer,
         "hyperparams": name,
-        "logit": method.logit,
+        "logit": method.log_logit_scale,
     }
 
 
@@ -91,7 +91,7 @@ ARGUMENTS = [
         scripts=TRAINING,
         type=types.logit,
         metavar="X",
-        default=DEFAULT.logit,
+        default=DEFAULT.log_logit_scale,
         help="logarithm of the scale of the logits; 4.60517 is a scale of 100",
     ),
     _argument(
