@@ -21,6 +21,7 @@ from engine.model import zeroshot_weight
 from engine.results.domain_shift import as_tested_on
 from engine.results.runs import ALL_CLASSES, read_record, write_record
 from forks import run_fork
+from old_forms import make_records_old
 from records import with_accuracies
 
 VARIANTS = ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"]
@@ -97,6 +98,20 @@ def not_shifted(run):
     """The run as if it had been tested on its own test set alone."""
     found = {name: {of: own[of] for of in ("val", "test") if of in own} for name, own in run.accuracies.items()}
     return dataclasses.replace(run, accuracies=found, shifted={})
+
+
+def test_records_of_earlier_versions_are_added_to(world):
+    """Tested on one set by an earlier version, and on another by this one."""
+    shift(world, "--shifted", "imagenet_a")
+    before, table = selected_run(world), tabulate(world, "--shifted", "imagenet_a").stdout
+    make_records_old(Path(world.result[1]))
+    assert selected_run(world) == before
+    assert "0 to train" in shift(world, "--shifted", "imagenet_a").stdout
+    assert tabulate(world, "--shifted", "imagenet_a").stdout.splitlines()[1:] == table.splitlines()[1:]
+    assert "1 to train" in shift(world, "--shifted", "imagenetv2").stdout
+    after = selected_run(world)
+    assert list(after.shifted) == ["imagenet_a", "imagenet_a/all_classes", "imagenetv2"]
+    assert after.accuracies["trained"].items() > before.accuracies["trained"].items()
 
 
 def expected_accuracy(world, name, weight, among_all):

@@ -45,6 +45,7 @@ from engine.training.grid import Grid
 from engine.transforms import normalise
 from forks import Fork, limit_sharing, run_fork, unlistable
 from hostile import save_hostile
+from old_forms import make_classifier_old
 from stores import install_pictures
 
 ROOT = Path(__file__).parents[1]
@@ -245,6 +246,33 @@ def test_features_and_classifiers_of_before_are_used_as_they_were(kept, head, tm
     del extraction["resize_mode"], extraction["fill_color"]
     respoil(head, lambda tensors: None, format=1, extraction=extraction)
     assert load(head).extraction == before.extraction
+
+
+@pytest.mark.parametrize("kind", KINDS, ids="-".join)
+def test_classifiers_of_format_2_are_used_and_kept(kept, tmp_path, kind):
+    """Adapters' tensors had other names, and the run was said in another form."""
+    results = Path(shutil.copytree(kept.results, tmp_path / "experiments"))
+    path = results / kept.heads[kind].relative_to(kept.results)
+    make_classifier_old(path)
+    names, old = load_file(path), path.read_bytes()
+    assert any(name.startswith("embedding.adapter.") for name in names) == (kind[1] == "adapter")
+    files, _ = pictures(kept)
+    for wise_ft in (False, True):
+        expected = load(kept.heads[kind], wise_ft=wise_ft)(files[:4])
+        assert torch.equal(load(path, wise_ft=wise_ft)(files[:4]), expected)
+    world = SimpleNamespace(root=tmp_path, inputs=kept.inputs, results=results)
+    words = ["--clip-encoder", kind[0], *METHODS[kind[1]], "--save-heads"]
+    assert ", 0 to train" in train(world, *words).out
+    assert path.read_bytes() == old
+    names.popitem()
+    save_file(names, path, {"classifier": safe_metadata(path)})
+    with pytest.raises(UserError, match="its content is not what was written"):
+        load(path)
+
+
+def safe_metadata(path):
+    with safe_open(path, framework="pt") as file:
+        return file.metadata()["classifier"]
 
 
 def test_a_run_without_its_classifier_is_trained_again_alone(kept, tmp_path):

@@ -30,6 +30,7 @@ from engine.preprocessing import OPENAI_PREPROCESSING
 from engine.results.runs import read_record, write_record
 from engine.tasks import images as image_tasks
 from forks import Fork, run_fork
+from old_forms import make_records_old
 from stores import store_of_random_features, stored_features
 
 ROOT = Path(__file__).parents[1]
@@ -408,6 +409,27 @@ def test_a_run_that_comes_out_otherwise_is_recorded_as_it_was_tested(script, swe
     write_record(dataclasses.replace(record.untested(), step=record.step + 100), swept.root / "experiments")
     train(script, swept)
     assert records(swept)[path] == record
+
+
+def test_records_of_earlier_versions_are_read_and_kept(script, swept):
+    """By train.py, eval.py and its --explain; of one that lacks its test, the run is trained again."""
+    expected, table, explain = records(swept), table_bytes(script, swept), ["--explain", "demo,1,1"]
+    shown = evaluate(script, swept, *explain).stdout
+    (swept.root / "results" / f"{CROSS_TABLE}.csv").unlink()
+    olds = {path: path.read_bytes() for path in make_records_old(swept.root / "experiments")}
+    assert all(b'"trained": {' in content for content in olds.values())
+    assert records(swept) == expected
+    assert "48 runs, 0 to train" in train(script, swept).stdout
+    assert table_bytes(script, swept) == table
+    assert evaluate(script, swept, *explain).stdout == shown
+    assert {path: path.read_bytes() for path in olds} == olds
+    path = next(path for path, record in make_records_old(swept.root / "experiments").items() if record.tested)
+    said = json.loads(path.read_text())
+    path.write_text(
+        json.dumps(said | {name: said[name] | {"test": None} for name in ("trained", "wiseft", "zeroshot")})
+    )
+    assert "48 runs, 1 to train" in train(script, swept).stdout
+    assert records(swept) == expected
 
 
 def test_records_on_other_features_are_not_mixed_in(script, swept):

@@ -23,8 +23,10 @@ def convert_record(content: Any) -> Any:
         return content
     try:
         return _convert_fields(content)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"record lacks {error}") from error
+    except KeyError as error:
+        raise ValueError(f"record has no {error.args[0]}") from error
+    except (AttributeError, TypeError) as error:
+        raise ValueError("record is neither as this version writes it nor as an earlier one did") from error
 
 
 def convert_classifier(about: dict[str, Any]) -> dict[str, Any]:
