@@ -87,7 +87,7 @@ def test_another_scale_changes_no_logit(golden_task, golden_features):
     test = (F.normalize(golden_features["test"][0]),)
     plain, scaled = (fit(METHOD.fit, golden_task(scale=scale), "stacked").classifier for scale in (1.0, 50.0))
     assert torch.allclose(plain(test), scaled(test), rtol=1e-4, atol=1e-5)
-    assert METHOD.logit == 0.0
+    assert METHOD.log_logit_scale == 0.0
 
 
 def test_a_classifier_is_restored_from_its_tensors(golden_task, golden_features):
