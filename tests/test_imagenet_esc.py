@@ -178,7 +178,7 @@ def test_runs_on_other_features_are_refused(world, tmp_path):
         (folder / path.name).write_text(path.read_text().replace(*change))
         flags = [*world.flags, *STEPS, "--esc_result_dir", folder.parent]
         run = run_fork("imagenet_esc.py", *flags, folder=tmp_path, check=1)
-        assert f"{folder / path.name} holds runs on other inputs ({said})" in run.err
+        assert f"{folder / path.name} has runs on other inputs ({said})" in run.err
 
 
 def test_features_that_were_made_otherwise_are_told_apart(world, data, tmp_path):
