@@ -54,16 +54,16 @@ def prepare_demo(args: argparse.Namespace, device: str):
 
 def train(args: argparse.Namespace, data) -> None:
     """Train and test the missing runs."""
-    from engine.esc.sweep import add_zero_shot, cell_sweeps_of, title
+    from engine.esc.sweep import add_zero_shot, sweeps_of, title
     from engine.sweep.arguments import follow
     from engine.sweep.sweep import Options
 
     records = esc.EscRecords(esc.esc_dir(args.esc_result_dir, data.benchmark.name, args.max_iter))
     options = Options(records.folder, args.executor, False, str(data.bank.device), args.max_memory)
-    cell_sweeps = cell_sweeps_of(data, records, args.max_iter, options)
-    print(title(data, cell_sweeps), *(f"note: {note}" for note in data.notes), sep="\n", flush=True)
+    sweeps = sweeps_of(data, records, args.max_iter, options)
+    print(title(data, sweeps), *(f"note: {note}" for note in data.notes), sep="\n", flush=True)
     add_zero_shot(data, records, args.max_iter)
-    follow(cell_sweeps, options, lambda cell_sweep: "")
+    follow(sweeps, options, lambda cell_sweep: "")
 
 
 def show(args: argparse.Namespace, made: compare.Comparison) -> None:

@@ -253,7 +253,7 @@ def test_stale_features_and_runs(installed, random_weights):
     classifier = next(runs.rglob("record.json")).with_name("classifier.safetensors")
     classifier.write_bytes(b"half of one")
     said = look(installed, check=1)
-    assert f"WRONG {classifier} is not a trained classifier, or it is damaged" in said
+    assert f"WRONG {classifier} is not a saved classifier or is damaged" in said
     assert f"WRONG {store}: test features of another list than the installed one" in said
     assert "note 1 temporary file;" in said
     split_file.write_text(split_file.read_text().replace(KINDS[0].name, "something else"))

@@ -125,7 +125,7 @@ def test_layers_that_cannot_be_stacked_train_one_after_another(world):
     features(world, 2, 0)
     layers = ["--image-layer-idx", "2", "--hyperparams", "partial", "--logit", "4.0"]
     done = train(world, *layers)
-    assert done.stdout.count("note: runs train one after another, because of the trainable part of the image") == 1
+    assert done.stdout.count("note: runs train one after another, because of the trainable layers of the image") == 1
     assert "it has Conv2d layers" in done.stdout
     assert len(records(world)) == 9
     assert "note" not in train(world, *layers, "--executor", "sequential").stdout
@@ -156,7 +156,7 @@ def test_features_of_other_layers_are_refused_with_both(world):
     features_of_0, labels = bank.read()
     write_shard(world.place.bank("test", 1, "none"), bank.provenance, list(range(len(labels))), labels, features_of_0)
     done = train(world, *PARTIAL, check=1)
-    assert "holds what goes into the last 0 layers of demo-RN, not into the last 1" in done.stderr
+    assert "has the inputs of the last 0 layers of demo-RN, not of the last 1" in done.stderr
     assert "layer: 0 there, 1 here" in features(world, 1, 0, check=1).stderr
     shutil.rmtree(world.place.folder / "test-layer_1")
     shutil.copytree(world.place.folder / "test-layer_0", world.place.folder / "test-layer_1")

@@ -165,7 +165,10 @@ def test_replaced_images_are_noticed_and_made_anew(extracted):
             image.rotate(90 * int(victim.stem)).save(victim, quality=90)
     named = f"3 images replaced ({', '.join(str(path.relative_to(extracted.folder)) for path in victims)})"
     refused = extracted.run("train.py", *ALL, *STEPS, check=1)
-    assert f"my photos changed since its features were made: {named}; features.py makes these anew" in refused.stderr
+    assert (
+        f"my photos changed since its features were extracted: {named}; run features.py to extract them"
+        in refused.stderr
+    )
     checked = " ".join(extracted.run("check.py", "--dataset", "my photos", check=1).stdout.split())
     assert f"WRONG features/demo-RN/my-photos: {named} since its features were made; features.py" in checked
     made = extracted.run(*command_in(refused), *FEATURES, check=0)
@@ -230,7 +233,7 @@ def test_prompts_of_other_class_names_are_not_trained_on(extracted):
     assert "text-layer_0/hand_crafted: other prompts or class names than the dataset's; features.py m" in checked
     for asked in ([], ["--templates", "two.txt"]):
         refused = extracted.run("train.py", *ALL, *STEPS, *asked, check=1)
-        assert "has the prompts of other class names than features/demo-RN/my-photos/images.json" in refused.stderr
+        assert "has prompts of class names that differ from features/demo-RN/my-photos/images.json" in refused.stderr
     extracted.run(*command_in(refused), *FEATURES, check=0)
     extracted.run("train.py", *ALL, *STEPS, *asked, check=0)
 
@@ -250,7 +253,7 @@ def test_few_shot_splits_that_lag_behind_are_not_trained_on(extracted):
     path = next((extracted.root / "experiments").rglob("record.json"))
     path.write_text(re.sub('"encoder": "[0-9a-f]{8}', '"encoder": "01234567', path.read_text()))
     refused = extracted.run("train.py", *ALL, *STEPS, check=1).stderr  # no image changed: it is not removed
-    assert "holds runs on other features, another split or another grid (encoder: 01234567" in refused
+    assert "has runs on other features, another split or another grid (encoder: 01234567" in refused
     path = extracted.root / "indices" / "my-photos" / "shot_1-seed_1.json"
     split = json.loads(path.read_text())
     split["train"][1] = split["train"][0]
@@ -334,7 +337,7 @@ def test_other_images_or_templates_under_a_name_are_not_trained_on(extracted):
     for text in ("the {}", "a photo of a {}.\nthe {}"):
         (other / "two.txt").write_text(text)
         refused = extracted.run(*train, *ALL[:2], "--templates", "other/two.txt", check=1)
-        assert "were made with other templates than other/two.txt has now" in refused.stderr
+        assert "were extracted with templates that differ from other/two.txt" in refused.stderr
     extracted.folder.rename(other / "gone")
     extracted.run(*train, "--dataset", "./my photos", "--templates", "two.txt", check=0)
 

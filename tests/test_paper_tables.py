@@ -272,7 +272,7 @@ def test_tables_of_imagenet_esc(number, task, script, recorded, tmp_path):
     add_runs([*usual, *other], tmp_path / "esc")
     mixed = make(script, recorded, tmp_path, "--table", number, check=1)
     one, two = (str(tmp_path / "esc" / f"{task}_19-shot_{shots}.jsonl") for shots in (1, 4))
-    assert f"{one} and {two} hold runs on different inputs (features)" in mixed.stderr
+    assert f"{one} and {two} have runs on different inputs (features)" in mixed.stderr
 
 
 def test_incomplete_averages_are_blank_and_say_how_much_is_there(script, recorded, tmp_path):

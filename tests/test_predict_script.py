@@ -231,7 +231,7 @@ def test_an_encoders_own_preparation_is_used_from_features_to_predictions(kept, 
     assert "was made differently:\n  preprocessing: shortest bicubic, mean 0.48145466" in refused
     assert "here\nremove that folder to extract it again" in refused
     world.results = tmp_path / "other experiments"
-    assert "was made of images that were prepared otherwise" in train(world, *encoder, "--save-heads", check=1).err
+    assert "was extracted with another preprocessing" in train(world, *encoder, "--save-heads", check=1).err
 
 
 def test_features_and_classifiers_of_before_are_used_as_they_were(kept, head, tmp_path):
@@ -337,7 +337,7 @@ def test_class_names_come_from_the_store(kept, tmp_path):
     write_texts(path, replace(read_texts(path), classnames=None))
     places = [*features, "--result_dir", tmp_path / "experiments"]
     refused = train(kept, "--clip-encoder", "demo-RN", *METHODS["linear"], *places, "--save-heads", check=1).err
-    assert "is from before prompts knew the names of classes; features.py adds them" in refused
+    assert "has no class names: an earlier version wrote it. features.py adds them" in refused
     assert "\n  python features.py --dataset demo --train-shot 2" in refused
     train(kept, "--clip-encoder", "demo-RN", *METHODS["linear"], *places)
     words = [*SWEEP, "--clip-encoder", "demo-RN", *kept.inputs, "--data_dir", kept.root / "data", *features]
@@ -625,7 +625,7 @@ def test_ctrl_c_leaves_what_was_printed(kept):
         time.sleep(0.01)
     os.kill(fork.pid, signal.SIGINT)
     fork.wait(check=130)
-    assert fork.err.endswith("interrupted: what was printed is right\n")
+    assert fork.err.endswith("interrupted: the printed predictions are complete\n")
     lines = fork.out.splitlines()
     assert 10 <= len(lines) < 100_000
     assert len(set(lines[1:])) == 1
@@ -654,15 +654,15 @@ def test_a_worker_that_is_killed_is_said(kept):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "error: no images: name files or folders"),
+        ([], "error: no images: list files or folders"),
         (["tests"], "error: tests has no images: no file in or below it has an ending such as .jpg"),
         (["--list", "no such list"], "no such list: No such file or directory"),
         (["--run", "nothere", "a.jpg"], "error: nothere: there is no such file or folder"),
-        (["--run", "engine/demo/models", "a.jpg"], "holds neither a classifier nor a run's record"),
-        (["--run", "README.md", "a.jpg"], "README.md is not a trained classifier"),
-        (["--run", MODELS / "demo-RN.safetensors", "a.jpg"], "demo-RN.safetensors is not a trained classifier"),
+        (["--run", "engine/demo/models", "a.jpg"], "has neither a classifier nor a record of a run"),
+        (["--run", "README.md", "a.jpg"], "README.md is not a saved classifier"),
+        (["--run", MODELS / "demo-RN.safetensors", "a.jpg"], "demo-RN.safetensors is not a saved classifier"),
         (["--clip-weights", "no.pt", "a.jpg"], "weights no.pt: there is no such file"),
-        (["--export", "head.onnx", "a.jpg"], "error: --export writes the classifier, and looks at no images"),
+        (["--export", "head.onnx", "a.jpg"], "error: --export takes no images"),
         (["--top-k", "0", "a.jpg"], "--top-k: 0 is not 1 or more"),
         (["--top-k", "inf", "a.jpg"], "--top-k: 'inf' is not a whole number"),
         (["--num-workers", "1025", "a.jpg"], "--num-workers: '1025' is too large; at most 1,024"),
@@ -684,7 +684,7 @@ def test_wrong_arguments_say_what_is_right(kept, words, said):
 
 def test_several_classifiers_are_listed(kept):
     done = predict(kept, "--run", kept.results, "a.jpg", check=1)
-    assert f"error: {kept.results} holds 6 classifiers; give the folder of one of them:" in done.stderr
+    assert f"error: {kept.results} has 6 classifiers; use the folder of one of them:" in done.stderr
     assert all(f"  {head.parent}\n" in done.stderr for head in kept.heads.values())
     cell = kept.heads["demo-ViT", "adapter"].parents[1]
     assert load(cell).classifier.embedding.phi.down.shape[0] > 0
@@ -696,7 +696,7 @@ def test_a_run_without_a_classifier_says_what_keeps_it(kept, tmp_path):
     results = Path(shutil.copytree(kept.results, tmp_path / "experiments"))
     (results / own).unlink()
     for place in (results / own.parent, results / own.with_name("record.json"), results / own.parents[1]):
-        with pytest.raises(MissingClassifier, match="no classifier, as none was kept of demo 2-shot seed 1"):
+        with pytest.raises(MissingClassifier, match="has no classifier: none was saved for demo 2-shot seed 1"):
             load(place)
     done = predict(kept, "--run", results / own.parent, "a.jpg", check=1)
     (command,) = (shlex.split(line) for line in done.stderr.splitlines() if line.startswith("  python train.py"))
@@ -740,7 +740,7 @@ def test_files_that_are_damaged_newer_or_another_runs(head):
     whole, record = head.read_bytes(), head.with_name("record.json")
     for content in (b"", b"not safetensors at all", whole[:200], whole[:-100]):
         head.write_bytes(content)
-        with pytest.raises(UserError, match="is not a trained classifier, or it is damaged"):
+        with pytest.raises(UserError, match="is not a saved classifier or is damaged"):
             load(head)
     head.write_bytes(whole)
     with safe_open(head, framework="pt") as file:
@@ -753,7 +753,7 @@ def test_files_that_are_damaged_newer_or_another_runs(head):
     with pytest.raises(UserError, match="was written by a newer version of this project"):
         load(head)
     respoil(head, lambda tensors: None, format=1, classnames=NAMES[:3])
-    with pytest.raises(UserError, match="it has weights of 6 classes, and 3 names of classes"):
+    with pytest.raises(UserError, match="it has weights of 6 classes, but 3 class names"):
         load(head)
     head.write_bytes(whole)
     said = json.loads(record.read_text())
@@ -762,7 +762,7 @@ def test_files_that_are_damaged_newer_or_another_runs(head):
     # by domain_shift.py: the same run
     assert load(record).classnames == NAMES
     record.write_text(record.read_text().replace('"step": ', '"step": 1'))
-    with pytest.raises(UserError, match=r"is of another run than .*record.json, which was trained again since"):
+    with pytest.raises(UserError, match=r"does not belong to the run in .*record.json, which was retrained later"):
         load(record)
     record.unlink()
     assert load(head.parent).classnames == NAMES  # the file says all that it takes
@@ -788,12 +788,12 @@ def test_a_classifier_that_is_not_as_it_was_written(kept, tmp_path):
 
     for spoil in (flip, lambda: say(path, lambda said: said["classnames"].reverse())):
         spoil()
-        expected = f"{path} is not a trained classifier, or it is damaged (its content is not what was written)"
+        expected = f"{path} is not a saved classifier or is damaged (its digest differs from its content)"
         assert expected in predict(kept, "--run", path, "a.jpg", check=1).stderr
     places = [("data_dir", "data"), ("indices_dir", "indices"), ("feature_dir", "features")]
     flags = [word for name, folder in places for word in (f"--{name}", kept.root / folder)]
     done = run_fork("check.py", "--dataset", "demo", *flags, "--result_dir", world.results, folder=tmp_path, check=1)
-    assert "its content is not what was written" in " ".join(done.stdout.split())
+    assert "its digest differs from its content" in " ".join(done.stdout.split())
     assert "6 runs, 1 to train" in train(world, "--clip-encoder", "demo-RN", "--save-heads").out
     assert load(path).classnames == NAMES
     assert load_file(path)["head.weight"].equal(load_file(kept.heads["demo-RN", "linear"])["head.weight"])
@@ -818,7 +818,7 @@ SAID = {
     "extraction": (lambda said: said.update(extraction=7), "extraction is not an object"),
     "field": (lambda said: said["extraction"].update(extra=7), "extraction has an unknown field, extra"),
     "names": (lambda said: said.update(classnames=[*NAMES[:5], 6]), "classnames[5] is not text"),
-    "fewer": (lambda said: said["classnames"].pop(), "it has weights of 6 classes, and 5 names of classes"),
+    "fewer": (lambda said: said["classnames"].pop(), "it has weights of 6 classes, but 5 class names"),
     "run": (lambda said: said["run"].pop("grid"), "run has no grid"),
     "cell": (lambda said: said["run"]["cell"].update(log_logit_scale=710), "log_logit_scale is 710, beyond 87"),
     "layers": (lambda said: said["run"]["cell"].update(image_layer=0.0), "cell.image_layer is not a whole number"),
@@ -850,12 +850,12 @@ def test_metadata_that_cannot_be(kept, head):
         save_file(load_file(head), head, {"classifier": json.dumps(about)})
         with pytest.raises(UserError) as error:
             load(head)
-        assert f"{head} is not a trained classifier, or it is damaged (" in str(error.value), how
+        assert f"{head} is not a saved classifier or is damaged (" in str(error.value), how
         assert said in str(error.value), how
         assert "\n" not in str(error.value)
     save_file(load_file(head), head, {"classifier": "[" * 100_000 + "]" * 100_000})
     done = predict(kept, "--run", head, "a.jpg", check=1)
-    assert done.stderr.startswith(f"error: {head} is not a trained classifier")
+    assert done.stderr.startswith(f"error: {head} is not a saved classifier")
     assert done.stderr.count("\n") == 1
 
 
@@ -866,21 +866,21 @@ def test_numbers_that_are_not_finite(kept, head):
     for value in (float("nan"), float("inf")):
         respoil(head, lambda tensors, value=value: tensors["head.weight"][2].fill_(value))
         done = predict(kept, "--run", head, files[0], check=1)
-        assert f"{head} is not a trained classifier" in done.stderr
+        assert f"{head} is not a saved classifier" in done.stderr
         assert "weights that are not finite numbers: head.weight" in done.stderr
         head.write_bytes(whole)
     respoil(head, lambda tensors: tensors["head.weight"].fill_(3e38))
     done = predict(kept, "--run", head, files[0], files[1], "--format", "jsonl", check=1)
-    assert f"error: {files[0]}: the classifier computes no finite probabilities" in done.stderr
+    assert f"error: {files[0]}: the classifier returns probabilities that are not finite" in done.stderr
     assert "NaN" not in done.stdout
     run = saved_classifiers.read(kept.heads["demo-RN", "linear"])
     run.tensors["zeroshot"][0, 0] = float("nan")
-    with pytest.raises(UserError, match="is not written: weights that are not finite numbers: zeroshot"):
+    with pytest.raises(UserError, match="was not written: weights that are not finite numbers: zeroshot"):
         saved_classifiers.save(run, head.parent)
 
 
 def test_weights_of_another_encoder_are_refused(head, random_weights):
-    with pytest.raises(UserError, match=r"was trained on demo-RN \(\w{12}\), and these weights of demo-RN are others"):
+    with pytest.raises(UserError, match=r"was trained on demo-RN \(\w{12}\), not on these weights of demo-RN"):
         load(head, weights=str(random_weights(0)))
 
 
@@ -900,7 +900,9 @@ def test_local_weights_are_asked_for(kept, tmp_path, random_weights):
     run_fork("features.py", *SWEEP, *encoder, *world.inputs, "--data_dir", kept.root / "data", folder=tmp_path, check=0)
     said = train(world, *encoder, "--save-heads").out
     path = Path(said.splitlines()[-1].strip())
-    with pytest.raises(UserError, match="demo-RN@tiny, which is demo-RN with weights from a file; give that file with"):
+    with pytest.raises(
+        UserError, match="demo-RN@tiny, which is demo-RN with weights from a file; set --clip-weights to"
+    ):
         load(path)
     assert load(path, weights=str(weights)).classnames == NAMES
     path.unlink()

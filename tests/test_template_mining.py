@@ -175,7 +175,7 @@ def test_a_missing_choice_names_the_command_that_makes_it(world):
     before = contents(world)
     world.mined[2].unlink()
     said = train(world, check=1).stderr
-    assert f"no mined templates {world.mined[2]}; make them with" in said
+    assert f"no mined templates {world.mined[2]}; extract them with" in said
     command = shlex.split(said.splitlines()[-1])
     assert command[:2] == ["python", "features.py"]
     assert "template_mining" in command

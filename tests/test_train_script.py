@@ -335,8 +335,8 @@ def remake(bank_folder, to=None, **changes):
 def test_how_features_were_made_is_recorded_and_not_mixed(script, world):
     remake(world.place.bank("test", 0, "none"), preprocessing="squash bicubic")
     said = train(script, world, check=1).stderr
-    assert "was made in another way than" in said
-    assert "(preprocessing squash bicubic; as the protocol has it)" in said
+    assert "were extracted differently" in said
+    assert "(preprocessing squash bicubic; default settings)" in said
     for part, view in (("train", "none"), ("train", "flip"), ("val", "none"), ("test", "none")):
         remake(world.place.bank(part, 0, view), decode="fast", preprocessing=OPENAI_PREPROCESSING)
     train(script, world, "--train-shot", "1", "--seed", "1")
@@ -379,7 +379,7 @@ def test_how_prompts_were_stored_is_recorded(script, world):
 def test_views_of_different_lists_are_refused(script, world):
     """The flipped images of a list that was corrected after they were made."""
     remake(world.place.bank("train", 0, "flip"), list_digest="the list before")
-    assert "made from different lists of images" in train(script, world, check=1).stderr
+    assert "extracted from different lists of images" in train(script, world, check=1).stderr
 
 
 def test_a_split_of_another_dataset_is_refused(script, world):
@@ -389,10 +389,10 @@ def test_a_split_of_another_dataset_is_refused(script, world):
     split["train"][0] = next(p for p in range(16) if p not in split["train"]) + 16
     path.write_text(json.dumps(split, separators=(",", ":")))
     done = script("train.py", *SWEEP, *world.flags, check=1)
-    assert "rows are missing" in done.stderr or "was not made for the dataset" in done.stderr
+    assert "rows are missing" in done.stderr or "does not fit the cached features" in done.stderr
     split["train"] = sorted(load_split(world.root / "indices", "demo", 2, 1).train)[:20]
     path.write_text(json.dumps(split, separators=(",", ":")))
-    assert "1 shots, seed 1 was not made for the dataset" in train(script, world, check=1).stderr
+    assert "1 shots, seed 1 does not fit the cached features" in train(script, world, check=1).stderr
 
 
 def test_runs_on_other_weights_are_not_averaged(script, swept):
@@ -480,7 +480,7 @@ def test_records_that_cannot_be_are_named(script, swept):
         ({"seconds": "long"}, "record.seconds is not a finite number"),
         ({"grid": [whole["hyperparameters"]]}, "its grid is not the grid 'linear' of its method"),
         ({"grid": [point for point in grid if point["batch_size"] == 8]}, "have different grids"),
-        ({"hyperparameters": read_record(other).hyperparameters}, "lies in another run's folder"),
+        ({"hyperparameters": read_record(other).hyperparameters}, ", another run; remove it"),
         ({"hyperparameters": {"lr": 1, "weight_decay": 1, "batch_size": 1}}, "its hyperparameters are not in its grid"),
         ({"hyperparameters": [1, 1]}, "record.hyperparameters is "),
         ({"tuned": {"alpha": "1"}}, "record.tuned.alpha is not a finite number"),
@@ -523,7 +523,8 @@ def test_an_adapter_of_few_numbers_is_refused(script, tmp_path):
     world = store_of_random_features(tmp_path, classes=20, dimension=3)
     done = train(script, world, "--classifier_head", "adapter", "--hyperparams", "adapter", check=1)
     assert (
-        "an adapter needs features of 4 numbers or more, and these have 3; use --classifier_head linear" in done.stderr
+        "an adapter needs features of 4 dimensions or more, but these have 3; use --classifier_head linear"
+        in done.stderr
     )
     train(script, world, "--train-shot", "1", "--seed", "1", "--max-iter", "3")
 

@@ -28,7 +28,7 @@ from engine.features.numbers import check_norms
 from engine.methods.method import SCALE_100
 from engine.model import Embedding, LinearClassifier, LinearHead, class_means, random_weight
 from engine.results.esc import ALL_MODAL, AUDIO_VISUAL, PLUS_TEXT, PROBES, SHOTS, SPLITS, TASKS, UNI_MODAL, EscCell
-from engine.results.runs import DEFAULT_EXTRACTION, EXTRACTION_KEYS, TEST, Cell, describe_input
+from engine.results.runs import DEFAULT_EXTRACTION, EXTRACTION_KEYS, TEST, Cell
 from engine.tasks.images import ImageTasks
 from engine.training.batches import generator
 from engine.training.evaluate import accuracies
@@ -74,15 +74,9 @@ def join(subsets: list[Subset]) -> Subset:
 def image_cells(benchmark: EscBenchmark) -> list[Cell]:
     """Return cells of train.py with the benchmark's images; they too have min(shots, 4) validation images per class."""
     fixed = {"image_layer": 0, "text_layer": 0, "text_augmentation": "classname", "image_augmentation": "none"}
-    fixed |= {
-        "image_views": 0,
-        "modality": "cross_modal",
-        "head": "linear",
-        "init": "zeroshot",
-        "log_logit_scale": SCALE_100,
-    }
+    fixed |= {"modality": "cross_modal", "head": "linear", "init": "zeroshot", "log_logit_scale": SCALE_100}
     pairs = [(shots, split) for shots in SHOTS for split in SPLITS]
-    named = {"dataset": benchmark.dataset, "encoder": benchmark.encoder, "hyperparams": "audio"}
+    named = {"dataset": benchmark.dataset, "encoder": benchmark.encoder, "image_views": 0, "hyperparams": "audio"}
     return [Cell(shots=shots, seed=seed, **named, **fixed) for shots, seed in pairs]
 
 
@@ -101,11 +95,10 @@ class EscData:
         self._texts = self._add_samples(images.texts(images.cells[0]))
         self._folds = {number: self._read_fold(number, fold) for number, fold in folds.items()}
         inputs = {key: images.inputs(cell) for key, cell in self._cells.items()}
-        # includes default settings, so that each run records whether it uses images and names
-        self._image_inputs = {
-            key: found | {name: describe_input(found, name) for name in EXTRACTION_KEYS}
-            for key, found in inputs.items()
-        }
+        defaults = dict.fromkeys(
+            EXTRACTION_KEYS, DEFAULT_EXTRACTION
+        )  # each run records whether it uses images and names
+        self._image_inputs = {key: found | defaults | found for key, found in inputs.items()}
         self._audio_inputs = _audio_inputs(next(iter(folds.values())))
         widths = {features.shape[1] for features in self._features}
         if len(widths) > 1:
@@ -119,13 +112,9 @@ class EscData:
     @property
     def notes(self) -> list[str]:
         """Notes on extraction settings that differ from the paper's."""
-        titles = dict(zip(EXTRACTION_KEYS, ("images", "names"), strict=True))
         of_images = next(iter(self._image_inputs.values()))
-        notes = [
-            f"features of {title}: {of_images[key]}"
-            for key, title in titles.items()
-            if of_images[key] != DEFAULT_EXTRACTION
-        ]
+        settings = zip(("images", "names"), (of_images[key] for key in EXTRACTION_KEYS), strict=True)
+        notes = [f"features of {title}: {text}" for title, text in settings if text != DEFAULT_EXTRACTION]
         how = self._audio_inputs["audio"]
         if self.benchmark.name == "imagenet_esc" and how != PROTOCOL:
             notes.append(f"features of sounds: {how}; the paper's: {PROTOCOL}")

@@ -43,17 +43,17 @@ def all_cells(data: EscData, max_iter: int) -> list[EscCell]:
     return sorted(cells, key=lambda cell: cell.probe == UNI_MODAL)
 
 
-def cell_sweeps_of(data: EscData, records: EscRecords, max_iter: int, options: Options) -> list[CellSweep]:
+def sweeps_of(data: EscData, records: EscRecords, max_iter: int, options: Options) -> list[CellSweep]:
     """Return the sweeps of all cells. Raises UserError for records on other inputs or with other numbers of steps."""
     return [CellSweep(cell, data, records, options) for cell in all_cells(data, max_iter)]
 
 
-def title(data: EscData, cell_sweeps: list[CellSweep]) -> str:
+def title(data: EscData, sweeps: list[CellSweep]) -> str:
     """Return the numbers of runs and missing runs as text."""
-    runs, recorded = len(list(AUDIO)), sum(len(one.cell.draws) for one in cell_sweeps)
-    missing = sum(len(one.to_train()) for one in cell_sweeps)
+    runs, recorded = len(list(AUDIO)), sum(len(one.cell.draws) for one in sweeps)
+    missing = sum(len(one.to_train()) for one in sweeps)
     return (
-        f"{data.benchmark.name}: {recorded * runs} runs, of which {len(cell_sweeps) * runs} differ (the rest repeat"
+        f"{data.benchmark.name}: {recorded * runs} runs, of which {len(sweeps) * runs} differ (the rest repeat"
         f" them for draws they do not depend on); {missing} to train on {data.bank.device}"
     )
 

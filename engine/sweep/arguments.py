@@ -39,7 +39,7 @@ def train(args: argparse.Namespace, cells: list[Cell], shifted: dict[str, list[s
     how = args.executor, args.test == "all", config.device(args), args.max_memory, args.save_heads
     options = sweep.Options(args.result_dir, *how)
     loaded = load_features(args, cells, options.device, shifted)
-    for reason in sweep.reasons_not_to_stack(loaded, options):
+    for reason in dict.fromkeys(data.unstackable for data in loaded if args.executor == "stacked" and data.unstackable):
         terminal.say(f"note: runs train one after another, because {reason}")
     refused = 0
     while loaded:
@@ -53,24 +53,22 @@ def train(args: argparse.Namespace, cells: list[Cell], shifted: dict[str, list[s
 def _train_dataset(data: ImageTasks, options: sweep.Options) -> int:
     """Train the missing runs of one dataset and print each cell's result; return the number of untrainable cells."""
     records = RecordFiles(options.result_dir)
-    cell_sweeps = [sweep.CellSweep(cell, data, records, options) for cell in data.cells]
-    terminal.say(sweep.outstanding(cell_sweeps, options))
-    if warning := sweep.chance_warning(cell_sweeps):
+    sweeps = [sweep.CellSweep(cell, data, records, options) for cell in data.cells]
+    terminal.say(sweep.outstanding(sweeps, options))
+    if warning := sweep.chance_warning(sweeps):
         terminal.warn(warning)
-    refusals = [one.refusal for one in cell_sweeps if len(one.records) < len(one.grid) and one.refusal]
+    refusals = [one.refusal for one in sweeps if len(one.records) < len(one.grid) and one.refusal]
     for refusal in refusals:
         terminal.warn(f"skipped: {refusal}")
-    follow(cell_sweeps, options, sweep.CellSweep.summary)
+    follow(sweeps, options, sweep.CellSweep.summary)
     return len(refusals)
 
 
-def follow(
-    cell_sweeps: list[sweep.CellSweep], options: sweep.Options, summary: Callable[[sweep.CellSweep], str]
-) -> None:
+def follow(sweeps: list[sweep.CellSweep], options: sweep.Options, summary: Callable[[sweep.CellSweep], str]) -> None:
     """Train the missing runs with a progress bar; print the `summary` of each complete cell, unless it is empty."""
-    steps = sum(cell_sweep.steps for cell_sweep in cell_sweeps)
+    steps = sum(cell_sweep.steps for cell_sweep in sweeps)
     bar = terminal.bar(total=steps, unit="step", unit_scale=True, disable=not steps)
-    with bar, closing(sweep.run(cell_sweeps, options, bar.update)) as completed:
+    with bar, closing(sweep.run(sweeps, options, bar.update)) as completed:
         for cell_sweep in completed:
             if line := summary(cell_sweep):
                 bar.write(line)

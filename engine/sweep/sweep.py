@@ -85,10 +85,8 @@ class Trained(NamedTuple):
     def copy(self) -> Trained:
         """Return the run with copies of its tensors."""
         classifier = self.fitted.classifier.copied()
-        others = {name: classifier.with_weight(other.weight) for name, other in self.classifiers.items()}
-        return self._replace(
-            fitted=replace(self.fitted, classifier=classifier), classifiers=others | {TRAINED: classifier}
-        )
+        copies = {name: classifier.with_weight(other.weight) for name, other in self.classifiers.items()}
+        return Trained(replace(self.fitted, classifier=classifier), copies | {TRAINED: classifier}, self.val)
 
 
 class CellSweep:
@@ -329,31 +327,26 @@ def batch_size_fits(sizes: list[int], hparams: Hparams) -> bool:
     return all(0 < share < size for size in sizes) or "batch_size" not in hparams
 
 
-def reasons_not_to_stack(loaded: list[Tasks], options: Options) -> list[str]:
-    """Return the reasons why runs train one after another although the stacked executor was requested."""
-    return list({data.unstackable: None for data in loaded if data.unstackable and options.executor == "stacked"})
-
-
-def outstanding(cell_sweeps: list[CellSweep], options: Options) -> str:
+def outstanding(sweeps: list[CellSweep], options: Options) -> str:
     """Return text about the missing runs of one dataset."""
-    cell, shifted = cell_sweeps[0].cell, cell_sweeps[0].shifted_digests
-    runs, missing = sum(len(one.grid) for one in cell_sweeps), sum(len(one.to_train()) for one in cell_sweeps)
-    size = f"{pluralize(len(cell_sweeps), 'cell')}, {pluralize(runs, 'run')}"
+    cell, shifted = sweeps[0].cell, sweeps[0].shifted_digests
+    runs, missing = sum(len(one.grid) for one in sweeps), sum(len(one.to_train()) for one in sweeps)
+    size = f"{pluralize(len(sweeps), 'cell')}, {pluralize(runs, 'run')}"
     title = f"{cell.encoder} {cell.dataset}: {size}, {missing:,} to train on {options.device}"
     if shifted:
         title += f"; shifted test sets: {', '.join(shifted)}"
-    if outdated := sum(cell_sweep.outdated for cell_sweep in cell_sweeps):
+    if outdated := sum(cell_sweep.outdated for cell_sweep in sweeps):
         title += f"\nnote: {pluralize(outdated, 'run')} used images, splits or class names that have changed"
     return title
 
 
-def chance_warning(cell_sweeps: list[CellSweep]) -> str | None:
+def chance_warning(sweeps: list[CellSweep]) -> str | None:
     """Return a warning if runs to train use text whose zero-shot accuracy may be chance, else None.
 
     Uses the zero-shot classifier of the cell with most validation images. Uni-modal runs with random initialisation do
     not use text.
     """
-    using_text = [one for one in cell_sweeps if one.cell.init == "zeroshot" or one.cell.modality == "cross_modal"]
+    using_text = [one for one in sweeps if one.cell.init == "zeroshot" or one.cell.modality == "cross_modal"]
     pending = [cell_sweep for cell_sweep in using_text if cell_sweep.to_train()]
     if not pending:
         return None
@@ -361,12 +354,12 @@ def chance_warning(cell_sweeps: list[CellSweep]) -> str | None:
     return most.zeroshot.warning(f"{most.cell.encoder} {most.cell.dataset} {most.cell.text_augmentation}")
 
 
-def run(cell_sweeps: list[CellSweep], options: Options, progress: Callable[[int], object]) -> Iterator[CellSweep]:
+def run(sweeps: list[CellSweep], options: Options, progress: Callable[[int], object]) -> Iterator[CellSweep]:
     """Train the missing runs, which share a method and number of steps; yield each cell when it is complete.
 
     `progress` is called with the number of completed run-steps. Tasks that are not stackable train sequentially.
     """
-    pending = [cell_sweep for cell_sweep in cell_sweeps if cell_sweep.to_train()]
+    pending = [cell_sweep for cell_sweep in sweeps if cell_sweep.to_train()]
     while pending:
         runs = {Run(one.task, hparams): (one, hparams) for one in pending for hparams in one.to_train()}
         cell = pending[0].cell

@@ -107,5 +107,5 @@ def test_a_line_that_is_there_twice_is_named(tmp_path):
     path = runs_path(*PLACE, tmp_path)
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines, lines[3]]))
-    with pytest.raises(UserError, match=r"image_19-shot_1\.jsonl, line 13, .*the run is in an earlier line too"):
+    with pytest.raises(UserError, match=r"image_19-shot_1\.jsonl, line 13, .*an earlier line has the same run"):
         read_runs(*PLACE, tmp_path)

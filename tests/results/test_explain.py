@@ -53,7 +53,7 @@ def test_the_grid_of_a_cell_through_the_script(cell, tmp_path, script):
         assert line.split()[: len(wanted)] == wanted
     assert tested.endswith("<- selected")
     assert len(untested.split()) == 6
-    assert f"the one run with the highest val, {100 * runs[POINTS[1]].val:.2f}." in done.stdout
+    assert f"the only run with the highest val, {100 * runs[POINTS[1]].val:.2f}." in done.stdout
     assert not (tmp_path / "results").exists()
 
 
@@ -81,7 +81,7 @@ def test_an_incomplete_grid_selects_nothing(cell, tmp_path):
     first, second, reason = lines_of(cell, root)
     assert first.endswith("not trained")
     assert "selected" not in second
-    assert reason == "None is selected yet: 1 of 2 runs are not trained."
+    assert reason == "No run is selected yet: 1 of 2 runs are not trained."
 
 
 def test_a_run_that_diverged_and_a_test_that_is_missing_are_said(cell, tmp_path):
@@ -89,14 +89,14 @@ def test_a_run_that_diverged_and_a_test_that_is_missing_are_said(cell, tmp_path)
     change(cell, root, 1, diverged=True, accuracies=read_cell(cell, root)[POINTS[1]].untested().accuracies)
     _, second, reason = lines_of(cell, root)
     assert second.endswith("<- selected, diverged")
-    assert reason.endswith("Its test is missing; train.py makes it.")
+    assert reason.endswith("Its test is missing; run train.py to test it.")
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["dtd,3,1"], "cells of this method that have some: dtd,1,1  dtd,1,2"),
-        (["dtd,1,2", "--modality", "uni_modal"], f"methods of this cell that have some: {FEATURES}/{CROSS}/{LINEAR}"),
+        (["dtd,3,1"], "cells of this method that have runs: dtd,1,1  dtd,1,2"),
+        (["dtd,1,2", "--modality", "uni_modal"], f"methods of this cell that have runs: {FEATURES}/{CROSS}/{LINEAR}"),
         (["dtd,1"], "'dtd,1' is not dataset,shots,seed, as in dtd,16,1"),
         (["dtdd,1,1"], "no dataset is called 'dtdd'; there are: caltech101,"),
         (["dtd,x,1"], "'x' is not a whole number"),
