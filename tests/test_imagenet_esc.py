@@ -180,7 +180,7 @@ def test_runs_on_other_features_are_refused(world, tmp_path):
     lists, steps = ('"sounds":"list"', '"sounds":"other"'), (f'"max_iter":{ITER}', '"max_iter":7')
     found = {
         lists: "on other features, another split or another grid (sounds: ",
-        steps: "of 7 steps, not of 25; remove",
+        steps: "of 7 steps, not 25; remove it",
     }
     for number, (change, said) in enumerate(found.items()):
         folder = tmp_path / str(number) / f"iter_{ITER}"
@@ -188,8 +188,8 @@ def test_runs_on_other_features_are_refused(world, tmp_path):
         (folder / path.name).write_text(path.read_text().replace(*change))
         flags = [*world.flags, *STEPS, "--esc_result_dir", folder.parent]
         run = run_fork("imagenet_esc.py", *flags, folder=tmp_path, check=1)
-        assert f"{folder / path.name} holds runs {said}" in run.err
-        assert "give another --esc_result_dir" in run.err
+        assert f"{folder / path.name} has runs {said}" in run.err
+        assert "another --esc_result_dir" in run.err
 
 
 def test_features_that_were_made_otherwise_are_told_apart(world, data, tmp_path):

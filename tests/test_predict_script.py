@@ -266,7 +266,7 @@ def test_classifiers_of_format_2_are_used_and_kept(kept, tmp_path, kind):
     assert path.read_bytes() == old
     names.popitem()
     save_file(names, path, {"classifier": safe_metadata(path)})
-    with pytest.raises(UserError, match="its content is not what was written"):
+    with pytest.raises(UserError, match="its digest differs from its content"):
         load(path)
 
 

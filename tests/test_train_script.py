@@ -265,7 +265,7 @@ def wide(tensors):
         ("test-layer_0/none", wide, "features of "),
         ("text-layer_0", floats, "labels are F32, not I64"),
         ("text-layer_0", lambda tensors: tensors.update(features=tensors["features"][0]), "labels of"),
-        ("text-layer_0", wide, "features of shape [64], and "),
+        ("text-layer_0", wide, "features of shape [64], but "),
     ],
     ids=range(9),
 )

@@ -257,7 +257,9 @@ def require_grid(record: Record, path: Path) -> None:
     largest = max(hparams.get("batch_size", 0) for hparams in record.grid)
     grid = record.cell.grid if record.cell.hyperparams in METHODS else ()
     if record.grid != [hparams for hparams in grid if hparams.get("batch_size", 0) <= largest]:
-        raise UserError(f"{path}: its grid is not the grid '{record.cell.hyperparams}'; remove it and train again")
+        raise UserError(
+            f"{path}: its grid is not the grid '{record.cell.hyperparams}' of its method; remove it and train again"
+        )
 
 
 class Records(ABC):
