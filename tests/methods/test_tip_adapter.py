@@ -183,5 +183,5 @@ def test_tasks_that_they_are_not_for(golden_task, name):
     with pytest.raises(UserError, match="needs text features of the classes"):
         check(golden_task(text=None, zeroshot=None))
     with pytest.raises(UserError, match=r"trains no layer of an encoder.*--image-layer-idx 0"):
-        check(golden_task(parts=(torch.nn.Linear(4, 4), None)))
+        check(golden_task(trainable_layers=(torch.nn.Linear(4, 4), None)))
     assert not METHODS[name].wise_ft
