@@ -350,7 +350,7 @@ def test_a_file_says_all_that_it_takes_to_use_it(kept):
     """To whoever reads it without this project."""
     with safe_open(kept.heads["demo-RN", "partial"], framework="np") as file:
         about = json.loads(file.metadata()["classifier"])
-    assert about["format"] == 3
+    assert about["format"] == 4
     assert about["extraction"]["encoder"] == "demo-RN"
     assert about["extraction"]["size"] == 64
     assert (about["extraction"]["interpolation"], about["extraction"]["resize_mode"]) == ("bicubic", "shortest")
@@ -657,7 +657,7 @@ def test_a_worker_that_is_killed_is_said(kept):
         ([], "error: no images: list files or folders"),
         (["tests"], "error: tests has no images: no file in or below it has an ending such as .jpg"),
         (["--list", "no such list"], "no such list: No such file or directory"),
-        (["--run", "nothere", "a.jpg"], "error: nothere: there is no such file or folder"),
+        (["--run", "nothere", "a.jpg"], "error: nothere: no such file or folder"),
         (["--run", "engine/demo/models", "a.jpg"], "has neither a classifier nor a record of a run"),
         (["--run", "README.md", "a.jpg"], "README.md is not a saved classifier"),
         (["--run", MODELS / "demo-RN.safetensors", "a.jpg"], "demo-RN.safetensors is not a saved classifier"),
@@ -749,7 +749,7 @@ def test_files_that_are_damaged_newer_or_another_runs(head):
     with pytest.raises(UserError, match=r"is damaged .*nested too deeply"):
         load(head)
     head.write_bytes(whole)
-    respoil(head, lambda tensors: None, format=4)
+    respoil(head, lambda tensors: None, format=saved_classifiers.FORMAT + 1)
     with pytest.raises(UserError, match="was written by a newer version of this project"):
         load(head)
     respoil(head, lambda tensors: None, format=1, classnames=NAMES[:3])
