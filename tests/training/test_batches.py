@@ -40,6 +40,17 @@ def test_a_stream_follows_from_its_name_alone():
     assert not torch.equal(first, IndexStream(50, 8, "b").take(10))
 
 
+def test_views_come_in_turn_a_pass_each():
+    """Of 12 samples in two views, those of the first view are 0 to 11."""
+    batches = IndexStream(length=24, batch=4, name="a", views=2).take(12)
+    passes = batches.view(4, 12)
+    for number, indices in enumerate(passes.tolist()):
+        assert sorted(indices) == [index + 12 * (number % 2) for index in range(12)]
+    assert (passes[0] + 12).tolist() != passes[1].tolist(), "views are shuffled alike"
+    stream = IndexStream(24, 4, "a", views=2)
+    assert torch.equal(batches, torch.cat([stream.take(steps) for steps in (1, 4, 5, 2)]))
+
+
 def test_modalities_share_a_batch_and_draw_independently(make_problem):
     images, texts = streams(make_problem(shots=1, cross_modal=True), Hparams(batch_size=8))
     one, other = images.take(20), texts.take(20)
