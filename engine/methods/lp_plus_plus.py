@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.methods.frozen import check_frozen, training_rows, validation_rows
+from engine.methods.frozen import check_frozen, validation_rows
 from engine.methods.method import Method
 from engine.model import Embedding, LinearClassifier, LinearHead, class_means
 from engine.training.evaluate import val_accuracy
@@ -54,7 +54,7 @@ class Data(NamedTuple):
     @classmethod
     def of(cls, task: Task) -> Data:
         """Return the data of a task."""
-        features, labels = training_rows(task)
+        features, labels = task.rows()
         val, val_labels = validation_rows(task)
         number, dimension = features.shape
         wide = features.T if number < dimension else features

@@ -302,7 +302,7 @@ def test_steps_taken_to_warm_up_leave_no_trace(kind, max_iter, make_problem, mon
         reset()
         return step
 
-    monkeypatch.setattr(stacked, "capture_cuda_graph", captured)
+    monkeypatch.setattr(stacked, "capture_cuda_graph", capture_cuda_graph)
     assert all(map(same, run("stacked", jobs, max_iter), expected))
 
 
