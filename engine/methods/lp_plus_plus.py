@@ -34,7 +34,7 @@ INITIAL_BLEND = 250.0
 class Data(NamedTuple):
     """A task as the loop takes it. Class weights W [C, D] are parameters P [K, C].
 
-    `rows` [N, K] @ P are the logits of the training samples, `val` [n, K] @ P those of the validation samples.
+    `rows` [N, K] @ P are the logits of the training samples, `val` [n, K] @ P the validation samples'.
     Where there are few samples, W = P' @ features, K = N and the gradient of P is the logits' own, as W starts as a sum
     of features and every gradient is one. Else P = W' and K = D.
     `similar` [N, C] and `val_similar` [n, C] are similarities with the texts, `largest` is the largest eigenvalue of

@@ -149,7 +149,7 @@ class ResidualModel(LinearModel):
         self._before.copy_(self._logits)
         _softmax(self._logits)
         self._logits.scatter_add_(2, labels.repeat(self.settings, 1).unsqueeze(2), self._minus_one)
-        # d loss / d w = (F^T (p - y) * scale - w (p - y) . logits / n) / (n B), and alpha times that of the residual
+        # d loss / d w = (F^T (p - y) * scale - w (p - y) . logits / n) / (n B), times alpha for the residual
         alpha = self._alpha.expand(-1, self.problems, -1).reshape(-1, 1)
         share = alpha / (lengths * self.batch_size)
         along = (self._before.mul_(self._logits).sum(1) * share / lengths).unsqueeze(2)
