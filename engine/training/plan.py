@@ -159,8 +159,8 @@ def run_bytes(problem: Problem, hparams: Hparams) -> int:
 
     These are five times its parameters (weights, gradients, two moments, the best weights so far; autograd copies the
     gradients once more), its buffers, its batches, the intermediate tensors of a step (samples and logits, or the
-    tensors that autograd saves) and the same for a block of validation images. On a CPU a step and a block take turns; a
-    captured step keeps its tensors.
+    tensors that autograd saves) and the same for a block of validation images. On a CPU a step and a block take turns;
+    a captured step keeps its tensors.
     """
     shares, classes = problem.shares(hparams), problem.classes
     batch_size = sum(shares)
