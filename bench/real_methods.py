@@ -3,7 +3,7 @@
     python bench/real_methods.py path/to/pets20_vit_b32.safetensors
 
 The file has L2-normalised `images` [n, D] with `labels`, `test_images` with `test_labels`, and `texts` [C, D], one a
-class. Some methods start from raw texts: where those of the file are L2-normalised, --text-length is a length for them.
+class. Some methods start from raw texts: where the file's are L2-normalised, --text-length is a length for them.
 Few-shot sets are drawn from `images`, class by class, so that training and validation images differ. There is one view
 of an image, and no input of a layer of the encoder: methods that train such layers are gaps, and so are tasks that a
 method refuses. Without the file it prints why it skips. All runs train as in a sweep: the full grids, 12 800 steps
@@ -91,7 +91,7 @@ class Real:
             self.texts = text_length * self.zeroshot
 
     def task(self, name: str, modality: str, shots: int, draw: int) -> Task:
-        """Return a task; those of one draw share their first images, whatever the method and the shots."""
+        """Return a task; tasks of one draw share their first images, whatever the method and the shots."""
         classes = [(self.labels == c).nonzero().squeeze(1) for c in range(len(self.texts))]
         stream = generator(f"{self.dataset}/draw {draw}")
         shuffled = [own[torch.randperm(len(own), generator=stream)] for own in classes]

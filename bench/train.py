@@ -310,7 +310,7 @@ def test(args: argparse.Namespace) -> None:
     print(
         f"{heads} heads on {rows} x {DIMENSION}: {passed:.2f} s, {reached / 1e12:.3f} TFLOP/s,"
         f" {reached / peak:.0%} of a 4096 x 4096 product's {peak / 1e12:.3f};"
-        f" accuracies {'equal' if found == plain else 'DIFFER FROM'} those of one head at a time in float32"
+        f" accuracies {'equal' if found == plain else 'DIFFER FROM'} one head at a time in float32"
     )
 
 

@@ -24,7 +24,7 @@ REGISTRY = {
     "prolip": "prolip",
     "linear_adapter": "linear_adapter",
 }
-"""The name of each method, which is that of its file in this package, and its `--classifier_head`."""
+"""The name of each method and of its file in this package, and its `--classifier_head`."""
 
 
 class _Methods(Mapping[str, Method]):

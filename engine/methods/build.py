@@ -18,7 +18,7 @@ def restore(
 ) -> LinearClassifier:
     """Return the classifier of a `--classifier_head` with the saved `tensors`, in eval mode.
 
-    `trainable_layers` are those of the image encoder, None for none. Raises RuntimeError, KeyError or
+    `trainable_layers` are layers of the image encoder, None for none. Raises RuntimeError, KeyError or
     ValueError for tensors that do not fit.
     """
     of_phi = {name.removeprefix(PHI): tensor for name, tensor in tensors.items() if name.startswith(PHI)}

@@ -17,13 +17,6 @@ def check_frozen(task: Task) -> None:
         raise UserError("trains no layer of an encoder: give --image-layer-idx 0 --text-layer-idx 0")
 
 
-def training_rows(task: Task) -> tuple[Tensor, Tensor]:
-    """Return the features [N, D] of all training samples, modality after modality, and their labels [N]."""
-    picked = [(samples.bank[0][samples.rows], samples.labels) for samples in task.samples.values()]
-    features, labels = zip(*picked, strict=True)
-    return torch.cat(features), torch.cat(labels)
-
-
 def validation_rows(task: Task) -> tuple[Tensor, Tensor]:
     """Return the features [n, D] of the validation samples, and their labels [n]."""
     (features,), labels = task.val.pick(torch.arange(len(task.val), device=task.device))

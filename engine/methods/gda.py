@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import UserError
-from engine.methods.frozen import check_frozen, training_rows, validation_rows
+from engine.methods.frozen import check_frozen, validation_rows
 from engine.methods.method import Method
 from engine.model import Embedding, LinearClassifier, LinearHead, class_means
 from engine.training.descent import ClosedForm
@@ -48,7 +48,7 @@ class Gaussians:
 
 def solve(task: Task, hparams: Hparams) -> tuple[LinearClassifier, dict[str, float]]:
     """Return the classifier, and the alpha that validation chose."""
-    weight, bias = Gaussians(*training_rows(task), len(task.zeroshot)).linear()
+    weight, bias = Gaussians(*task.rows(), len(task.zeroshot)).linear()
     features, labels = validation_rows(task)
     zeroshot, features = task.zeroshot.double(), features.double()
     given, found = task.scale * (features @ zeroshot.T), features @ weight.T + bias
@@ -62,7 +62,7 @@ def solve(task: Task, hparams: Hparams) -> tuple[LinearClassifier, dict[str, flo
 def check(task: Task) -> None:
     """Raise UserError for a task that the method cannot be fitted to."""
     check_frozen(task)
-    features, labels = training_rows(task)
+    features, labels = task.rows()
     order = labels.argsort(stable=True)
     features, labels = features[order], labels[order]
     if not ((features[1:] != features[:-1]).any(1) & (labels[1:] == labels[:-1])).any():

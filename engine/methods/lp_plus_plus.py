@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.methods.frozen import check_frozen, training_rows, validation_rows
+from engine.methods.frozen import check_frozen, validation_rows
 from engine.methods.method import Method
 from engine.model import Embedding, LinearClassifier, LinearHead, class_means
 from engine.training.evaluate import val_accuracy
@@ -34,7 +34,7 @@ INITIAL_BLEND = 250.0
 class Data(NamedTuple):
     """A task as the loop takes it. Class weights W [C, D] are parameters P [K, C].
 
-    `rows` [N, K] @ P are the logits of the training samples, `val` [n, K] @ P those of the validation samples.
+    `rows` [N, K] @ P are the logits of the training samples, `val` [n, K] @ P the validation samples'.
     Where there are few samples, W = P' @ features, K = N and the gradient of P is the logits' own, as W starts as a sum
     of features and every gradient is one. Else P = W' and K = D.
     `similar` [N, C] and `val_similar` [n, C] are similarities with the texts, `largest` is the largest eigenvalue of
@@ -54,7 +54,7 @@ class Data(NamedTuple):
     @classmethod
     def of(cls, task: Task) -> Data:
         """Return the data of a task."""
-        features, labels = training_rows(task)
+        features, labels = task.rows()
         val, val_labels = validation_rows(task)
         number, dimension = features.shape
         wide = features.T if number < dimension else features

@@ -1,6 +1,6 @@
 """Partial fine-tuning (section 4 of the protocol): the last layers of the encoder are trained with the linear layer.
 
-A ResNet's attention pool, or the last block of a vision transformer. The scale of the logits is that of the authors'
+A ResNet's attention pool, or the last block of a vision transformer. The scale of the logits is as in the authors'
 scripts, exp(4.0) = 54.6; the paper's text has 50.
 """
 

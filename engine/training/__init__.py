@@ -1,6 +1,9 @@
-"""Training classifiers on cached features, with or without parts of the encoders that made them.
+"""Train classifiers on cached features, with or without layers of the encoders.
 
-`problem` says what a run trains on, `batches` in which order, `sequential` defines what training means, `stacked` does
-the same for many runs at once (which ones, `plan` says; by which gradients, `gradients`; `graphs` replays its steps on
-a GPU), `evaluate` counts correct predictions. `schedule` and `grid` are light: they import no torch.
+- `task`: a task, a run on it and its result; `grid`: hyper-parameters; `descent`: descriptions of fits
+- `sequential`: trains one run after another, and defines what training means; `batches`: the order of samples
+- `stacked`: trains many runs at once; `plan` groups them, `gradients` has their models, `graphs` replays steps on a GPU
+- `side_by_side`: fits closed forms, a core each; `evaluate`: counts correct predictions
+
+`grid`, `schedule` and `descent` import no torch.
 """

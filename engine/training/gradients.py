@@ -24,15 +24,15 @@ from engine.training.problem import Problem, hparam_buffers
 from engine.training.task import Inputs
 
 NEAR_ZERO = 1e-12
-"""The least length that a weight is divided by, as in torch's normalize."""
+"""The smallest divisor of a weight, as in torch's normalize."""
 VECTOR = 16
 """How many float32 numbers the widest vector registers hold."""
 LEAST = -80.0
-"""Where exp() comes to nothing beside exp(0), and is still a normal number: others take it six times as long."""
+"""exp() of it is negligible beside exp(0), and still a normal number; denormal numbers take six times as long."""
 
 
 class _StackedModel:
-    """What both have in common: the stacked parameters."""
+    """The stacked parameters of a model."""
 
     def __init__(self, stack: Stack, problems: Sequence[Problem]):
         self.settings, self.problems, self.batch_size = len(stack.settings), len(problems), sum(stack.shares)
@@ -46,13 +46,13 @@ class _StackedModel:
 
     @torch.no_grad()
     def reset(self, problems: Sequence[Problem]) -> None:
-        """Set all parameters to what training starts from."""
+        """Set all parameters to their initial values."""
         for stacked, *initial in zip(self.parameters, *(p.model.parameters() for p in problems), strict=True):
             for run, parameter in enumerate(stacked):
                 parameter.copy_(initial[run % len(initial)])
 
     def _inputs(self, sources: Sequence) -> Tensor | list[Inputs]:
-        """The inputs of a batch, from rows of banks by modality. A batch of all samples is gathered once."""
+        """Return the inputs of a batch, from rows of banks by modality. A batch of all samples is gathered once."""
         if self._all is not None:
             return self._all
         inputs = self._gathered(sources)
@@ -86,7 +86,7 @@ class LinearModel(_StackedModel):
         self._minus_one = self.head.new_full((1, 1, 1), -1.0).expand(len(self.head), self.batch_size, 1)
 
     def gradients(self, sources: Sequence, labels: Tensor) -> list[Tensor]:
-        """The gradient of every run's loss, from rows of banks of features [N, D] and `labels` [G, B]."""
+        """Return the gradient of each run's loss, from rows of banks of features [N, D] and `labels` [G, B]."""
         features = self._inputs(sources)
         self._multiply(features, self._logits_of)
         # d loss / d logits = (softmax(scale * logits) - one_hot(label)) * scale / B, in the place of the logits
@@ -98,16 +98,16 @@ class LinearModel(_StackedModel):
         return [self._gradient]
 
     def logits(self, images: Inputs) -> Tensor:
-        """Logits [R, G, n, C], but for their scale, of each problem's features [G, n, D]; valid until the next call."""
+        """Return logits [R, G, n, C] without their scale, for features [G, n, D]; valid until the next call."""
         self._multiply(self._repeated(images[0]), self._seen_of)
         return self._seen.view(self.settings, self.problems, *self._seen.shape[1:])
 
     def _multiplied(self) -> Tensor:
-        """The tensor [S, C, D] that features are multiplied by, in its place."""
+        """Return the tensor [S, C, D] that multiplies features; its address stays."""
         return self.head.detach()
 
     def _gathered(self, sources: Sequence) -> Tensor:
-        """The features of a batch for the runs of a product."""
+        """Return the features of a batch for the runs of a product."""
         first, *others = (bank.pick(rows)[0] for bank, rows in sources)
         return self._repeated(torch.cat([first, *others], dim=1) if others else first)
 
@@ -116,7 +116,7 @@ class LinearModel(_StackedModel):
             torch.bmm(features, weight, out=of_product)
 
     def _repeated(self, features: Tensor) -> Tensor:
-        """Features [G, n, D] for the runs of a product."""
+        """Return features [G, n, D] for the runs of a product."""
         return features if self._repeats == 1 else features.repeat(self._repeats, 1, 1)
 
 
@@ -142,14 +142,14 @@ class ResidualModel(LinearModel):
         self._before = torch.empty_like(self._logits)
 
     def gradients(self, sources: Sequence, labels: Tensor) -> list[Tensor]:
-        """The gradient of every run's loss, from rows of banks of features [N, D] and `labels` [G, B]."""
+        """Return the gradient of each run's loss, from rows of banks of features [N, D] and `labels` [G, B]."""
         features, lengths = self._inputs(sources), self._compose()
         self._multiply(features, self._logits_of)
         self._logits.mul_((self.scale / lengths).unsqueeze(1))
         self._before.copy_(self._logits)
         _softmax(self._logits)
         self._logits.scatter_add_(2, labels.repeat(self.settings, 1).unsqueeze(2), self._minus_one)
-        # d loss / d w = (F^T (p - y) * scale - w (p - y) . logits / n) / (n B), and alpha times that of the residual
+        # d loss / d w = (F^T (p - y) * scale - w (p - y) . logits / n) / (n B), times alpha for the residual
         alpha = self._alpha.expand(-1, self.problems, -1).reshape(-1, 1)
         share = alpha / (lengths * self.batch_size)
         along = (self._before.mul_(self._logits).sum(1) * share / lengths).unsqueeze(2)
@@ -162,7 +162,7 @@ class ResidualModel(LinearModel):
         return [self._gradient]
 
     def logits(self, images: Inputs) -> Tensor:
-        """Logits [R, G, n, C], but for their scale, of each problem's features [G, n, D]; valid until the next call."""
+        """Return logits [R, G, n, C] without their scale, for features [G, n, D]; valid until the next call."""
         lengths = self._compose()
         logits = super().logits(images)
         return logits.div_(lengths.view(*logits.shape[:2], 1, -1))
@@ -194,7 +194,7 @@ class FunctionalModel(_StackedModel):
             parameter.requires_grad_()
 
     def gradients(self, sources: Sequence, labels: Tensor) -> list[Tensor]:
-        """The gradient of every run's loss, from rows of banks of inputs and `labels` [G, B]."""
+        """Return the gradient of each run's loss, from rows of banks of inputs and `labels` [G, B]."""
         inputs = self._inputs(sources)
         with torch.enable_grad():
             losses = vmap(self._loss)(self._named(), inputs, self._of_runs(labels))
@@ -203,7 +203,7 @@ class FunctionalModel(_StackedModel):
         return [gradient.contiguous() for gradient in gradients]
 
     def logits(self, images: Inputs) -> Tensor:
-        """Logits [R, G, n, C] of each problem's images: inputs [G, n, ...]."""
+        """Return logits [R, G, n, C] for the inputs [G, n, ...] of each problem."""
         with torch.no_grad():
             of_runs = tuple(map(self._of_runs, images))
             logits = vmap(lambda parameters, inputs: self._call(parameters, inputs))(self._named(), of_runs)
@@ -231,7 +231,7 @@ class FunctionalModel(_StackedModel):
         return dict(zip(self.names, self.parameters, strict=True)) | self._buffers
 
     def _of_runs(self, tensor: Tensor) -> Tensor:
-        """[G, ...] repeated for all settings: [S, ...]."""
+        """Return a tensor [G, ...] repeated for all settings: [S, ...]."""
         return tensor.repeat(self.settings, *[1] * (tensor.dim() - 1))
 
 
@@ -248,7 +248,7 @@ def own_buffers(problems: Sequence[Problem]) -> list[str]:
 
 
 def _softmax(logits: Tensor) -> None:
-    """The softmax over the last dimension, in place.
+    """Replace logits by their softmax over the last dimension.
 
     On a CPU torch's own is made for rows that fill vector registers. For 10 classes it takes several times as long as
     this, 1.5 us a run-step, which is a third of the whole step.
@@ -261,7 +261,7 @@ def _softmax(logits: Tensor) -> None:
 
 
 def plain_attention() -> AbstractContextManager:
-    """Attention as matrix products and a softmax, which vmap batches on every device; sequences are short here.
+    """Compute attention as matrix products and a softmax, which vmap batches on every device; sequences are short.
 
     This is a switch of the whole process: it is thrown once around the training of all stacks.
     """

@@ -8,14 +8,14 @@ from collections.abc import Callable
 import torch
 
 WARM_UP = 3
-"""Steps before the capture, in which libraries make their workspaces and autograd its buffers."""
+"""Steps before the capture: libraries allocate their workspaces in them, and autograd its buffers."""
 
 
-def captured(step: Callable[[], None], reset: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """`step` as a CUDA graph, or, where `device` is no GPU, as it is.
+def capture_cuda_graph(step: Callable[[], None], reset: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """Return `step` as a CUDA graph; on a `device` other than a GPU, return it unchanged.
 
-    `step` takes no arguments and must do all of its work on tensors that stay where they are. It is called a few times
-    to warm up; `reset` undoes what these calls did.
+    `step` takes no arguments and must work on tensors that keep their addresses. It is called a few times to warm up;
+    `reset` undoes these calls.
     """
     if device.type != "cuda":
         return step
@@ -35,5 +35,5 @@ def captured(step: Callable[[], None], reset: Callable[[], None], device: torch.
 
 @functools.cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """The stream of a device that steps are captured on: libraries keep a workspace for every stream they have met."""
+    """Return the stream on which steps of a device are captured: libraries keep one workspace per stream."""
     return torch.cuda.Stream(device)

@@ -1,4 +1,4 @@
-"""Cut the runs of a sweep in stacks: what may train side by side, what memory it takes, what caches hold."""
+"""Group the runs of a sweep into stacks that train side by side, by shapes, memory and caches."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from engine.training.problem import Job, Problem
 from engine.training.schedule import EVAL_FREQ, Steps
 
 CPU_CACHE = 12 << 20
-"""Bytes of weights, gradients and moments that a stack on a CPU is cut to: a stack that no longer fits the caches is
-slower than two that do (measured in bench/)."""
+"""The most bytes of weights, gradients and moments of a stack on a CPU: a stack that exceeds the caches is slower than
+two that fit (measured in bench/)."""
 MANY = 16
-"""Where so many problems fit in a stack with all their settings, settings are not cut: drawing the batches of small
-models takes as long as training on them, and every stack draws its own."""
+"""If a stack has room for this many problems with all settings, settings are not divided: each stack draws its own
+batches, which for small models takes as long as training."""
 VALIDATION_BYTES = 1 << 20
-"""How much of its validation inputs a run looks at, at a time: 256 features of 1024."""
+"""The most bytes of validation inputs of a run at a time: 256 features of 1024 numbers."""
 
 VALIDATED = 4
-"""Validation images of a class in the protocol, which a block of validation inputs has room for at least."""
+"""The most validation images of a class in the protocol; a block of validation inputs has room for these."""
 
 T = TypeVar("T")
 
@@ -42,9 +42,9 @@ class _Family(NamedTuple):
 class Stack:
     """Runs that train side by side: all settings on all problems.
 
-    With `copies` 2 every problem is there twice, and the second one's results are not used: a batched product of a
-    single matrix may take another kernel than one of several, which rounds differently. `bytes` is what training it
-    takes, beside the problems themselves.
+    With `copies` 2 each problem occurs twice, and the second result is not used: a batched product of a single matrix
+    may use another kernel than one of several, which rounds differently. `bytes` is the memory for training it, without
+    the problems themselves.
     """
 
     problems: tuple[Problem, ...]
@@ -84,11 +84,11 @@ class Stack:
 
 
 def plan(jobs: Sequence[Job], workers: int, budget: int | None = None) -> tuple[list[Stack], int]:
-    """Cut `jobs` in stacks of runs that share shapes and batch size; gives them, and how many train at a time.
+    """Return stacks of `jobs` that share shapes and batch size, and how many stacks train at a time.
 
-    That is `workers`, or as many as find room for a stack of two runs. Stacks are as large as their share of `budget`
-    (bytes) and, on a CPU, the caches admit; there are at least as many as workers if there are jobs for them. The order
-    is that of the problems. Raises UserError when there is no room for a single stack.
+    The latter is `workers`, or fewer if `budget` (bytes) has no room for a stack of two runs each. Stacks are as large
+    as their share of the budget and, on a CPU, the caches allow; there are at least as many as workers if there are
+    jobs for them. They come in the order of the problems. Raises UserError if there is no room for a single stack.
     """
     families = _families(jobs)
     if budget is not None:
@@ -121,7 +121,7 @@ def _families(jobs: Sequence[Job]) -> list[_Family]:
 
 
 def _cut(problems: list[Problem], settings: list[Hparams], at_least: int, budget: int | None) -> list[Stack]:
-    """Cut a product of problems and settings in `at_least` that many stacks of at most `budget` bytes."""
+    """Divide a product of problems and settings into `at_least` that many stacks of at most `budget` bytes."""
     of_run = run_bytes(problems[0], settings[0])
     most = len(problems) * len(settings) if budget is None else budget // of_run
     if problems[0].device.type == "cpu":
@@ -140,27 +140,27 @@ def _cut(problems: list[Problem], settings: list[Hparams], at_least: int, budget
 
 
 def _even(items: list[T], most: int) -> list[list[T]]:
-    """Cut a list in as few parts of at most `most` items as it takes, of about the same size."""
+    """Divide a list into the fewest parts of at most `most` items, of about the same size."""
     parts = -(-len(items) // most)
     return [items[part * len(items) // parts : (part + 1) * len(items) // parts] for part in range(parts)]
 
 
 def validation_rows(problem: Problem) -> int:
-    """How many validation images of a problem go through the model at a time; the same whatever the stack.
+    """Return how many validation images go through the model at a time: the same number in every stack.
 
-    No more than the protocol's validation sets have (four a class): smaller ones are padded to this number.
+    It is at most four a class, as in the protocol's validation sets; smaller sets are padded to this number.
     """
     protocol = VALIDATED * problem.classes
     return min(256, max(8, protocol), max(8, VALIDATION_BYTES // _row_bytes(problem)))
 
 
 def run_bytes(problem: Problem, hparams: Hparams) -> int:
-    """Memory that one run of a problem takes in a stack.
+    """Return the bytes that one run of a problem takes in a stack.
 
-    That is five times its parameters (weights, gradients, two moments, the best weights so far; autograd makes the
-    gradients once more than it returns), its buffers, its batches, what a step leaves behind (samples and logits, or
-    what autograd saves) and what a block of validation images does. On a CPU these two take turns; a captured step
-    keeps its own.
+    These are five times its parameters (weights, gradients, two moments, the best weights so far; autograd copies the
+    gradients once more), its buffers, its batches, the intermediate tensors of a step (samples and logits, or the
+    tensors that autograd saves) and the same for a block of validation images. On a CPU a step and a block take turns;
+    a captured step keeps its tensors.
     """
     shares, classes = problem.shares(hparams), problem.classes
     batch_size = sum(shares)
@@ -191,7 +191,7 @@ def _parameter_bytes(problem: Problem) -> int:
 
 
 def _saved_bytes(problem: Problem, shares: Sequence[int]) -> int:
-    """What the forward pass of one batch saves for the backward pass, its parameters apart, counted by taking one."""
+    """Return the bytes that a forward pass saves for the backward pass, without parameters; runs one to count them."""
     parameters = {parameter.data_ptr() for parameter in problem.model.parameters()}
     saved: dict[int, int] = {}
 

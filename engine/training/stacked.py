@@ -1,14 +1,14 @@
-"""All runs of a sweep at once, as a few batched problems: the same results as `sequential`, to float tolerance.
+"""Train all runs of a sweep at once, as a few batched problems. Results equal `sequential`'s to float tolerance.
 
-Runs that differ in learning rate and weight decay alone see the same batches. So a stack is a product of *problems*
-(shots, seeds) and *settings* (learning rate, weight decay): each parameter of the model exists once, with a leading
-axis of runs, [settings * problems, ...]. A step is one gather of samples, one batched computation of all gradients
-(`gradients`) and one fused AdamW step per setting. On a GPU the whole step is one CUDA graph (`graphs`).
+Runs whose batches have one size see the same batches. So a stack is a product of *problems* (shots, seeds) and
+*settings* (the other hyper-parameters): each parameter of the model exists once, with a leading axis of runs,
+[settings * problems, ...]. A step is one gather of samples, one batched computation of all gradients (`gradients`) and
+one fused optimizer step per setting. On a GPU the whole step is one CUDA graph (`graphs`).
 
-A run's weights do not depend, to the last bit, on which other runs are in its stack: batched products treat each run
-alike once there are two of them, everything else is elementwise. So stacks are cut as memory and caches ask for
-(`plan`), and a sweep that was killed and goes on with what is left gives what it would have given. (On CUDA this holds
-as far as cuBLAS picks the same kernels.)
+A run's weights are bit-identical whichever other runs are in its stack: batched products treat each run alike once
+there are two of them, and everything else is elementwise. So stacks may be cut to fit memory and caches (`plan`), and a
+killed sweep that resumes with the remaining runs has the same results. (On CUDA this holds if cuBLAS picks the same
+kernels.)
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from engine.training.batches import streams
 from engine.training.descent import Optimizer
 from engine.training.evaluate import val_accuracy
 from engine.training.gradients import FunctionalModel, LinearModel, plain_attention, stacked_model
-from engine.training.graphs import captured
+from engine.training.graphs import capture_cuda_graph
 from engine.training.grid import Hparams
 from engine.training.plan import Stack, plan
 from engine.training.problem import Job, Problem, hparam_buffers
@@ -60,22 +60,22 @@ def train(
 def _train_in_threads(
     stacks: list[Stack], workers: int, cores: int, progress: Callable[[int], object]
 ) -> Iterator[dict[Job, Fitted]]:
-    """Train stacks side by side, each on one core; what is not done ends when one fails or the caller stops asking."""
+    """Train stacks side by side, each on one core. All end when one fails or the caller closes the iterator."""
     stop, lock = Event(), Lock()
 
-    def tell(steps: int) -> None:
+    def add_progress(steps: int) -> None:
         with lock:
             progress(steps)
 
     pending: set[Future] = set()
     with ThreadPoolExecutor(workers) as pool:
-        try:  # around the start of the threads too: one that is interrupted there, the pool does not know, and not end
+        try:  # Ctrl-C while threads start must end those that have started
             for stack in stacks:
-                pending.add(pool.submit(lambda stack: _StackTrainer(stack).train(tell, stop), stack))
+                pending.add(pool.submit(lambda stack: _StackTrainer(stack).train(add_progress, stop), stack))
             while pending:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 if not pending:
-                    torch.set_num_threads(cores)  # they are the caller's again
+                    torch.set_num_threads(cores)  # the caller may use them again
                 while done:
                     yield done.pop().result()
         finally:
@@ -104,12 +104,12 @@ class _StackTrainer:
     @torch.no_grad()
     def train(self, progress: Callable[[int], object], stop: Event) -> dict[Job, Fitted]:
         """Train all runs; `progress` is called with run-steps done. Raises _Stopped soon after `stop` is set."""
-        # Softmax at a scale of 100 leaves probabilities below 1e-38, which CPUs multiply ten times slower than others,
-        # or than the zeros that they may as well be. This holds for the thread it is called on.
+        # Softmax at a scale of 100 leaves probabilities below 1e-38. CPUs multiply these ten times slower than zeros,
+        # which they may as well be. The setting holds for the calling thread.
         torch.set_flush_denormal(True)
         began = time.perf_counter()
         self.batches.load(0)
-        step = captured(self._step, self._reset, self.device)
+        step = capture_cuda_graph(self._step, self._reset, self.device)
         pace = _Pace(self.device)
         total = self.stack.length.total
         for start in range(0, total, EVAL_FREQ):
@@ -139,12 +139,12 @@ class _StackTrainer:
         return Fitted(classifier, accuracy, step, tuned, diverged)
 
     def _step(self) -> None:
-        """One update of all runs, from the next batch that is loaded."""
+        """Update all runs once, from the next loaded batch."""
         sources, labels, rates = self.batches.next()
         self.optimizer.step(self.model.gradients(sources, labels), rates)
 
     def _reset(self) -> None:
-        """Undo what steps did that were taken to warm up."""
+        """Undo the warm-up steps."""
         self.model.reset(self.problems)
         self.optimizer.reset()
 
@@ -167,10 +167,10 @@ class _Pace:
 
 
 class _Optimizer:
-    """A description's optimizer with one learning rate and weight decay per setting, on parameters [R * G, ...].
+    """The optimizer of a description, with one learning rate and weight decay per setting, on parameters [R * G, ...].
 
-    The kernels of torch.optim's (fused=True), called without the 20 to 40 us of Python around them, which are more than
-    a small stack's whole update takes.
+    It calls the fused kernels of torch.optim without the 20 to 40 us of Python around them: the whole update of a small
+    stack takes less.
     """
 
     def __init__(self, how: Optimizer, parameters: list[Tensor], settings: Sequence[Hparams]):
@@ -212,8 +212,8 @@ def _per_setting(tensor: Tensor, settings: Sequence) -> tuple[Tensor, ...]:
 class _Batches:
     """The batches of G problems side by side, loaded in blocks of `EVAL_FREQ` steps and taken one after another.
 
-    What changes from step to step lies in tensors of fixed places and is picked by a counter that is a tensor too, so
-    that a step can be captured once and replayed.
+    Rows, labels and learning rates of a block lie in tensors with fixed addresses. A counter, also a tensor, picks
+    those of a step, so that a step can be captured once and replayed.
     """
 
     def __init__(self, problems: Sequence[Problem], stack: Stack):
@@ -230,7 +230,7 @@ class _Batches:
         self.settings = stack.settings
 
     def load(self, start: int) -> None:
-        """Make ready for the block of steps from `start` on; blocks come in order, and one may be asked for again."""
+        """Load the block of steps from `start` on. Blocks come in order; the present one may be loaded again."""
         self.step.zero_()
         if self.loaded == start:
             steps = min(EVAL_FREQ, self.length.total - start)
@@ -252,7 +252,7 @@ class _Batches:
                 labels[number][:, problem] = own.labels[taken]
 
     def next(self) -> tuple[list[tuple[_JoinedBank, Tensor]], Tensor, Tensor]:
-        """The next batch: a bank and rows [G, share] of it per modality; labels [G, B]; learning rates [R]."""
+        """Return the next batch: a bank and rows [G, share] of it per modality; labels [G, B]; learning rates [R]."""
         rates = self.rates.index_select(0, self.step).squeeze(0)
         batch = torch.zeros_like(self.step) if self.is_full else self.step
         rows, labels = (tensor.index_select(0, batch).squeeze(0) for tensor in (self.rows, self.labels))
@@ -261,7 +261,7 @@ class _Batches:
 
 
 class _JoinedBank:
-    """The banks of several samples as one, and where each begins in it. A single one is not copied."""
+    """The banks of several samples joined into one, and the offset of each. A single bank is not copied."""
 
     def __init__(self, samples: Sequence[Samples]):
         banks = {id(one.bank[0]): one.bank for one in samples}
@@ -274,7 +274,7 @@ class _JoinedBank:
         self.offsets = [starts[id(one.bank[0])] for one in samples]
 
     def pick(self, rows: Tensor) -> Inputs:
-        """What lies in `rows` [...], as tensors [..., sample]."""
+        """Return the samples in `rows` [...], as tensors [..., sample]."""
         picked = (tensor.index_select(0, rows.reshape(-1)) for tensor in self.tensors)
         return tuple(tensor.view(*rows.shape, *tensor.shape[1:]) for tensor in picked)
 
@@ -287,8 +287,8 @@ class _Validation:
         self.model, self.bank = model, _JoinedBank([problem.val for problem in problems])
         rows = model.validation_rows
         blocks = max(-(-len(problem.val) // rows) for problem in problems)
-        # a row that pads is the first one, with a label that no prediction has; all blocks have one shape, as
-        # kernels may round otherwise for other shapes
+        # padding is the first row, with a label that no prediction has; all blocks have one shape, because kernels
+        # may round differently for other shapes
         self.rows = torch.zeros(blocks * rows, len(problems), dtype=torch.int64, device=device)
         self.labels = torch.full_like(self.rows, -1)
         for problem, (val, offset) in enumerate(zip((p.val for p in problems), self.bank.offsets, strict=True)):
@@ -302,7 +302,7 @@ class _Validation:
         self.diverged = torch.zeros(runs, dtype=torch.bool, device=device)
 
     def measure(self, step: int) -> None:
-        """Validate after `step` and keep what is better than ever before."""
+        """Validate after `step`, and keep the weights of runs that are better than before."""
         self.measure_divergence()
         correct = torch.zeros_like(self.correct)
         for rows, labels in zip(self.rows, self.labels, strict=True):
@@ -315,7 +315,7 @@ class _Validation:
             torch.where(better.view(-1, *[1] * (best.dim() - 1)), parameter.detach(), best, out=best)
 
     def measure_divergence(self) -> None:
-        """Note which runs have weights that are not finite; these never become so again."""
+        """Mark runs with weights that are not finite; they stay marked."""
         self.diverged |= ~_are_finite(self.model)
 
     def results(self, total: int) -> list[_Result]:

@@ -63,9 +63,9 @@ class TestSet:
 class Task:
     """A few-shot classification task. All random streams of its runs follow from `name`.
 
-    `samples` are the training samples by modality; each modality is the same share of a batch. The first modality is
-    that of `val` and of the test sets, and its samples come view after view of the same images (`views` of them).
-    `trainable_layers` are those of each modality's encoder, None where it has none. `initial` [C, D] is the weight
+    `samples` are the training samples by modality; each modality is the same share of a batch. `val` and the test sets
+    are of the first modality. Its samples come view after view: `views` of the same images.
+    `trainable_layers` has the trainable layers of each modality's encoder, or None. `initial` [C, D] is the weight
     that training starts from, `scale` the scale of the logits. `text` [C, D] are the raw text features averaged over
     templates and `zeroshot` [C, D] their L2-normalised rows, both of the encoder before training; None for a task
     without texts. `dataset` and `classnames` (by label) are for methods that use them.

@@ -8,7 +8,6 @@ from torch.nn import functional as F
 from engine.errors import UserError
 from engine.methods import METHODS, gda
 from engine.methods.build import restore
-from engine.methods.frozen import training_rows
 from engine.training.grid import Hparams
 from engine.training.task import Run
 
@@ -30,7 +29,7 @@ def test_logits(golden_features):
 
 def test_weights_are_those_of_the_original_program(golden_task, expect_golden, test_logits):
     task = golden_task()
-    gaussians = gda.Gaussians(*training_rows(task), 10)
+    gaussians = gda.Gaussians(*task.rows(), 10)
     weight, bias = gaussians.linear()
     expect_golden("gda", "W_fro", weight.norm())
     expect_golden("gda", "W_col_norms", weight.norm(dim=1))
@@ -59,7 +58,7 @@ def test_it_is_the_original_program(golden_task, expect_golden, test_logits, exe
 def test_texts_are_rows(golden_task):
     """Of the class means and of the covariance."""
     task = golden_task(True)
-    features, labels = training_rows(task)
+    features, labels = task.rows()
     assert torch.equal(features[80:], task.zeroshot)
     means = gda.Gaussians(features, labels, 10).means
     own = torch.cat([features[labels == 3]]).double()

@@ -124,7 +124,7 @@ def projected_task(golden_task, request):
             name=f"projected/{shots}/{cross_modal}",
             samples=images | texts,
             val=samples(classes),
-            parts=(part, None),
+            trainable_layers=(part, None),
             initial=zeroshot,
             zeroshot=zeroshot,
             text=text,
@@ -202,4 +202,6 @@ def test_prolip_needs_a_projection(golden_task, projected_task):
         METHODS["prolip"].check(golden_task())
     METHODS["prolip"].check(projected_task(True))
     with pytest.raises(UserError, match="--text-layer-idx 0"):
-        METHODS["prolip"].check(replace(projected_task(True), parts=[projected_task.part, torch.nn.Identity()]))
+        METHODS["prolip"].check(
+            replace(projected_task(True), trainable_layers=[projected_task.part, torch.nn.Identity()])
+        )

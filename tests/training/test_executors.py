@@ -296,13 +296,13 @@ def test_steps_taken_to_warm_up_leave_no_trace(kind, max_iter, make_problem, mon
     jobs = jobs_of(make_problem(4, kind=kind), make_problem(2, kind=kind))
     expected = run("stacked", jobs, max_iter)
 
-    def captured(step, reset, device):
+    def capture_cuda_graph(step, reset, device):
         for _ in range(graphs.WARM_UP):
             step()
         reset()
         return step
 
-    monkeypatch.setattr(stacked, "captured", captured)
+    monkeypatch.setattr(stacked, "capture_cuda_graph", capture_cuda_graph)
     assert all(map(same, run("stacked", jobs, max_iter), expected))
 
 
