@@ -289,7 +289,7 @@ def test_a_set_with_all_classes_must_have_all():
 
 
 def test_classes_that_are_not_the_parents_are_refused():
-    with pytest.raises(UserError, match=r"imagenet_a: classes have other names in imagenet: owl \(crane\); make"):
+    with pytest.raises(UserError, match=r"imagenet_a: classes have other names in imagenet: owl \(crane\); extract"):
         classes_of(named(["crane", "owl"], [1, 3]), "imagenet", 4, CRANES)
     with pytest.raises(UserError, match="has 2 classes, up to label 4; imagenet has 4"):
         classes_of(named(["crane", "owl"], [1, 4]), "imagenet", 4, None)

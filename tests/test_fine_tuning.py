@@ -170,7 +170,7 @@ def test_weights_that_the_features_were_not_made_by_are_refused_with_both_names(
     shutil.move(world.root / "features" / "demo-RN", world.root / "features" / f"demo-RN@{weights.stem}")
     done = train(world, *PARTIAL, "--clip-weights", weights, check=1)
     digest = load_encoder("demo-RN", str(weights)).digest[:12]
-    assert f"was made by demo-RN ({load_encoder('demo-RN').digest[:12]})" in done.stderr
+    assert f"was extracted with demo-RN ({load_encoder('demo-RN').digest[:12]})" in done.stderr
     assert f"of demo-RN ({digest})" in done.stderr
 
 
