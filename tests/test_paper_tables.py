@@ -372,7 +372,7 @@ def test_two_datasets_are_averaged_without_the_papers_eleven(script, recorded, t
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--table", "3"], "'3' is not one of 1, 2, 4, 5, 8, 10, 11, 12, 13, 14, 15, 16 or all"),
+        (["--table", "3"], "'3' is not one of 1, 2, 4, 5, 8, 10, 11, 12, 13, 14, 15, 16, all or methods"),
         (["--table", "8", "--datasets", "dtd"], "dtd has none; choose from imagenet, demo"),
         (["--table", "1", "--datasets", "imagenet_a"], "trained on --dataset imagenet"),
         (["--table", "11", "--plot", "x.png"], "--table 1, 2, 10 or 13"),
