@@ -3,18 +3,19 @@
     python bench/methods.py                                       # everything
     python bench/methods.py --parts executors --methods zs_lp     # a part of it
 
-Medians of several rounds:
+Medians of several rounds; on a machine that others use too, look at the seconds of CPU:
 
-executors   ms per run-step of the sequential and of the stacked executor, and their ratio, on random features of 47
-            classes, D = 1024, two views, 1, 2, 4, 8 and 16 shots and 3 seeds: whole runs, but for the sequential
-            executor one seed of each number of shots
-demo        seconds of `train.py` for all methods, 5 shots x 3 seeds x both modalities, on the features of the demo that
-            `demo.sh` left
+executors   ms per run-step of the sequential and of the stacked executor, and their ratio, in time and in CPU time, on
+            random features of 47 classes, D = 1024, two views, 1, 2, 4, 8 and 16 shots and 3 seeds: whole runs, but
+            for the sequential executor one seed of each number of shots
+demo        seconds of `train.py`, and of CPU, for all methods, 5 shots x 3 seeds x both modalities, on the features of
+            the demo that `demo.sh` and, for prolip, `features.py --image-layer-idx projection` left
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import statistics
 import subprocess
@@ -86,19 +87,19 @@ def tasks(cross_modal: bool) -> list[Task]:
     ]
 
 
-def seconds(name: str, of: list[Task], executor: str) -> tuple[float, int]:
-    """Return the seconds that a method takes on tasks, and how many steps its runs have together."""
+def seconds(name: str, of: list[Task], executor: str) -> tuple[float, float, int]:
+    """Return the seconds that a method takes on tasks, those of CPU, and how many steps its runs have together."""
     method = METHODS[name]
     runs = [Run(task, point) for task in of for point in method.grid]
     steps = sum(method.fit.steps(*run, 12_800) for run in runs)
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     for _ in method.fit(runs, max_iter=12_800, progress=lambda done: None, executor=executor):
         pass
-    return time.perf_counter() - began, steps
+    return time.perf_counter() - began, time.process_time() - cpu, steps
 
 
 def executors(args: argparse.Namespace) -> None:
-    print("method          modality      runs   steps  sequential ms  stacked ms  ratio  stacked s")
+    print("method          modality      runs   steps  sequential ms  stacked ms  ratio  ratio of CPU  stacked s")
     for name in args.methods:
         for modality, cross_modal in MODALITIES.items():
             if name == "prolip":
@@ -106,32 +107,39 @@ def executors(args: argparse.Namespace) -> None:
             of = tasks(cross_modal)
             found = []
             for _ in range(args.rounds):
-                plain, own = seconds(name, of[:: len(SEEDS)], "sequential")
-                stacked, steps = seconds(name, of, "stacked")
-                found.append((1e3 * plain / own, 1e3 * stacked / steps, stacked))
-            plain, each, stacked = map(statistics.median, zip(*found, strict=True))
+                plain, plain_cpu, own = seconds(name, of[:: len(SEEDS)], "sequential")
+                stacked, stacked_cpu, steps = seconds(name, of, "stacked")
+                of_cpu = (plain_cpu / own) / (stacked_cpu / steps)
+                found.append((1e3 * plain / own, 1e3 * stacked / steps, of_cpu, stacked))
+            plain, each, of_cpu, stacked = map(statistics.median, zip(*found, strict=True))
             runs = len(of) * sum(1 for _ in METHODS[name].grid)
             print(
                 f"{name:14}  {modality:11}  {runs:5d}  {steps:6d}  {plain:13.3f}  {each:10.3f}  {plain / each:5.1f}"
-                f"  {stacked:9.1f}",
+                f"  {of_cpu:12.1f}  {stacked:9.1f}",
                 flush=True,
             )
 
 
 def demo(args: argparse.Namespace) -> None:
     sweep = ["--dataset", "demo", "--train-shot", *map(str, SHOTS), "--seed", *map(str, SEEDS)]
-    whole = 0.0
+    whole = whole_cpu = 0.0
     for name in args.methods:
         for modality in MODALITIES:
             with tempfile.TemporaryDirectory() as folder:
                 command = [sys.executable, "train.py", "--method", name, "--modality", modality, *sweep]
                 command += ["--clip-encoder", args.encoder, "--result_dir", folder]
-                began = time.perf_counter()
+                began, cpu = time.perf_counter(), children()
                 subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
             passed = time.perf_counter() - began
-            whole += passed
-            print(f"{name:14}  {modality:11}  {passed:6.1f} s", flush=True)
-    print(f"all of them: {whole:.0f} s")
+            whole, whole_cpu = whole + passed, whole_cpu + children() - cpu
+            print(f"{name:14}  {modality:11}  {passed:6.1f} s, {children() - cpu:6.1f} s of CPU", flush=True)
+    print(f"all of them: {whole:.0f} s, {whole_cpu:.0f} s of CPU")
+
+
+def children() -> float:
+    """Return the seconds of CPU that finished processes took."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def random_weights(tmp_path_factory):
 
 
 FIRST = ("sweeps", "features_script", "train_script", "predict_script", "commands", "own_images", "imagenet_esc")
-LONG = [f"tests/test_{name}.py" for name in FIRST]
+LONG = ["tests/training/test_made_up.py", *(f"tests/test_{name}.py" for name in FIRST)]
 """Files that take long, and begin first: each is run by one process."""
 LONG_WITH_AUTOGRAD = "tests/training/test_executors.py"
 
