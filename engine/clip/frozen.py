@@ -20,6 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from engine.clip.names import PROJECTION
 from engine.clip.split import (
+    TextTower,
     crop_mask,
     image_layer_count,
     image_stages,
@@ -85,7 +86,7 @@ class FrozenTextEncoder:
         """Encode tokens [B, L], int64; return the outputs for each k in `layers`."""
         if self.tower is None:
             return {k: (self.encode(tokens),) for k in layers}
-        tower, positions = self.tower, self._positions(tokens)
+        tower, positions = self.tower, end_positions(tokens, self.tower)
         ends = {k: self.ends[k] for k in layers}
         x = tower.token_embedding(tokens)
         outputs = {k: (x, positions) for k, end in ends.items() if end < 0}
@@ -102,12 +103,13 @@ class FrozenTextEncoder:
         """Return the number of tokens of each text [n, L] that matter, [n]: up to its end if attention is causal."""
         if self.tower is None or self.tower.attn_mask is None:
             return torch.full([len(tokens)], tokens.shape[1])
-        return self._positions(tokens) + 1
+        return end_positions(tokens, self.tower) + 1
 
-    def _positions(self, tokens: Tensor) -> Tensor:
-        """Return the position [B] whose output becomes the feature of a text: for CLIP, the end of text."""
-        everywhere = torch.arange(tokens.shape[1], device=tokens.device).expand(len(tokens), -1).unsqueeze(2)
-        return text_global_pool(everywhere, tokens, self.tower.pool_type, self.tower.eos_id).squeeze(1)
+
+def end_positions(tokens: Tensor, tower: TextTower) -> Tensor:
+    """Return the position [B] whose output becomes the feature of a text [B, L]: for CLIP, the end of text."""
+    everywhere = torch.arange(tokens.shape[1], device=tokens.device).expand(len(tokens), -1).unsqueeze(2)
+    return text_global_pool(everywhere, tokens, tower.pool_type, tower.eos_id).squeeze(1)
 
 
 def _fold(visual: ModifiedResNet) -> ModifiedResNet:

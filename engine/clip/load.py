@@ -64,7 +64,7 @@ class Encoder:
 
     def tokens(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """Tokenize prompts: int64 [n, context length], and the number of tokens that matter in each, int64 [n]."""
-        tokens = self._tokenize(prompts, self.tokenizer.context_length)
+        tokens = self.tokenize(prompts, self.tokenizer.context_length)
         return tokens, self._texts.lengths(tokens)
 
     @torch.inference_mode()
@@ -95,18 +95,19 @@ class Encoder:
         lower = self.precision != "fp32"
         return torch.autocast(torch.device(self.device).type, PRECISIONS[self.precision], enabled=lower)
 
-    def truncated(self, prompts: list[str]) -> list[str]:
+    def truncated(self, prompts: list[str], room: int | None = None) -> list[str]:
         """Return the `prompts` that are too long for the text encoder: the tokenizer truncates them silently.
 
-        Such a prompt has more tokens, without padding, at twice the context length. Tokenizers have no other common way
-        to find out: they clean texts in different ways, and add different special tokens.
+        `room` is a number of tokens, by default the context length. A prompt that is too long has more tokens, without
+        padding, at twice the length. Tokenizers have no other common way to find out: they clean texts in different
+        ways, and add different special tokens.
         """
-        room = self.tokenizer.context_length
+        room = room or self.tokenizer.context_length
         padding = self.tokenizer([""], 2 * room).mode().values
-        kept, whole = ((self._tokenize(prompts, length) != padding).sum(1) for length in (room, 2 * room))
+        kept, whole = ((self.tokenize(prompts, length) != padding).sum(1) for length in (room, 2 * room))
         return [prompt for prompt, is_cut in zip(prompts, (whole > kept).tolist(), strict=True) if is_cut]
 
-    def _tokenize(self, prompts: list[str], length: int) -> Tensor:
+    def tokenize(self, prompts: list[str], length: int) -> Tensor:
         """Tokenize prompts to [n, length], int64."""
         chunks = (prompts[at : at + TOKENIZED] for at in range(0, len(prompts), TOKENIZED))
         tokens = [self.tokenizer(chunk, length) for chunk in chunks]

@@ -18,6 +18,9 @@ from open_clip.coca_model import CoCa
 from safetensors.torch import save_file
 
 from engine.clip.load import load_encoder
+from engine.clip.prompting import PromptEncoder
+from engine.clip.split import text_tower
+from engine.errors import UserError
 from engine.features import texts as module
 from engine.features.prompts import read_texts
 from engine.features.store import FeaturePaths
@@ -168,3 +171,34 @@ def test_features_equal_open_clips(small, tmp_path, monkeypatch, architecture):
     clean = config.get("tokenizer_kwargs", {}).get("clean")
     same = SAME[clean or ("whitespace" if "hf_tokenizer_name" in config else "lower")]
     assert plan.alike == tuple((prompts[one], prompts[other]) for one, other in [*same, (5, 6)])
+
+
+NAMES = ["dog", "red dot", "very red dot dot"]
+WORDED = "a photo of a"
+
+
+@pytest.mark.parametrize("architecture", kinds())
+def test_context_vectors_of_words_are_as_good_as_the_words(small, architecture):
+    """Whole, and in chunks, of which the gradient too is that of all classes at once."""
+    name, weights = small(architecture)
+    encoder = load_encoder(name, weights)
+    model, tokenizer = encoder.model, encoder.tokenizer
+    if text_tower(model) is None:
+        with pytest.raises(UserError, match="cannot put context vectors into the text tower of"):
+            PromptEncoder(encoder, NAMES, 4)
+        return
+    tokens = tokenizer([f"{WORDED} {name}." for name in NAMES])
+    start = int((tokens == tokenizer([""])).cumprod(1).sum(1).min())
+    context = text_tower(model).token_embedding(tokens[0, start : start + 4]).detach()
+    expected = model.encode_text(tokens)
+    prompts = PromptEncoder(encoder, NAMES, 4)
+    assert (prompts.start.shape[0], prompts.is_shared) == (start, text_tower(model).attn_mask is not None)
+    gradients = []
+    for at_once in (None, 1, 2):
+        leaf = context.clone().requires_grad_()
+        found = prompts(leaf, at_once)
+        assert (found - expected).norm() < 1e-5 * expected.norm()
+        gradients.append(torch.autograd.grad((found * torch.arange(found.numel()).view_as(found)).sum(), leaf)[0])
+        assert torch.allclose(gradients[-1], gradients[0], rtol=1e-4, atol=1e-4 * gradients[0].abs().max().item())
+    assert (expected[0] - expected[1]).norm() > 0.02 * expected[0].norm()
+    assert all(not tensor.requires_grad for tensor in prompts.tensors())
