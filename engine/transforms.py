@@ -28,6 +28,8 @@ RgbImage = Image.Image | Tensor
 CROP_AREA, CROP_RATIO = (0.9, 1.0), (3 / 4, 4 / 3)
 """Ranges of area (relative to the image) and aspect ratio (width / height) of random crops, for encoders that do not
 crop. open_clip trains them with these (`AugmentationCfg` and torchvision's `RandomResizedCrop`)."""
+RESIZED_AREA = (0.08, 1.0)
+"""The range of area of `randomresizedcrop`, with the same aspect ratios: torchvision's values, and CoOp's."""
 CROP_TRIES = 10
 """Draws of a random crop before falling back to the largest centre crop, as in torchvision and timm."""
 
@@ -74,7 +76,8 @@ def render(image: RgbImage, view: str, preprocessing: Preprocessing, seed: str) 
     `none` is the encoder's own preprocessing, `flip` its mirror image. A `randomcrop` view draws its crop and its flip
     (p = 0.5) from `seed`, which names dataset, image and view: the result is reproducible everywhere. With
     `resize_mode` shortest, the position of the crop is drawn. With the others, the crop is one of open_clip's training
-    crops (`CROP_AREA`, `CROP_RATIO`), resized to size x size.
+    crops (`CROP_AREA`, `CROP_RATIO`), resized to size x size. A `randomresizedcrop` view is torchvision's
+    RandomResizedCrop of `RESIZED_AREA`, for every encoder.
     Raises ValueError for a strip so narrow that resizing would make it enormous.
     """
     size, height, width = preprocessing.size, *F.get_size(image)
@@ -87,12 +90,13 @@ def render(image: RgbImage, view: str, preprocessing: Preprocessing, seed: str) 
         image = _crop_or_pad(F.resize(image, target, interpolation), size, preprocessing.fill_color)
         flipped = view == "flip"
     else:
-        draw = random.Random(seed)
-        if preprocessing.resize_mode == "shortest":
+        draw, is_resized = random.Random(seed), view.startswith("randomresizedcrop")
+        if preprocessing.resize_mode == "shortest" and not is_resized:
             image, (height, width) = F.resize(image, target, interpolation), target
             image = F.crop(image, draw.randint(0, height - size), draw.randint(0, width - size), size, size)
         else:
-            image = F.resized_crop(image, *_random_box(draw, height, width), [size, size], interpolation)
+            box = _random_box(draw, height, width, RESIZED_AREA if is_resized else CROP_AREA)
+            image = F.resized_crop(image, *box, [size, size], interpolation)
         flipped = draw.random() < 0.5
     image = F.horizontal_flip(image) if flipped else image
     return image if isinstance(image, Tensor) else F.pil_to_tensor(image)
@@ -121,10 +125,10 @@ def _crop_or_pad(image: RgbImage, size: int, fill_color: int) -> RgbImage:
     return F.center_crop(image, [size, size])
 
 
-def _random_box(draw: random.Random, height: int, width: int) -> tuple[int, int, int, int]:
-    """Draw a random crop of an image: top, left, height and width."""
+def _random_box(draw: random.Random, height: int, width: int, areas: tuple[float, float]) -> tuple[int, int, int, int]:
+    """Draw a random crop of an image with a share of its area in the range `areas`: top, left, height and width."""
     for _ in range(CROP_TRIES):
-        area = height * width * draw.uniform(*CROP_AREA)
+        area = height * width * draw.uniform(*areas)
         ratio = math.exp(draw.uniform(*map(math.log, CROP_RATIO)))
         high, wide = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
         if 0 < high <= height and 0 < wide <= width:

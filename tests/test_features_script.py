@@ -137,11 +137,12 @@ def test_other_splits_encode_only_new_images(world):
     assert not bank.missing(list(positions(world, "train", (1, 1), (1, 2), (2, 1), (2, 2))))
 
 
-def test_random_crops_are_kept_apart(world):
-    world.start("--image-augmentation", "randomcrop", "--image-views", "3").wait(check=0)
+@pytest.mark.parametrize("kind", ["randomcrop", "randomresizedcrop"])
+def test_random_crops_are_kept_apart(world, kind):
+    world.start("--image-augmentation", kind, "--image-views", "3").wait(check=0)
     where = world.place.bank("train", 0, "none").parent
-    assert sorted(path.name for path in where.iterdir()) == ["none", "randomcrop_0", "randomcrop_1", "randomcrop_2"]
-    views = [Bank(where / f"randomcrop_{k}").read(sorted(positions(world, "train", (1, 1))))[0] for k in range(3)]
+    assert sorted(path.name for path in where.iterdir()) == ["none", *(f"{kind}_{k}" for k in range(3))]
+    views = [Bank(where / f"{kind}_{k}").read(sorted(positions(world, "train", (1, 1))))[0] for k in range(3)]
     assert not torch.equal(views[0], views[1])
     assert not torch.equal(views[1], views[2])
 

@@ -1,5 +1,6 @@
 """Views of an image: bit-equal to torchvision's transforms on PIL images; random crops are reproducible."""
 
+import random
 import struct
 import zlib
 from contextlib import nullcontext
@@ -12,6 +13,7 @@ from torchvision import transforms
 from torchvision.transforms import functional as F
 
 from engine import images
+from engine import transforms as module
 from engine.features.views import training_views
 from engine.images import inspect
 from engine.preprocessing import Preprocessing
@@ -361,3 +363,37 @@ def test_training_views():
     assert training_views("none", 0) == ["none"]
     assert training_views("flip", 1) == ["none", "flip"]
     assert training_views("randomcrop", 3) == ["none", "randomcrop_0", "randomcrop_1", "randomcrop_2"]
+    assert training_views("randomresizedcrop", 2) == ["none", "randomresizedcrop_0", "randomresizedcrop_1"]
+
+
+def test_a_random_resized_crop_is_torchvisions_given_the_same_draw(monkeypatch):
+    """For encoders that crop and for those that resize both sides, of which the draws are the same."""
+    boxes, image = [], noise(90, 70)
+    whole = module._random_box
+    monkeypatch.setattr(module, "_random_box", lambda *how: boxes.append(whole(*how)) or boxes[-1])
+    for mode in ("shortest", "squash"):
+        for seed in range(20):
+            found = render(image, "randomresizedcrop_0", Preprocessing(SIZE, resize_mode=mode), f"{seed}")
+            theirs = transforms.RandomResizedCrop(SIZE, interpolation=F.InterpolationMode.BICUBIC)
+            monkeypatch.setattr(theirs, "get_params", lambda *_, box=boxes[-1]: box)
+            wanted = F.pil_to_tensor(theirs(image))
+            assert torch.equal(found, wanted) or torch.equal(found, wanted.flip(-1))
+    assert boxes[:20] == boxes[20:]
+
+
+def test_random_resized_crops_are_spread_as_torchvisions():
+    """In place and size, half of them mirrored; a strip has one crop, the widest in the centre."""
+    image, seeds = Image.new("RGB", (400, 300)), range(2000)
+    boxes = torch.tensor([module._random_box(random.Random(seed), 300, 400, (0.08, 1)) for seed in seeds])
+    torch.manual_seed(0)
+    theirs = torch.tensor([transforms.RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in seeds])
+    for quantile in (0.05, 0.25, 0.5, 0.75, 0.95):
+        found, wanted = (own.double().quantile(quantile, 0) for own in (boxes, theirs))
+        assert torch.allclose(found, wanted, atol=16), quantile
+    assert module._random_box(random.Random(0), 1000, 30, (0.08, 1)) == (480, 0, 40, 30)
+    half = Image.new("RGB", (SIZE, SIZE))
+    half.paste((255, 0, 0), (0, 0, SIZE // 2, SIZE))
+    kind = Preprocessing(SIZE)
+    reds = [render(half, "randomresizedcrop_0", kind, f"{seed}")[0].double().mean(0) for seed in range(300)]
+    mirrored = [bool(red[0] < red[-1]) for red in reds if red[0] != red[-1]]
+    assert 0.4 < sum(mirrored) / len(mirrored) < 0.6

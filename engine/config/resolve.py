@@ -25,7 +25,7 @@ ENCODER = "RN50"
 
 
 def image_views(args: argparse.Namespace) -> int:
-    """Return `--image-views`, or its default: 0 with `none`, 1 with `flip`, at least 1 with `randomcrop`.
+    """Return `--image-views`, or its default: 0 with `none`, 1 with `flip`, otherwise at least 1.
 
     Raises UserError for a number that the augmentation does not allow.
     """
@@ -35,8 +35,7 @@ def image_views(args: argparse.Namespace) -> int:
     allowed, is_allowed = {
         "none": ("0", views == 0),
         "flip": ("1 (a second flip would equal the first)", views == 1),
-        "randomcrop": ("1 or more", views >= 1),
-    }[augmentation]
+    }.get(augmentation, ("1 or more", views >= 1))
     if not is_allowed:
         raise UserError(f"--image-augmentation {augmentation} takes --image-views {allowed}, not {views}")
     return views

@@ -2,7 +2,7 @@
 
 A *view* is one deterministic rendering of an image, and keys a bank of features: `none` is the encoder's own
 preprocessing (the centre crop, or the whole image), `flip` its mirror image, and `randomcrop_0`, `randomcrop_1`, ...
-are random draws. `engine.transforms` renders them.
+and `randomresizedcrop_0`, ... are random draws. `engine.transforms` renders them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ Rows = list[tuple[str, str, list[int]]]
 
 def training_views(augmentation: str, views: int) -> list[str]:
     """Return the views of training images: `none`, then the views that `--image-augmentation` adds."""
-    added = {"none": [], "flip": ["flip"], "randomcrop": [f"randomcrop_{k}" for k in range(views)]}
-    return ["none", *added[augmentation]]
+    fixed = {"none": [], "flip": ["flip"]}
+    drawn = [f"{augmentation}_{k}" for k in range(views)]
+    return ["none", *fixed.get(augmentation, drawn)]
 
 
 def wanted_rows(benchmark: ImageDataset, splits: list[FewShotSplit], views: list[str]) -> Rows:

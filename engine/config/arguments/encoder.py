@@ -87,9 +87,11 @@ ARGUMENTS = [
     _inputs(
         "--image-augmentation",
         scripts=(FEATURES, *TRAINING, *TABULATING),
-        choices=["none", "flip", "randomcrop"],
+        choices=["none", "flip", "randomcrop", "randomresizedcrop"],
         default="flip",
-        help="views of each training image besides the centre crop: none, flip or randomcrop",
+        metavar="NAME",
+        help="views of each training image besides the centre crop: none, flip, randomcrop or randomresizedcrop (8 to"
+        " 100 %% of the image)",
     ),
     _inputs(
         "--image-views",
