@@ -21,6 +21,7 @@ REGISTRY = {
     "tip_adapter_f": "tip_adapter_f",
     "lp_plus_plus": "lp_plus_plus",
     "gda": "gda",
+    "prompting": "prompting",
     "prolip": "prolip",
     "linear_adapter": "linear_adapter",
 }

@@ -28,7 +28,8 @@ class Method:
     `phi(tensors)` returns the module before the linear layer, to load its saved `tensors` by name into; None is the
     identity. `wise_ft` is whether the weights [C, D] can be averaged with the zero-shot classifier's. `inits` are the
     values of `--classifier_init` that it takes. `check(task)` raises UserError, with the remedy, for a task that the
-    method cannot be fitted to; the rest of a sweep goes on.
+    method cannot be fitted to; the rest of a sweep goes on. `text_encoder` is whether it trains through the
+    text encoder, `Task.prompts`.
     """
 
     title: str
@@ -40,3 +41,4 @@ class Method:
     wise_ft: bool = True
     inits: tuple[str, ...] = ("zeroshot", "random")
     check: Callable[[Task], None] | None = None
+    text_encoder: bool = False

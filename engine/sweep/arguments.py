@@ -17,6 +17,7 @@ from engine.features.opened import OpenedFeatures
 from engine.features.prompts import prompts_digest
 from engine.features.shifted import MissingShifted, open_sets
 from engine.features.store import FeaturePaths, MissingFeatures
+from engine.methods import METHODS
 from engine.results.runs import Cell, RecordFiles
 from engine.sweep import sweep
 from engine.tasks.images import ImageTasks, wanted_by
@@ -99,7 +100,7 @@ def load_features(
             try:
                 features = OpenedFeatures(wanted_by(of_dataset), args.feature_dir, args.indices_dir, encoder, tests)
                 expected = encoder and (encoder.name, encoder.preprocessing)
-                loaded.append(ImageTasks(of_dataset, features, device, expected))
+                loaded.append(ImageTasks(of_dataset, features, device, expected, encoder))
                 _check_templates(loaded[-1], first, args)
                 _check_images(loaded[-1], paths)
             except MissingFeatures as error:
@@ -150,9 +151,10 @@ def _extraction_arguments(paths: FeaturePaths, cell: Cell) -> dict[str, str]:
 def load_trainable_encoder(args: argparse.Namespace, name: str, device: str) -> Encoder | None:
     """Return the encoder, split before its trainable layers, or None if the encoder is not needed.
 
-    Saved classifiers need it for the description of its preprocessing.
+    Saved classifiers need it for the description of its preprocessing, some methods for its text tower.
     """
-    if args.image_layer_idx == args.text_layer_idx == 0 and not args.save_heads:
+    is_needed = args.save_heads or METHODS[args.classifier_head].text_encoder
+    if args.image_layer_idx == args.text_layer_idx == 0 and not is_needed:
         return None
     from engine.clip.load import load_encoder
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,6 +24,10 @@ from engine.results.saved_classifiers import FeatureExtraction
 from engine.training.batches import generator
 from engine.training.evaluate import EMBEDDED, FEATURES, accuracies
 from engine.training.task import Inputs, Samples, Task, TestSet
+
+if TYPE_CHECKING:  # open_clip takes seconds to import
+    from engine.clip.load import Encoder
+    from engine.clip.prompting import PromptEncoder
 
 TEST_SET = 1 << 30
 """The maximum bytes of features of a test set that stays in memory."""
@@ -56,12 +61,14 @@ class ImageTasks:
         features: OpenedFeatures,
         device: str,
         expected: tuple[str, Preprocessing] | None = None,
+        encoder: Encoder | None = None,
     ):
         """Take opened features; `expected` are the encoder's name and preprocessing, to save classifiers.
 
+        `encoder` is for methods that train through the text encoder.
         Raises UserError if the features were extracted with another preprocessing.
         """
-        self.cells, self.features, self.device = cells, features, device
+        self.cells, self.features, self.device, self.encoder = cells, features, device, encoder
         self.extraction = expected and self._extraction(*expected)
         self._trainable_layers = (features.trainable_image_layers, features.trainable_text_layers)
 
@@ -99,7 +106,17 @@ class ImageTasks:
             views=len(views),
             dataset=cell.dataset,
             classnames=self.features.texts.classnames or (),
+            prompts=self._prompts,
         )
+
+    @cached_property
+    def _prompts(self) -> Callable[[int], PromptEncoder] | None:
+        """The text tower for the classes of all tasks, by the number of context vectors."""
+        if self.encoder is None:
+            return None
+        from engine.clip.prompting import PromptEncoder  # imports open_clip, which the encoder has been loaded with
+
+        return cache(lambda length: PromptEncoder(self.encoder, self.classnames, length))
 
     def _random_weight(self, name: str, like: Tensor) -> Tensor:
         return random_weight(*like.shape, generator(f"{name}/init")).to(self.device)

@@ -115,7 +115,8 @@ def _families(jobs: Sequence[Job]) -> list[_Family]:
     families: dict[tuple, list[Problem]] = defaultdict(list)
     for (problem, shares), wanted in settings.items():
         shapes = tuple(tensor.shape for tensor in (*problem.model.parameters(), *problem.model.buffers()))
-        how = (problem.descent, problem.length(wanted[0]), problem.task.scale)
+        shared = tuple(tensor.data_ptr() for tensor in shared_tensors(problem))
+        how = (problem.descent, problem.length(wanted[0]), problem.task.scale, shared)
         families[shares, tuple(wanted), shapes, how].append(problem)
     return [_Family(problems, list(alike[1])) for alike, problems in families.items()]
 
@@ -173,9 +174,15 @@ def run_bytes(problem: Problem, hparams: Hparams) -> int:
     elif not problem.is_linear:
         copies = 6
         step = _saved_bytes(problem, shares)
-        validation += step * rows // batch_size
+        # methods that keep the last state validate it alone, outside of the stack
+        validation = validation + step * rows // batch_size if problem.descent.keep == "best" else 0
     together = max if problem.device.type == "cpu" else sum
     return copies * _parameter_bytes(problem) + _buffer_bytes(problem) + order + together([step, validation])
+
+
+def shared_tensors(problem: Problem) -> Sequence[torch.Tensor]:
+    """Return the tensors `shared` of a module, if any: not trained, and the same for all runs of a stack."""
+    return getattr(problem.model, "shared", ())
 
 
 def _row_bytes(problem: Problem) -> int:
@@ -192,7 +199,7 @@ def _parameter_bytes(problem: Problem) -> int:
 
 def _saved_bytes(problem: Problem, shares: Sequence[int]) -> int:
     """Return the bytes that a forward pass saves for the backward pass, without parameters; runs one to count them."""
-    parameters = {parameter.data_ptr() for parameter in problem.model.parameters()}
+    parameters = {tensor.data_ptr() for tensor in (*problem.model.parameters(), *shared_tensors(problem))}
     saved: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:

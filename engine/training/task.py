@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,25 @@ class TestSet:
     digest: str = ""
 
 
+class PromptEncoder(Protocol):
+    """The text tower of a frozen encoder, for the names of `classes` classes after context vectors of a `width`."""
+
+    classes: int
+    width: int
+
+    def __call__(self, context: Tensor, at_once: int | None = None) -> Tensor:
+        """Return raw text features [classes, D] of context vectors [n, width], some classes at a time."""
+        ...
+
+    def encode(self, context: Tensor, classes: slice) -> Tensor:
+        """Return the features of some classes."""
+        ...
+
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors that it holds."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """A few-shot classification task. All random streams of its runs follow from `name`.
@@ -68,7 +87,8 @@ class Task:
     `trainable_layers` has the trainable layers of each modality's encoder, or None. `initial` [C, D] is the weight
     that training starts from, `scale` the scale of the logits. `text` [C, D] are the raw text features averaged over
     templates and `zeroshot` [C, D] their L2-normalised rows, both of the encoder before training; None for a task
-    without texts. `dataset` and `classnames` (by label) are for methods that use them.
+    without texts. `dataset` and `classnames` (by label) are for methods that use them. `prompts` returns the text tower
+    for a number of context vectors; it is None for methods that do not train through it.
     """
 
     name: str
@@ -82,6 +102,7 @@ class Task:
     views: int = 1
     dataset: str = ""
     classnames: Sequence[str] = field(default=())
+    prompts: Callable[[int], PromptEncoder] | None = None
 
     @property
     def own(self) -> Samples:
