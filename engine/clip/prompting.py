@@ -97,9 +97,11 @@ class PromptEncoder:
         shared, length = len(before), len(before) + rest.shape[1]
         embedding, mask = self.tower.positional_embedding, crop_mask(self.tower.attn_mask, length).to(context.dtype)
         before, rest = before + embedding[:shared], rest + embedding[shared:length]
-        for block in self.tower.blocks:
+        *blocks, last = self.tower.blocks
+        for block in blocks:
             before, rest = _pass(block, before, rest, mask)
-        return text_features(rest, positions - shared, self.tower.ln_final, self.tower.text_projection)
+        ends = _pass_ends(last, before, rest, mask, positions - shared)
+        return text_features(ends.unsqueeze(1), positions * 0, self.tower.ln_final, self.tower.text_projection)
 
 
 def _pass(block: nn.Module, before: Tensor, rest: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,22 +110,47 @@ def _pass(block: nn.Module, before: Tensor, rest: Tensor, mask: Tensor) -> tuple
     `mask` [P + R, P + R] is the causal mask.
     """
     shared, shape = len(before), rest.shape[:2]
-    tokens = torch.cat([before, rest.flatten(0, 1)])
-    attention = block.attn
-    projected = F.linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
-    projected = projected.unflatten(1, (3, attention.num_heads, -1)).permute(1, 2, 0, 3)  # [3, heads, tokens, size]
-    query, key, value = projected[:, :, :shared]
+    tokens, own, others = _project(block, before, rest)
+    query, key, value = own
     first = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:shared, :shared])
-    queries, *others = projected[:, :, shared:].unflatten(2, shape).transpose(1, 2)  # [C, heads, R, size]
-    keys, values = (
-        torch.cat([own.expand(len(other), -1, -1, -1), other], 2)
-        for own, other in zip((key, value), others, strict=True)
-    )
-    second = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask[shared:])
+    second = F.scaled_dot_product_attention(others[0], *_all(own, others), attn_mask=mask[shared:])
     attended = torch.cat([first.transpose(0, 1).flatten(1), second.transpose(1, 2).flatten(2).flatten(0, 1)])
-    tokens = tokens + block.ls_1(attention.out_proj(attended))
-    tokens = tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
+    tokens = _finish(block, tokens, attended)
     return tokens[:shared], tokens[shared:].unflatten(0, shape)
+
+
+def _pass_ends(block: nn.Module, before: Tensor, rest: Tensor, mask: Tensor, ends: Tensor) -> Tensor:
+    """Return the outputs [C, width] of `_pass` at the positions `ends` [C] of the tokens [C, R, width] alone."""
+    _, own, others = _project(block, before, rest)
+    query = others[0].gather(2, ends.view(-1, 1, 1, 1).expand(-1, *others[0].shape[1:2], 1, others[0].shape[3]))
+    masks = mask[len(before) + ends][:, None, None]  # [C, 1, 1, P + R]
+    attended = F.scaled_dot_product_attention(query, *_all(own, others), attn_mask=masks)
+    tokens = rest.gather(1, ends.view(-1, 1, 1).expand(-1, 1, rest.shape[2])).squeeze(1)
+    return _finish(block, tokens, attended.flatten(1))
+
+
+def _project(block: nn.Module, before: Tensor, rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return all tokens [P + C * R, width], and queries, keys and values of both kinds of tokens.
+
+    These are [3, heads, P, size] and [3, C, heads, R, size].
+    """
+    tokens, attention = torch.cat([before, rest.flatten(0, 1)]), block.attn
+    projected = F.linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
+    projected = projected.unflatten(1, (3, attention.num_heads, -1)).permute(1, 2, 0, 3)
+    own, others = projected.split([len(before), len(tokens) - len(before)], 2)
+    return tokens, own, others.unflatten(2, rest.shape[:2]).transpose(1, 2)
+
+
+def _all(own: Tensor, others: Tensor) -> Iterator[Tensor]:
+    """Return keys and values [C, heads, P + R, size] of the tokens of each class and those before them."""
+    pairs = zip(own[1:], others[1:], strict=True)
+    return (torch.cat([shared.expand(len(other), -1, -1, -1), other], 2) for shared, other in pairs)
+
+
+def _finish(block: nn.Module, tokens: Tensor, attended: Tensor) -> Tensor:
+    """Return the outputs of a transformer block for tokens [n, width] and what they attended to."""
+    tokens = tokens + block.ls_1(block.attn.out_proj(attended))
+    return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
 
 
 class _InChunks(torch.autograd.Function):
