@@ -50,13 +50,14 @@ def cell_of(dataset, shots, seed, features, method, settings):
 
 
 def write_cell(root, cell, points=2, shifts=(), **changes):
-    """Records of a complete grid: accuracies are random, of the cell alone; the second point is selected and tested.
+    """Records of a complete grid: accuracies are random, of the cell alone; the last point is selected and tested.
 
-    `shifts` are the test-only datasets it was tested on. `changes` are fields of all its records.
+    The grid is one point for methods without hyper-parameters. `shifts` are the test-only datasets it was tested on. `changes` are fields of all its records.
     """
     draw = random.Random(repr(cell))
-    for k, point in enumerate(POINTS[-points:], start=1):
-        best = k == points
+    grid = POINTS[-points:] if cell.grid.axes else [Hparams()]
+    for k, point in enumerate(grid, start=1):
+        best = k == len(grid)
         tests = [TEST, *shifts] if best else []
         accuracies = {TRAINED: {VAL: k / 2 - draw.random() / 4}, WISEFT: {VAL: draw.random()}, ZEROSHOT: {VAL: 0.5}}
         for name, found in accuracies.items():
@@ -71,7 +72,7 @@ def write_cell(root, cell, points=2, shifts=(), **changes):
             "versions": {"torch": "2"},
             "shifted": dict.fromkeys(shifts, "d") if best else {},
         }
-        record = Record(cell=cell, hyperparameters=point, grid=POINTS[-points:], **fields | changes)
+        record = Record(cell=cell, hyperparameters=point, grid=grid, **fields | changes)
         write_record(record, root)
 
 

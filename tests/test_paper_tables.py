@@ -29,6 +29,7 @@ IMAGES = ["none_0", "flip_1", "randomcrop_1", "randomcrop_9"]
 FIRST = "RN50"
 TEXTS = ["classname", "vanilla", "hand_crafted", "template_mining"]
 ADAPTER = ("cross_modal-adapter_zeroshot", "logit_4.60517-adapter")
+PROMPTING = ("cross_modal-prompting_zeroshot", "logit_4.60517-prompting")
 
 
 def runs(
@@ -63,7 +64,8 @@ ROWS = {  # by hand, in the order of the paper
     ],
     2: [
         *(LP(UNI, images="flip_1"), LP(CROSS, images="flip_1"), DELTA, wiseft(UNI_ZEROSHOT), wiseft(CROSS), DELTA),
-        *([PAPER_ONLY] * 4 + [runs(*ADAPTER, images="flip_1"), PAPER_ONLY]),
+        *(PAPER_ONLY, runs(*PROMPTING, images="randomresizedcrop_8"), PAPER_ONLY, PAPER_ONLY),
+        *(runs(*ADAPTER, images="flip_1"), PAPER_ONLY),
     ],
     8: SHIFTS[0] + SHIFTS[1],
     10: [
@@ -82,7 +84,8 @@ ROWS = {  # by hand, in the order of the paper
         for method in (UNI, UNI_ZEROSHOT, "cross_modal-linear_random", "cross_modal-linear_zeroshot")
     ],
     13: [LP(CROSS), FINE(CROSS), FINE(CROSS, image=0, text=1), FINE(CROSS, image=1, text=1)],
-    14: [wiseft(UNI_ZEROSHOT), wiseft(CROSS), PAPER_ONLY, runs(*ADAPTER), LP(UNI), LP(CROSS), FINE(UNI), FINE(CROSS)]
+    14: [wiseft(UNI_ZEROSHOT), wiseft(CROSS), runs(*PROMPTING, images="randomresizedcrop_8"), runs(*ADAPTER)]
+    + [LP(UNI), LP(CROSS), FINE(UNI), FINE(CROSS)]
     + [wiseft(UNI_ZEROSHOT, "ViT-B-16"), wiseft(CROSS, "ViT-B-16")]
     + [train(method, by="ViT-B-16") for train in (LP, FINE) for method in (UNI, CROSS)],
 }

@@ -56,7 +56,7 @@ METHODS = {
     "prograd": PaperMethod("ProGrad"),
     "tip_adapter": PaperMethod("Tip-Adapter"),
     "tip_adapter_original": PaperMethod("Tip-Adapter, original"),
-    "prompting": PaperMethod("prompting"),
+    "prompting": PaperMethod("prompting", "prompting", images=("randomresizedcrop", 8)),
     # ImageNet-ESC: its records belong to `results.esc`
     "linear_prob": PaperMethod("linear probing"),
     "audiovisual_linear_prob": PaperMethod("linear probing, audio-visual"),
@@ -185,6 +185,7 @@ def cell(row: PaperRow, dataset: str, shots: int, seed: int, scope: Scope) -> Ce
     paper = METHODS[row.method]
     method = OURS[paper.mode]
     modality = row.modality or "cross_modal"
+    init = row.init or ("random" if modality == "uni_modal" else "zeroshot")
     images = (row.image_augmentation, int(row.image_views)) if row.image_augmentation else paper.images
     return Cell(
         dataset=dataset,
@@ -198,7 +199,7 @@ def cell(row: PaperRow, dataset: str, shots: int, seed: int, scope: Scope) -> Ce
         image_views=images[1],
         modality=modality,
         head=REGISTRY[paper.mode],
-        init=row.init or ("random" if modality == "uni_modal" else "zeroshot"),
+        init=init if init in method.inits else method.inits[0],
         log_logit_scale=method.log_logit_scale,
         hyperparams=paper.mode,
         max_iter=scope.max_iter,

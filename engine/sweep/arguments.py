@@ -17,7 +17,6 @@ from engine.features.opened import OpenedFeatures
 from engine.features.prompts import prompts_digest
 from engine.features.shifted import MissingShifted, open_sets
 from engine.features.store import FeaturePaths, MissingFeatures
-from engine.methods import METHODS
 from engine.results.runs import Cell, RecordFiles
 from engine.sweep import sweep
 from engine.tasks.images import ImageTasks, wanted_by
@@ -84,7 +83,7 @@ def load_features(
     """
     loaded, missing = [], []
     for name in args.clip_encoder:
-        encoder = load_trainable_encoder(args, name, device)
+        encoder = load_trainable_encoder(args, name, device, cells[0].method.text_encoder)
         for dataset in args.dataset:
             folder = names.folder(name, args.clip_weights)
             paths = FeaturePaths.of(args.feature_dir, folder, dataset)
@@ -148,13 +147,14 @@ def _extraction_arguments(paths: FeaturePaths, cell: Cell) -> dict[str, str]:
     return {arguments[name]: value for name, value in settings.items()}
 
 
-def load_trainable_encoder(args: argparse.Namespace, name: str, device: str) -> Encoder | None:
+def load_trainable_encoder(
+    args: argparse.Namespace, name: str, device: str, text_encoder: bool = False
+) -> Encoder | None:
     """Return the encoder, split before its trainable layers, or None if the encoder is not needed.
 
-    Saved classifiers need it for the description of its preprocessing, some methods for its text tower.
+    Saved classifiers need it for the description of its preprocessing, and some methods for its `text_encoder`.
     """
-    is_needed = args.save_heads or METHODS[args.classifier_head].text_encoder
-    if args.image_layer_idx == args.text_layer_idx == 0 and not is_needed:
+    if args.image_layer_idx == args.text_layer_idx == 0 and not (args.save_heads or text_encoder):
         return None
     from engine.clip.load import load_encoder
 
