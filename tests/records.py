@@ -52,7 +52,8 @@ def cell_of(dataset, shots, seed, features, method, settings):
 def write_cell(root, cell, points=2, shifts=(), **changes):
     """Records of a complete grid: accuracies are random, of the cell alone; the last point is selected and tested.
 
-    The grid is one point for methods without hyper-parameters. `shifts` are the test-only datasets it was tested on. `changes` are fields of all its records.
+    The grid is one point for methods without hyper-parameters. `shifts` are the test-only datasets it was tested on.
+    `changes` are fields of all its records.
     """
     draw = random.Random(repr(cell))
     grid = POINTS[-points:] if cell.grid.axes else [Hparams()]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import open_clip
 import pytest
+from safetensors.torch import save_file
 
 from engine import datasets, methods
 from engine.clip.load import load_encoder
@@ -175,6 +176,17 @@ def test_a_new_encoder(tmp_path, random_weights):
     assert load_encoder("my-model", str(random_weights(1))).image_shapes == {0: (128,)}
 
 
+def test_the_words_nearest_to_a_context(tmp_path, capsys):
+    """Of a context that is three words, the nearest are these words."""
+    (block,) = (block for block in blocks("python") if "embedding.phi.context" in block)
+    encoder = load_encoder(DEMO[0])
+    words = encoder.tokenize(["red star ring"], 5)[0, 1:4]
+    context = encoder.model.token_embedding(words).detach().contiguous()
+    save_file({"embedding.phi.context": context}, tmp_path / "classifier.safetensors")
+    exec(block.replace("RN50", DEMO[0]).replace("classifier.saf", f"{tmp_path}/classifier.saf"), {})
+    assert re.findall(r"\['(\w+)'", capsys.readouterr().out) == ["red", "star", "ring"]
+
+
 def test_a_method():
     (block,) = (block for block in blocks("python") if block.startswith("GRID = "))
     found = {"Method": methods.Method, "Grid": Grid, "GradientDescent": GradientDescent}
@@ -185,8 +197,8 @@ def test_a_method():
 
 
 def test_every_block_of_python_is_run():
-    """The six above, that of docs/predict.md (tests/test_predict_script.py) and a method (tests/methods)."""
-    assert len(blocks("python")) == 8
+    """The seven above, that of docs/predict.md (tests/test_predict_script.py) and a method (tests/methods)."""
+    assert len(blocks("python")) == 9
     assert TEXT["docs/predict.md"].count("```python") == 1
     assert set(re.findall(r"^```(\w+)$", "".join(TEXT.values()), re.MULTILINE)) == {"python", "text", "bibtex"}
 

@@ -186,6 +186,6 @@ def test_ctrl_c_stops_everything(extracted, tmp_path):
 
 
 def test_each_sweep_is_short():
-    for name in ("features.sh", "linear_probe.sh", "partial_finetuning.sh", "adapter.sh"):
+    for name in ("features.sh", "linear_probe.sh", "partial_finetuning.sh", "adapter.sh", "prompting.sh"):
         assert len((ROOT / name).read_text().splitlines()) < 40, name
         assert os.access(ROOT / name, os.X_OK)
