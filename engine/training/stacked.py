@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from functools import partial
 from threading import Event, Lock
 
 import torch
@@ -178,6 +179,7 @@ class _Optimizer:
         moments = 1 if how.kind == "sgd" else 2
         self.moments = [[memory.zeros_like(parameter) for parameter in parameters] for _ in range(moments)]
         self.taken = torch.zeros((), device=parameters[0].device)  # steps
+        self.updates = [self._update(how.weight_decay_of(setting), len(parameters)) for setting in settings]
         self.slices = [
             [list(parts) for parts in zip(*(_per_setting(t.detach(), settings) for t in tensors), strict=True)]
             for tensors in (parameters, *self.moments)
@@ -187,16 +189,23 @@ class _Optimizer:
         """Update the parameters by their `gradients`; `rates` [R] are the learning rates."""
         self.taken += 1
         of_settings = zip(*(_per_setting(gradient, self.settings) for gradient in gradients), strict=True)
-        for number, (own, weights, *moments) in enumerate(zip(of_settings, *self.slices, strict=True)):
-            how = {"lr": rates[number], "weight_decay": self.how.weight_decay_of(self.settings[number])}
-            if self.how.kind == "sgd":
-                momentum = {"momentum": self.how.momentum, "dampening": 0.0, "nesterov": False, "is_first_step": False}
-                torch._fused_sgd_(weights, list(own), *moments, **how, **momentum, maximize=False)
-                continue
-            update = torch._fused_adamw_ if self.how.kind == "adamw" else torch._fused_adam_
-            beta1, beta2 = self.how.betas
-            how |= {"beta1": beta1, "beta2": beta2, "eps": self.how.eps, "amsgrad": False, "maximize": False}
-            update(weights, list(own), *moments, [], [self.taken] * len(weights), **how)
+        for update, rate, own, tensors in zip(
+            self.updates, rates, of_settings, zip(*self.slices, strict=True), strict=True
+        ):
+            update(tensors[0], list(own), *tensors[1:], lr=rate)
+
+    def _update(self, weight_decay: float, parameters: int) -> Callable:
+        """Return the kernel for a setting, which takes weights, gradients, moments and the learning rate."""
+        how = self.how
+        if how.kind == "sgd":
+            momentum = {"momentum": how.momentum, "dampening": 0.0, "nesterov": False, "is_first_step": False}
+            return partial(torch._fused_sgd_, weight_decay=weight_decay, maximize=False, **momentum)
+        kernel, (beta1, beta2) = torch._fused_adamw_ if how.kind == "adamw" else torch._fused_adam_, how.betas
+        betas, steps = {"beta1": beta1, "beta2": beta2}, [self.taken] * parameters
+        fixed = partial(kernel, eps=how.eps, weight_decay=weight_decay, amsgrad=False, maximize=False, **betas)
+        return lambda weights, gradients, means, squares, lr: fixed(
+            weights, gradients, means, squares, [], steps, lr=lr
+        )
 
     def reset(self) -> None:
         """Forget all steps."""
@@ -227,6 +236,7 @@ class _Batches:
         self.rows, self.labels = (torch.zeros(shape, dtype=torch.int64, device=device) for _ in range(2))
         self.rates = torch.zeros(EVAL_FREQ, len(stack.settings), device=device)
         self.step = torch.zeros(1, dtype=torch.int64, device=device)  # within the block
+        self.first = torch.zeros_like(self.step)
         self.settings = stack.settings
 
     def load(self, start: int) -> None:
@@ -254,7 +264,7 @@ class _Batches:
     def next(self) -> tuple[list[tuple[_JoinedBank, Tensor]], Tensor, Tensor]:
         """Return the next batch: a bank and rows [G, share] of it per modality; labels [G, B]; learning rates [R]."""
         rates = self.rates.index_select(0, self.step).squeeze(0)
-        batch = torch.zeros_like(self.step) if self.is_full else self.step
+        batch = self.first if self.is_full else self.step
         rows, labels = (tensor.index_select(0, batch).squeeze(0) for tensor in (self.rows, self.labels))
         self.step += 1
         return list(zip(self.banks, rows.split(self.shares, dim=1), strict=True)), labels, rates
