@@ -222,7 +222,7 @@ class _Batches:
     """The batches of G problems side by side, loaded in blocks of `EVAL_FREQ` steps and taken one after another.
 
     Rows, labels and learning rates of a block lie in tensors with fixed addresses. A counter, also a tensor, picks
-    those of a step, so that a step can be captured once and replayed.
+    each step's, so that a step can be captured once and replayed.
     """
 
     def __init__(self, problems: Sequence[Problem], stack: Stack):
