@@ -63,10 +63,9 @@ def expect_golden():
     """A function that compares what was found with a value of a method's golden, within the file's tolerance."""
     goldens = json.loads((Path(__file__).parent / "goldens.json").read_text())
 
-    def expect(method, name, found, first=None):
+    def expect(method, name, found):
         golden = goldens[method]["values"][name]
         wanted, margin = (torch.tensor(golden[key], dtype=torch.float64) for key in ("value64", "margin"))
-        wanted = wanted[:first] if first else wanted
         allowed = torch.maximum(2e-5 * wanted.abs().clamp(min=1), 4 * margin)
         off = (torch.as_tensor(found).double() - wanted).abs()
         assert (off <= allowed).all(), f"{method} {name}: off by {off.max():.2e}, allowed {allowed.min():.2e}"
