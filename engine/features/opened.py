@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # open_clip takes seconds to import, and training on final fe
 class Wanted:
     """A choice of a dataset's features: encoder, layers, prompts, views and few-shot splits.
 
-    `encoder` is a folder name. `splits` are pairs of shots and seed.
+    `encoder` is a folder name. `splits` are pairs of shots and seed. The other fields have the names of a cell's.
     """
 
     dataset: str

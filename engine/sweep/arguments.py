@@ -98,8 +98,7 @@ def load_features(
                 missing.append(f"{error}\nextract them with\n  {make}")
             try:
                 features = OpenedFeatures(wanted_by(of_dataset), args.feature_dir, args.indices_dir, encoder, tests)
-                expected = encoder and (encoder.name, encoder.preprocessing)
-                loaded.append(ImageTasks(of_dataset, features, device, expected, encoder))
+                loaded.append(ImageTasks(of_dataset, features, device, encoder))
                 _check_templates(loaded[-1], first, args)
                 _check_images(loaded[-1], paths)
             except MissingFeatures as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -35,18 +35,8 @@ TEST_SET = 1 << 30
 
 def wanted_by(cells: list[Cell]) -> Wanted:
     """Return the features that `cells` need; they share dataset, encoder, layers, prompts and views."""
-    cell = cells[0]
-    return Wanted(
-        dataset=cell.dataset,
-        encoder=cell.encoder,
-        image_layer=cell.image_layer,
-        text_layer=cell.text_layer,
-        text_augmentation=cell.text_augmentation,
-        image_augmentation=cell.image_augmentation,
-        image_views=cell.image_views,
-        max_val_shot=cell.max_val_shot,
-        splits=[(cell.shots, cell.seed) for cell in cells],
-    )
+    shared = {field.name: getattr(cells[0], field.name) for field in fields(Wanted) if field.name != "splits"}
+    return Wanted(**shared, splits=[(cell.shots, cell.seed) for cell in cells])
 
 
 class ImageTasks:
@@ -60,16 +50,14 @@ class ImageTasks:
         cells: list[Cell],
         features: OpenedFeatures,
         device: str,
-        expected: tuple[str, Preprocessing] | None = None,
         encoder: Encoder | None = None,
     ):
-        """Take opened features; `expected` are the encoder's name and preprocessing, to save classifiers.
+        """Take opened features; `encoder` is for saved classifiers and methods that train through its text tower.
 
-        `encoder` is for methods that train through the text encoder.
-        Raises UserError if the features were extracted with another preprocessing.
+        Raises UserError if the features were extracted with another preprocessing than the encoder's.
         """
         self.cells, self.features, self.device, self.encoder = cells, features, device, encoder
-        self.extraction = expected and self._extraction(*expected)
+        self.extraction = encoder and self._extraction(encoder.name, encoder.preprocessing)
         self._trainable_layers = (features.trainable_image_layers, features.trainable_text_layers)
 
     @property

@@ -42,12 +42,14 @@ def fit_each(
     Large fits, fits on other devices and all fits with `in_turn` run one after another. A result does not depend on
     what else is fitted: a small fit takes one thread even if it is alone. `progress` is called with `steps` after each.
     """
-    small = [run for run in runs if run.task.device.type == "cpu" and _size(run) <= LARGE]
+    small = []
     for run in runs:
-        if run not in small:
-            fitted = fit(run)
-            progress(steps)
-            yield {run: fitted}
+        if run.task.device.type == "cpu" and _size(run) <= LARGE:
+            small.append(run)
+            continue
+        fitted = fit(run)
+        progress(steps)
+        yield {run: fitted}
     with one_thread_per_kernel() as cores, ThreadPoolExecutor(1 if in_turn else cores) as pool:
         try:
             pending = [(run, pool.submit(fit, run)) for run in small]
