@@ -5,11 +5,13 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from engine import files
 from engine.errors import UserError
@@ -35,6 +37,24 @@ def zeros_like(tensor: Tensor) -> Tensor:
         return torch.zeros(tensor.shape, device=tensor.device)
     pages = mmap.mmap(-1, 4 * tensor.numel(), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return torch.frombuffer(pages, dtype=torch.float32).view(tensor.shape)
+
+
+@contextmanager
+def count_saved(skip: Callable[[Tensor], bool]) -> Iterator[dict[int, int]]:
+    """Count what autograd saves for the backward pass inside of the block: bytes by the address of each storage.
+
+    Tensors for which `skip` is true are not counted.
+    """
+    saved: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        if not skip(tensor):
+            storage = tensor.untyped_storage()
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.enable_grad(), saved_tensors_hooks(note, lambda tensor: tensor):
+        yield saved
 
 
 def scratch(shape: Sequence[int], folder: Path) -> Tensor:

@@ -6,15 +6,15 @@ features of hand-crafted prompts too, as samples of their classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
+from engine import memory
 from engine.errors import UserError
 from engine.methods.frozen import check_frozen
 from engine.methods.method import Method
@@ -23,7 +23,7 @@ from engine.training.batches import generator
 from engine.training.descent import GradientDescent, Optimizer
 from engine.training.grid import Grid
 from engine.training.schedule import epoch_cosine
-from engine.training.task import Fitted, Inputs, PromptEncoder, Run, Task
+from engine.training.task import Inputs, PromptEncoder, Run, Task
 
 CONTEXT = 16
 """The number of context vectors."""
@@ -92,28 +92,18 @@ def epochs(task: Task) -> int:
 class InMemory(GradientDescent):
     """Gradient descent with the text tower in chunks of classes, where not all fit `budget`."""
 
-    def __call__(
-        self,
-        runs: Sequence[Run],
-        *,
-        max_iter: int,
-        progress: Callable[[int], object],
-        executor: str = "stacked",
-        budget: int | None = None,
-    ) -> Iterator[dict[Run, Fitted]]:
-        """Train `runs`; see `Fit`. Half of the budget is for chunks, of as many stacks as train at a time."""
-        how = {"max_iter": max_iter, "progress": progress, "executor": executor}
-        fitted = self
-        if budget is not None and (at_once := classes_at_once(runs, budget)):
-            fitted, budget = replace(self, build=partial(self.build, at_once=at_once)), budget // 2
-        return GradientDescent.__call__(fitted, runs, budget=budget, **how)
+    def within(self, budget: int | None, runs: Sequence[Run]) -> tuple[GradientDescent, int | None]:
+        """Return the description, and the bytes for stacks: half of the budget if chunks need the other half."""
+        if budget is None or not (at_once := classes_at_once(runs, budget)):
+            return self, budget
+        return replace(self, build=partial(self.build, at_once=at_once)), budget // 2
 
 
 def classes_at_once(runs: Sequence[Run], budget: int) -> int | None:
     """Return how many classes go through the text tower at a time; None if `budget` (bytes) has room for all.
 
-    Of a stack of two runs, the smallest, half of the budget is for what its steps leave behind. The smallest dataset of
-    `runs` does not matter: a sweep trains datasets one after another.
+    The smallest stack has two runs, and the tensors of its steps may take half of the budget. The largest number of
+    classes counts.
     """
     prompts = max((run.task.prompts(CONTEXT) for run in runs), key=lambda own: own.classes)
     of_class = bytes_of_class(prompts)
@@ -126,16 +116,8 @@ def classes_at_once(runs: Sequence[Run], budget: int) -> int | None:
 def bytes_of_class(prompts: PromptEncoder) -> int:
     """Return how many bytes the forward pass of the text tower keeps of a class for the backward pass."""
     known = {tensor.untyped_storage().data_ptr() for tensor in prompts.tensors()}
-    saved: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
     classes = min(FEW, prompts.classes)
-    with torch.enable_grad(), saved_tensors_hooks(note, lambda tensor: tensor):
+    with memory.count_saved(lambda tensor: tensor.untyped_storage().data_ptr() in known) as saved:
         context = torch.zeros(CONTEXT, prompts.width, device=prompts.tensors()[0].device, requires_grad=True)
         features = prompts.encode(context, slice(classes))
     del features

@@ -143,6 +143,13 @@ class GradientDescent:
         sizes = list(map(len, task.samples.values()))
         return [sizes[0] // task.views, *sizes[1:]] if self.views_in_turn else sizes
 
+    def within(self, budget: int | None, runs: Sequence[Run]) -> tuple[GradientDescent, int | None]:
+        """Return the description that trains `runs` in `budget` bytes (None: no limit), and the bytes for stacks.
+
+        A method whose steps can save memory overrides this.
+        """
+        return self, budget
+
     def __call__(
         self,
         runs: Sequence[Run],
@@ -156,7 +163,9 @@ class GradientDescent:
         from engine.training import sequential, stacked
         from engine.training.problem import Job, Problem
 
-        built = {run.task: Problem(run.task, self, self.build(run.task), max_iter) for run in runs}
+        descent, budget = self.within(budget, runs)
+        tasks = dict.fromkeys(run.task for run in runs)
+        built = {task: Problem(task, descent, descent.build(task), max_iter) for task in tasks}
         jobs = {Job(built[run.task], run.hparams): run for run in runs}
         train = {"sequential": sequential.train, "stacked": stacked.train}[executor]
         with closing(train(list(jobs), progress=progress, budget=budget)) as trained:

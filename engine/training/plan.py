@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import torch
-from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
+from engine import memory
 from engine.errors import UserError
 from engine.training.grid import Hparams
 from engine.training.problem import Job, Problem
@@ -200,18 +200,10 @@ def _parameter_bytes(problem: Problem) -> int:
 def _saved_bytes(problem: Problem, shares: Sequence[int]) -> int:
     """Return the bytes that a forward pass saves for the backward pass, without parameters; runs one to count them."""
     parameters = {tensor.data_ptr() for tensor in (*problem.model.parameters(), *shared_tensors(problem))}
-    saved: dict[int, int] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if tensor.data_ptr() not in parameters:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
     pairs = zip(problem.modalities, shares, strict=True)
     picked = [samples.pick(torch.arange(share, device=samples.rows.device)) for samples, share in pairs]
     inputs, labels = zip(*picked, strict=True)
-    with torch.enable_grad(), saved_tensors_hooks(note, lambda tensor: tensor):
+    with memory.count_saved(lambda tensor: tensor.data_ptr() in parameters) as saved:
         leaves = {name: p.detach().requires_grad_() for name, p in problem.model.named_parameters()}
         logits = torch.func.functional_call(problem.model, leaves, inputs)
         loss = F.cross_entropy(logits, torch.cat(labels))
