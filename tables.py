@@ -46,7 +46,7 @@ def show_methods(args: argparse.Namespace) -> None:
     if args.plot:
         methods_scope.require_plot(scope)
     table = MethodsTable(scope, args.result_dir)
-    below = commands.methods_commands(args, table.missing, scope.encoders)
+    below = commands.cells_commands(args, table.missing, scope.encoders)
     paths = methods_text.write(table, published, below, Path(args.avg_dir))
     print(methods_text.on_screen(table, published, shorten(below, paths[1])))
     print(*paths, sep=", ", end="\n\n")

@@ -27,18 +27,18 @@ from safetensors.torch import load_file  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+from engine.datasets.few_shot import MAX_VAL_SHOT  # noqa: E402
 from engine.errors import UserError  # noqa: E402
 from engine.methods import METHODS  # noqa: E402
 from engine.model import Embedding, LinearClassifier, LinearHead, random_weight  # noqa: E402
 from engine.results.methods_scope import CROSS, MODALITIES, UNI  # noqa: E402
-from engine.results.runs import select  # noqa: E402
+from engine.results.runs import select, spell_modality  # noqa: E402
 from engine.sweep.sweep import batch_size_fits  # noqa: E402
 from engine.training.batches import generator  # noqa: E402
 from engine.training.evaluate import accuracies  # noqa: E402
 from engine.training.schedule import MAX_ITER  # noqa: E402
 from engine.training.task import Run, Samples, Task  # noqa: E402
 
-MAX_VAL_SHOT = 4
 FELL = 3.0
 """Points below zero-shot at the fewest shots from which a row is listed below the table."""
 
@@ -69,7 +69,7 @@ def main() -> None:
             began = time.perf_counter()
             found, refusals = row(real, name, modality, args.shots, args.draws)
             cells = [f"{statistics.fmean(v):.2f} ± {statistics.pstdev(v):.2f}" if v else "-" for v in found]
-            title = f"{METHODS[name].title} | {modality.replace('_', '-')}"
+            title = f"{METHODS[name].title} | {spell_modality(modality)}"
             print(f"| {title} | {' | '.join(cells)} | {time.perf_counter() - began:.1f} |", flush=True)
             gaps += [f"{title.replace(' |', ',')}: {reason}" for reason in refusals]
             if found[0] and statistics.fmean(found[0]) < zeroshot - FELL:

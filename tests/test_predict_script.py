@@ -37,7 +37,7 @@ from engine.datasets import image_files
 from engine.errors import UserError
 from engine.features.prompts import read_texts, write_texts
 from engine.features.store import DIGEST, digests
-from engine.methods import partial
+from engine.methods import linear, partial
 from engine.results import saved_classifiers
 from engine.results.runs import read_record, selected, write_record
 from engine.results.saved_classifiers import MissingClassifier
@@ -394,6 +394,15 @@ def test_images_come_as_files_pil_images_or_pixels(kept):
         classifier(cropped.float())
     with pytest.raises(ValueError, match=r"not torch.uint8 \[3, 3, 32, 64\]"):
         classifier(cropped[:, :, ::2])
+
+
+def test_wise_ft_is_refused_where_weights_cannot_be_averaged(head, monkeypatch):
+    """Although their shapes would agree."""
+    assert load(head, wise_ft=True)
+    monkeypatch.setattr(linear, "METHOD", replace(linear.METHOD, wise_ft=False))
+    with pytest.raises(UserError, match=r"linear has weights that cannot be averaged .*: --wise_ft false"):
+        load(head, wise_ft=True)
+    assert load(head)
 
 
 @pytest.mark.parametrize(

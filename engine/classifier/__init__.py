@@ -20,6 +20,7 @@ from engine.clip import names
 from engine.clip.frozen import FrozenImageEncoder
 from engine.clip.load import PRECISIONS, Encoder, load_encoder
 from engine.errors import UserError
+from engine.methods import require_wise_ft
 from engine.methods.build import restore
 from engine.model import LinearClassifier
 from engine.model import wise_ft as weight_ensemble
@@ -88,6 +89,8 @@ def load(
     path = saved_classifiers.find(Path(path))
     saved = saved_classifiers.read(path)
     name, cell = saved.extraction.encoder, saved.run.cell
+    if wise_ft:
+        require_wise_ft(cell.head)
     if weights is None and cell.encoder != names.folder(name):
         raise UserError(
             f"{path} was trained on {cell.encoder}, which is {name} with weights from a file; set --clip-weights to"

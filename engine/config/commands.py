@@ -140,18 +140,16 @@ def table_commands(made: Comparison, args: argparse.Namespace) -> list[str]:
             f"Runs of {'the demo' if demo else 'ImageNet-ESC'} are missing. This command trains them:",
             command("imagenet_esc.py", args, only=("demo", "max_iter", "esc_result_dir"), demo=demo),
         ]
-    shift = kind == "shift"
+    if kind != "shift":
+        return cells_commands(args, missing, encoders)
     cells = pluralize(len(missing), "cell")
-    if shift:
-        heading = f"{cells} (shots and seed of a method) not trained, or not tested on every test set. To fill them:"
-    else:
-        heading = f"{cells} (dataset, shots and seed of a method) without a complete, tested grid. To fill them:"
-    train = training_commands(args, missing, encoders, "domain_shift.py" if shift else "train.py")
-    return [heading, *extraction_commands(args, missing, encoders, shifted=shift), *train]
+    heading = f"{cells} (shots and seed of a method) not trained, or not tested on every test set. To fill them:"
+    train = training_commands(args, missing, encoders, "domain_shift.py")
+    return [heading, *extraction_commands(args, missing, encoders, shifted=True), *train]
 
 
-def methods_commands(args: argparse.Namespace, missing: list[Cell], encoders: dict[str, str]) -> list[str]:
-    """Return a line about the cells that the table of all methods lacks, then the commands that fill the gaps."""
+def cells_commands(args: argparse.Namespace, missing: list[Cell], encoders: dict[str, str]) -> list[str]:
+    """Return a line about the cells that a table lacks, then the commands that fill the gaps; nothing for no cells."""
     if not missing:
         return []
     cells = pluralize(len(missing), "cell")

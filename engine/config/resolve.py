@@ -13,7 +13,7 @@ from engine.config.arguments.classifier import method_arguments
 from engine.config.arguments.data import SEEDS, SHOTS
 from engine.datasets.few_shot import ALL
 from engine.errors import UserError
-from engine.methods import METHODS
+from engine.methods import METHODS, require_wise_ft
 from engine.paper import layout
 from engine.paper.layout import TABLES, Scope
 from engine.results.methods_scope import MethodsScope
@@ -103,10 +103,8 @@ def shifted_sets(args: argparse.Namespace) -> dict[str, list[str]]:
 def apply_mode(args: argparse.Namespace) -> None:
     """Set the arguments of train.py that `--mode` fixes. No layer of the text encoder is trained."""
     vars(args).update(method_arguments(args.mode), text_layer_idx=0)
-    if args.wise_ft and not METHODS[args.mode].wise_ft:
-        raise UserError(
-            f"{args.mode} has weights that cannot be averaged with the zero-shot classifier's: --wise_ft false"
-        )
+    if args.wise_ft:
+        require_wise_ft(args.mode)
 
 
 def cells(args: argparse.Namespace) -> list[Cell]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 
+from engine.errors import UserError
 from engine.methods.method import Method
 
 REGISTRY = {
@@ -45,6 +46,13 @@ class _Methods(Mapping[str, Method]):
 METHODS = _Methods()
 DEFAULT = METHODS[next(iter(REGISTRY))]
 HEADS = list(dict.fromkeys(REGISTRY.values()))
-"""What `--classifier_head` takes. Methods of one head build the same classifier, as the method of that name does."""
+"""The values of `--classifier_head`. Methods of one head build the same classifier, as the method of that name does."""
 
-__all__ = ["DEFAULT", "HEADS", "METHODS", "REGISTRY", "Method"]
+
+def require_wise_ft(name: str) -> None:
+    """Raise UserError if the weights of a method cannot be averaged with the zero-shot classifier's."""
+    if not METHODS[name].wise_ft:
+        raise UserError(f"{name} has weights that cannot be averaged with the zero-shot classifier's: --wise_ft false")
+
+
+__all__ = ["DEFAULT", "HEADS", "METHODS", "REGISTRY", "Method", "require_wise_ft"]

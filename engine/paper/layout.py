@@ -13,8 +13,6 @@ from typing import NamedTuple
 from engine import datasets
 from engine.clip import names
 from engine.errors import UserError
-from engine.methods import METHODS as OURS
-from engine.methods import REGISTRY
 from engine.paper import printed
 from engine.paper.printed import AVERAGE, PaperRow
 from engine.results import esc
@@ -183,26 +181,22 @@ def cell(row: PaperRow, dataset: str, shots: int, seed: int, scope: Scope) -> Ce
     depend on them.
     """
     paper = METHODS[row.method]
-    method = OURS[paper.mode]
-    modality = row.modality or "cross_modal"
-    init = row.init or ("random" if modality == "uni_modal" else "zeroshot")
     images = (row.image_augmentation, int(row.image_views)) if row.image_augmentation else paper.images
-    return Cell(
+    layer = {} if paper.image_layer is None else {"image_layer": paper.image_layer}
+    return Cell.of_method(
+        paper.mode,
+        modality=row.modality or "cross_modal",
+        init=row.init,
+        max_iter=scope.max_iter,
         dataset=dataset,
         shots=shots,
         seed=seed,
         encoder=scope.encoders[row.backbone],
-        image_layer=method.image_layer if paper.image_layer is None else paper.image_layer,
         text_layer=paper.text_layer,
         text_augmentation=row.text_augmentation or "hand_crafted",
         image_augmentation=images[0],
         image_views=images[1],
-        modality=modality,
-        head=REGISTRY[paper.mode],
-        init=init if init in method.inits else method.inits[0],
-        log_logit_scale=method.log_logit_scale,
-        hyperparams=paper.mode,
-        max_iter=scope.max_iter,
+        **layer,
     )
 
 

@@ -14,6 +14,7 @@ from engine.paper.compare import ComparedValue, Comparison
 from engine.paper.layout import METHODS, is_zeroshot
 from engine.paper.printed import AVERAGE, PaperRow
 from engine.results.plots import STYLES
+from engine.results.runs import spell_modality
 
 DASHES = ["-", (0, (5, 1.5)), "-.", (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2))]
 """One for each of STYLES, so that crossing lines differ in print too."""
@@ -135,5 +136,5 @@ def _legend(
 
 def _name(row: PaperRow, with_backbone: bool) -> str:
     init = f", {row.init} init" if (row.modality, row.init) == ("cross_modal", "random") else ""
-    name = f"{row.modality.replace('_', '-')} {METHODS[row.method].title}{init}"
+    name = f"{spell_modality(row.modality)} {METHODS[row.method].title}{init}"
     return f"{name}, {row.backbone}" if with_backbone else name

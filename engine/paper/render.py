@@ -14,6 +14,7 @@ from engine.paper import layout, printed
 from engine.paper.compare import ComparedValue, Comparison, TableRow
 from engine.paper.layout import METHODS, TABLES, Coordinates
 from engine.paper.printed import AVERAGE, PaperRow
+from engine.results.markup import escape_tex, page, pipe_table, rounded, tex_row
 from engine.results.runs import runs_digest
 from engine.training.schedule import MAX_ITER
 
@@ -47,21 +48,17 @@ def frame(made: Comparison) -> pd.DataFrame:
         cells = _describe(made, row)
         for column, value in zip(made.columns, row.values, strict=True):
             fields = {
-                "ours": _rounded(value.ours),
-                "std": _rounded(value.std),
+                "ours": rounded(value.ours),
+                "std": rounded(value.std),
                 "paper": value.paper.mean,
                 "paper std": value.paper.std,
-                "difference": _rounded(value.difference),
+                "difference": rounded(value.difference),
                 "complete": f"{value.complete}/{value.required}" if value.required else "",
             }
             cells |= {f"{label(column)} {name}": field for name, field in fields.items()}
         runs = [run for value in row.values if value.ours is not None for run in value.runs]
         rows.append(cells | {"runs": runs_digest(runs, shifted=TABLES[made.number].kind == "shift")})
     return pd.DataFrame(rows)
-
-
-def _rounded(number: float | None) -> float | None:
-    return None if number is None else round(number, 4)
 
 
 def _describe(made: Comparison, row: TableRow) -> dict[str, str]:
@@ -156,11 +153,8 @@ def _caption(made: Comparison, deviations: bool) -> list[str]:
 
 def markdown(text: TableText, below: list[str], language: str = "sh") -> str:
     """Return a table in Markdown, padded to be readable as plain text; `below` are the lines under the table."""
-    parts = [f"# {text.title}", "\n".join(f"{line}  " for line in text.caption).rstrip()]
-    parts += [_pipes(*block) for block in text.blocks]
-    if below:
-        parts += [below[0], "\n".join([f"```{language}", *below[1:], "```"])]
-    return "\n\n".join(parts) + "\n"
+    caption = "\n".join(f"{line}  " for line in text.caption).rstrip()
+    return page(text.title, caption, [_pipes(*block) for block in text.blocks], below, language)
 
 
 def on_screen(made: Comparison, below: list[str], width: int) -> str:
@@ -175,15 +169,7 @@ def on_screen(made: Comparison, below: list[str], width: int) -> str:
 def _pipes(heads: list[str], below: list[str], body: list[list[str]]) -> str:
     """Return a block in Markdown, with one row of headings: the column's name replaces `ours`."""
     names = [head or name for head, name in zip(heads, below, strict=True)]
-    widths = [max(map(len, cells)) for cells in zip(names, *body, strict=True)]
-    words = below.index("ours")
-
-    def line(cells: list[str]) -> str:
-        padded = (c.ljust(w) if k < words else c.rjust(w) for k, (c, w) in enumerate(zip(cells, widths, strict=True)))
-        return f"| {' | '.join(padded)} |"
-
-    rule = "|".join(f"{'-' * (w + 2)}" if k < words else f"{'-' * (w + 1)}:" for k, w in enumerate(widths))
-    return "\n".join([line(names), f"|{rule}|", *map(line, body)])
+    return pipe_table(names, body, below.index("ours"))
 
 
 def latex(text: TableText, below: list[str]) -> str:
@@ -200,11 +186,11 @@ def _tabular(heads: list[str], below: list[str], body: list[list[str]]) -> str:
     rules = "".join(f"\\cmidrule(lr){{{k}-{k + 2}}}" for k in range(words + 1, len(heads) + 1, 3))
     rows = [
         "\\toprule",
-        " & ".join(heads[:words] + groups) + r" \\",
+        tex_row(heads[:words] + groups),
         rules,
-        " & ".join(map(_escape, below)) + r" \\",
+        tex_row(list(map(_escape, below))),
         "\\midrule",
-        *(" & ".join(map(_escape, cells)) + r" \\" for cells in body),
+        *(tex_row(list(map(_escape, cells))) for cells in body),
         "\\bottomrule",
     ]
     inside = "\n".join([f"\\begin{{tabular}}{{{'l' * words}{'r' * (len(heads) - words)}}}", *rows, "\\end{tabular}"])
@@ -212,10 +198,8 @@ def _tabular(heads: list[str], below: list[str], body: list[list[str]]) -> str:
 
 
 def _escape(text: str) -> str:
-    """Return text with LaTeX's special characters escaped."""
-    pairs = {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "±": r"$\pm$", PAPER_ONLY: r"$^\dagger$"}
-    for plain, tex in pairs.items():
-        text = text.replace(plain, tex)
+    """Return text as LaTeX; differences with their signs are in mathematics."""
+    text = escape_tex(text)
     return f"${text}$" if text[:1] in ("+", "-") and len(text) > 1 else text
 
 

@@ -14,6 +14,7 @@ from engine.methods import METHODS, REGISTRY
 from engine.results.methods_scope import CROSS, MODALITIES, MethodRow
 from engine.results.methods_table import AVERAGE, MethodsTable
 from engine.results.plots import STYLES
+from engine.results.runs import spell_modality
 
 MARKERS = "osD^vP<>X*phd8"
 """A marker for each method: colours repeat after six, and a pair of both does not repeat."""
@@ -92,6 +93,6 @@ def _legend(drawn: set[str], styles: dict[str, dict]) -> list[Line2D]:
     """Return a handle for each drawn method, then for the modalities and for zero-shot."""
     handles = [Line2D([], [], label=METHODS[name].title, **styles[name]) for name in REGISTRY if name in drawn]
     for modality in MODALITIES:
-        label = modality.replace("_", "-")
-        handles.append(Line2D([], [], color="0.2", linestyle=DASHES.get(modality, "--"), label=label))
+        look = {"color": "0.2", "linestyle": DASHES.get(modality, "--")}
+        handles.append(Line2D([], [], label=spell_modality(modality), **look))
     return [*handles, Line2D([], [], color="0.35", linestyle=":", label="zero-shot")]

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from engine.errors import UserError
-from engine.methods import METHODS, REGISTRY
 from engine.results.runs import Cell
 from engine.training.schedule import MAX_ITER
 
 UNI, CROSS = MODALITIES = ("uni_modal", "cross_modal")
 NAME = "methods"
-"""What `tables.py --table` calls the table of all methods."""
+"""The name of the table of all methods for `tables.py --table`."""
 
 
 @dataclass(frozen=True)
@@ -44,26 +43,16 @@ class MethodRow(NamedTuple):
 
 
 def method_cell(row: MethodRow, dataset: str, shots: int, seed: int, scope: MethodsScope) -> Cell:
-    """Return the cell of runs behind a row, with the inputs of methods.sh.
-
-    Uni-modal classifiers start at random where the method allows it: zero-shot weights would let the text in.
-    """
-    method = METHODS[row.method]
-    init = "random" if row.modality == UNI else "zeroshot"
-    return Cell(
+    """Return the cell of runs behind a row, with the inputs of methods.sh."""
+    return Cell.of_method(
+        row.method,
+        modality=row.modality,
+        max_iter=scope.max_iter,
         dataset=dataset,
         shots=shots,
         seed=seed,
         encoder=scope.encoders[row.encoder],
-        image_layer=method.image_layer,
-        text_layer=0,
         text_augmentation="hand_crafted",
         image_augmentation="flip",
         image_views=1,
-        modality=row.modality,
-        head=REGISTRY[row.method],
-        init=init if init in method.inits else method.inits[0],
-        log_logit_scale=method.log_logit_scale,
-        hyperparams=row.method,
-        max_iter=scope.max_iter if method.fit.takes_max_iter else MAX_ITER,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,12 +12,13 @@ import pandas as pd
 from engine import datasets
 from engine.files import write_text
 from engine.methods import METHODS, REGISTRY
+from engine.results.markup import escape_tex, page, pipe_table, rounded, tex_row
 from engine.results.methods_scope import MODALITIES, MethodRow
 from engine.results.methods_table import AVERAGE, MethodsTable, Number, Published
-from engine.results.runs import runs_digest
+from engine.results.runs import runs_digest, spell_modality
 
 GAP = "-"
-"""What stands for a number without any complete run."""
+"""The text for a number without any complete run."""
 DIFFERENCE = "cross-modal minus uni-modal"
 
 
@@ -54,8 +55,8 @@ def accuracy_lines(table: MethodsTable, published: Sequence[Published]) -> list[
         of_encoder = [one for one in marks if one.encoder == encoder]
         for name in REGISTRY:
             for modality in MODALITIES:
-                row = MethodRow(encoder, name, modality)
-                lines.append(Line(encoder, METHODS[name].title, spelled(modality), accuracy_of(table, row), row=row))
+                row, label = MethodRow(encoder, name, modality), spell_modality(modality)
+                lines.append(Line(encoder, METHODS[name].title, label, accuracy_of(table, row), row=row))
                 own = [one for one in of_encoder if (one.method, one.modality) == (name, modality)]
                 lines += [published_line(one, marks[one]) for one in own]
         lines += [published_line(one, marks[one]) for one in of_encoder if one.method not in REGISTRY]
@@ -68,9 +69,9 @@ def comparison_lines(table: MethodsTable) -> list[Line]:
     for encoder in table.scope.encoders:
         for name in REGISTRY:
             title, uni, cross = METHODS[name].title, *(MethodRow(encoder, name, m) for m in MODALITIES)
-            lines += [
-                Line(encoder, title, f"rank, {spelled(r.modality)}", rank_of(table, r), row=r) for r in (uni, cross)
-            ]
+            for row in (uni, cross):
+                label = f"rank, {spell_modality(row.modality)}"
+                lines.append(Line(encoder, title, label, rank_of(table, row), row=row))
             lines.append(Line(encoder, title, DIFFERENCE, difference_of(table, cross), row=cross))
     return lines
 
@@ -92,7 +93,7 @@ def difference_of(table: MethodsTable, row: MethodRow) -> Callable[[str, int], N
 
 def published_line(one: Published, mark: int) -> Line:
     """Return the line of published averages; `mark` is the number of its footnote."""
-    return Line(one.encoder, f"{one.title}, published [{mark}]", spelled(one.modality), printed=one.means)
+    return Line(one.encoder, f"{one.title}, published [{mark}]", spell_modality(one.modality), printed=one.means)
 
 
 def footnotes(table: MethodsTable, published: Sequence[Published]) -> dict[Published, int]:
@@ -105,11 +106,6 @@ def footnotes(table: MethodsTable, published: Sequence[Published]) -> dict[Publi
     order = [*REGISTRY, *(one.method for one in published if one.method not in REGISTRY)]
     shown = [one for one in published if one.encoder in table.scope.encoders]
     return {one: k for k, one in enumerate(sorted(shown, key=lambda one: order.index(one.method)), start=1)}
-
-
-def spelled(modality: str) -> str:
-    """Return the name of a modality for people."""
-    return modality.replace("_", "-")
 
 
 # --- tables in words -------------------------------------------------------------------------------------------------
@@ -208,26 +204,15 @@ def _fields(table: MethodsTable, line: Line, dataset: str) -> dict[str, object]:
             }
             continue
         mean, std, there, asked = line.number(dataset, shots)
-        found = {"": _rounded(mean), " std": _rounded(std), " complete": f"{there}/{asked}"}
+        found = {"": rounded(mean), " std": rounded(std), " complete": f"{there}/{asked}"}
         fields |= {f"{shots}-shot{name}": value for name, value in found.items()}
     return fields | {"runs": runs_digest(table.behind(line.row, dataset)) if line.row else ""}
 
 
-def _rounded(number: float | None) -> float | None:
-    return None if number is None else round(number, 4)
-
-
 def markdown(text: MethodsText, below: list[str]) -> str:
     """Return a table in Markdown, padded to read well as plain text; `below` are a line and commands under it."""
-    cells = [text.heads, *text.body]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    rule = [f"{'-' * (w + 2)}" if k < text.words else f"{'-' * (w + 1)}:" for k, w in enumerate(widths)]
-    rows = [f"| {' | '.join(_padded(row, widths, text.words))} |" for row in cells]
-    parts = [f"# {text.title.capitalize()}", "  \n".join(text.caption)]
-    parts.append("\n".join([rows[0], f"|{'|'.join(rule)}|", *rows[1:]]))
-    if below:
-        parts += [below[0], "\n".join(["```sh", *below[1:], "```"])]
-    return "\n\n".join(parts) + "\n"
+    table = pipe_table(text.heads, text.body, text.words)
+    return page(text.title.capitalize(), "  \n".join(text.caption), [table], below)
 
 
 def on_screen(table: MethodsTable, published: Sequence[Published], below: list[str]) -> str:
@@ -236,25 +221,19 @@ def on_screen(table: MethodsTable, published: Sequence[Published], below: list[s
     return f"{markdown(accuracies, [])}\n{markdown(comparison, below)}"
 
 
-def _padded(row: list[str], widths: list[int], words: int) -> Iterator[str]:
-    for k, (cell, width) in enumerate(zip(row, widths, strict=True)):
-        yield cell.ljust(width) if k < words else cell.rjust(width)
-
-
 def latex(text: MethodsText, below: list[str]) -> str:
     """Return a table in LaTeX (package booktabs); `below` goes into comments."""
     columns = "l" * text.words + "r" * (len(text.heads) - text.words)
-    rows = [" & ".join(map(escaped, row)) + r" \\" for row in [text.heads, *text.body]]
-    caption = escaped(" ".join([f"{text.title.capitalize()}.", *text.caption]))
+    rows = [tex_row(list(map(_escape, row))) for row in [text.heads, *text.body]]
+    caption = _escape(" ".join([f"{text.title.capitalize()}.", *text.caption]))
     lines = ["\\begin{table*}", "\\centering", f"\\begin{{tabular}}{{{columns}}}", "\\toprule", rows[0], "\\midrule"]
     lines += [*rows[1:], "\\bottomrule", "\\end{tabular}", f"\\caption{{{caption}}}", "\\end{table*}"]
     return "\n".join(lines + [f"% {line}" for line in below]) + "\n"
 
 
-def escaped(text: str) -> str:
-    """Return text as LaTeX source."""
-    for plain, tex in {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "±": r"$\pm$"}.items():
-        text = text.replace(plain, tex)
+def _escape(text: str) -> str:
+    """Return text as LaTeX; negative numbers have a minus sign."""
+    text = escape_tex(text)
     text = f"$-${text[1:]}" if re.match(r"-\d", text) else text
     return f"{{{text}}}" if text.startswith("[") else text  # a bracket after \\ would be its argument
 

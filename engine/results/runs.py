@@ -20,7 +20,7 @@ from engine import schema
 from engine.datasets.few_shot import MAX_VAL_SHOT, Shots
 from engine.errors import UserError
 from engine.files import list_matching, parse_json, read_bytes, write_json
-from engine.methods import METHODS, Method
+from engine.methods import METHODS, REGISTRY, Method
 from engine.results.old_records import convert_record
 from engine.training.grid import Grid, Hparams
 from engine.training.schedule import MAX_ITER, MAX_LOGIT
@@ -54,6 +54,27 @@ class Cell:
     def __post_init__(self):
         if not abs(self.log_logit_scale) <= MAX_LOGIT:
             raise ValueError(f"log_logit_scale is {self.log_logit_scale}, beyond {MAX_LOGIT} on either side of 0")
+
+    @classmethod
+    def of_method(cls, name: str, *, modality: str, init: str = "", max_iter: int = MAX_ITER, **others: Any) -> Cell:
+        """Return the cell of a method with its defaults; `others` are the other fields, or replace defaults.
+
+        Without an `init` that the method takes, uni-modal classifiers start at random if they can, as zero-shot weights
+        already use text. Methods with a length of their own ignore `max_iter`.
+        """
+        method = METHODS[name]
+        init = init or ("random" if modality == "uni_modal" else "zeroshot")
+        fields = {
+            "image_layer": method.image_layer,
+            "text_layer": 0,
+            "modality": modality,
+            "head": REGISTRY[name],
+            "init": init if init in method.inits else method.inits[0],
+            "log_logit_scale": method.log_logit_scale,
+            "hyperparams": name,
+            "max_iter": max_iter if method.fit.takes_max_iter else MAX_ITER,
+        }
+        return cls(**fields | others)
 
     @property
     def method(self) -> Method:
@@ -100,6 +121,11 @@ DEFAULT_EXTRACTION = "usual"
 """The value of an absent extraction key, in text and in records of ImageNet-ESC."""
 ALL_CLASSES = "/all_classes"
 """Suffix of a shifted set's name: predictions among all classes, although the set has a subset of them."""
+
+
+def spell_modality(modality: str) -> str:
+    """Return the name of a modality for people: `cross-modal`."""
+    return modality.replace("_", "-")
 
 
 def describe_input(inputs: dict[str, str], name: str) -> str:

@@ -2,7 +2,7 @@
 
     experiments/.../<hyper-parameters>/classifier.safetensors
 
-The file contains all that predictions need. Tensor names are those of `engine.model.LinearClassifier`: `head.weight`
+The file contains all that predictions need. Tensors have their names in `engine.model.LinearClassifier`: `head.weight`
 [C, D], `head.bias` [C], `embedding.phi.*` (the module before the linear layer, such as an adapter) and
 `embedding.encoders.0.part.*` (fine-tuned layers of the image encoder). `zeroshot` [C, D] is the classifier for WiSE-FT.
 The metadata contain JSON with the run's record and a digest of the whole content.

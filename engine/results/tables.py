@@ -26,6 +26,7 @@ from engine.results.runs import (
     read_cell,
     runs_digest,
     selected,
+    spell_modality,
 )
 from engine.training.schedule import MAX_ITER
 
@@ -50,7 +51,7 @@ def method_label(cell: Cell, mode: str, wise_ft: bool) -> str:
     """Return the label of a method for tables and plots."""
     is_default = (cell.modality, cell.init) in (("cross_modal", "zeroshot"), ("uni_modal", "random"))
     init = "" if is_default else f", {cell.init} init"
-    return f"{cell.modality.replace('_', '-')} {mode}{' WiSE-FT' if wise_ft else ''}{init}"
+    return f"{spell_modality(cell.modality)} {mode}{' WiSE-FT' if wise_ft else ''}{init}"
 
 
 def selected_runs(cells: list[Cell], result_dir: str | Path) -> tuple[dict[Cell, Record], list[Cell]]:

@@ -141,11 +141,11 @@ def test_missing_cells_and_commands_that_train_them(table):
     cell = method_cell(*LACKING, SCOPE)
     assert table.missing == [cell]
     args = config.parser("", "tables.py").parse_args(["--table", "methods"])
-    heading, extraction, training = commands.methods_commands(args, table.missing, SCOPE.encoders)
+    heading, extraction, training = commands.cells_commands(args, table.missing, SCOPE.encoders)
     assert heading.startswith("1 cell (")
     assert config.cells(config.parser("", "train.py").parse_args(training.split()[2:])) == [cell]
     assert config.parser("", "features.py").parse_args(extraction.split()[2:]).dataset == ["eurosat"]
-    assert commands.methods_commands(args, [], SCOPE.encoders) == []
+    assert commands.cells_commands(args, [], SCOPE.encoders) == []
 
 
 def test_gaps_and_parts_are_shown(table):
