@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import torch
 from torch.nn import functional as F
 
 from engine.training.grid import Hparams
@@ -56,3 +57,13 @@ def losses(descent, task, executor, steps, **hparams):
         penalty = 0.0 if descent.penalty is None else descent.penalty(named).item()
         found.append((F.cross_entropy(module(inputs), labels).item(), penalty))
     return found
+
+
+def expect_alike(descent, runs, chosen):
+    """Both executors, and each run alone, end in equal weights, validation accuracies and `chosen` attributes."""
+    found = {executor: fit_all(descent, runs, executor) for executor in ("sequential", "stacked")}
+    for one, other, run in zip(*found.values(), runs, strict=True):
+        for again in (other, fit(descent, run.task, "stacked")):
+            assert torch.equal(one.classifier.weight, again.classifier.weight)
+            assert one.val_accuracy == again.val_accuracy
+            assert getattr(one, chosen) == getattr(again, chosen)

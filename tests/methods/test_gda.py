@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fits import fit, fit_all
+from fits import expect_alike, fit
 from torch.nn import functional as F
 
 from engine.errors import UserError
@@ -69,12 +69,7 @@ def test_texts_are_rows(golden_task):
 @pytest.mark.parametrize("cross_modal", [False, True], ids=["uni", "cross"])
 def test_side_by_side_or_in_turn_all_is_alike(golden_task, cross_modal):
     runs = [Run(golden_task(cross_modal, shots=shots), Hparams()) for shots in (1, 2, 4)]
-    found = {executor: fit_all(METHOD.fit, runs, executor) for executor in ("sequential", "stacked")}
-    for one, other, run in zip(*found.values(), runs, strict=True):
-        alone = fit(METHOD.fit, run.task, "stacked")
-        for again in (other, alone):
-            assert torch.equal(one.classifier.weight, again.classifier.weight)
-            assert (one.tuned, one.val_accuracy) == (again.tuned, again.val_accuracy)
+    expect_alike(METHOD.fit, runs, "tuned")
 
 
 def test_a_classifier_is_restored_from_its_tensors(golden_task, golden_features):

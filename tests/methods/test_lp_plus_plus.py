@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fits import fit, fit_all
+from fits import expect_alike, fit
 from torch.nn import functional as F
 
 from engine.methods import METHODS, lp_plus_plus
@@ -67,12 +67,7 @@ def test_it_is_the_original_program(task, golden_features, expect_golden, execut
 @pytest.mark.parametrize("cross_modal", [False, True], ids=["uni", "cross"])
 def test_side_by_side_or_in_turn_all_is_alike(golden_task, cross_modal):
     runs = [Run(golden_task(cross_modal, shots=shots, scale=1.0), Hparams()) for shots in (1, 2, 4)]
-    found = {executor: fit_all(METHOD.fit, runs, executor) for executor in ("sequential", "stacked")}
-    for one, other, run in zip(*found.values(), runs, strict=True):
-        alone = fit(METHOD.fit, run.task, "stacked")
-        for again in (other, alone):
-            assert torch.equal(one.classifier.weight, again.classifier.weight)
-            assert (one.step, one.val_accuracy) == (again.step, again.val_accuracy)
+    expect_alike(METHOD.fit, runs, "step")
 
 
 def test_the_last_of_equal_steps_counts(golden_task):
