@@ -88,7 +88,7 @@ def tasks(cross_modal: bool) -> list[Task]:
 
 
 def seconds(name: str, of: list[Task], executor: str) -> tuple[float, float, int]:
-    """Return the seconds that a method takes on tasks, those of CPU, and how many steps its runs have together."""
+    """Return the wall seconds and CPU seconds of a method on tasks, and the total number of steps of its runs."""
     method = METHODS[name]
     runs = [Run(task, point) for task in of for point in method.grid]
     steps = sum(method.fit.steps(*run, 12_800) for run in runs)

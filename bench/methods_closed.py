@@ -1,9 +1,9 @@
-"""Seconds and memory of the methods on a frozen encoder without gradient steps, or with few: GDA, Tip-Adapter, LP++.
+"""Seconds and memory of GDA, Tip-Adapter and LP++, which take no gradient steps or few.
 
     python bench/methods_closed.py                  # 47 classes, 15 cells a method
     python bench/methods_closed.py --parts memory   # 1000 classes; minutes, and up to 4 GiB
 
-Random features of D = 1024: a centre a class, common to images and texts, and noise. What is printed:
+The features are random, with 1024 dimensions: one centre per class, shared by images and texts, plus noise. Output:
 
 seconds  for 1, 2, 4, 8 and 16 shots and 3 seeds, two views: all 15 fits of a method, wall clock and CPU, uni- and
          cross-modal. Wanted: at most 5 s of wall clock on two cores

@@ -137,8 +137,8 @@ def remove_abandoned(folder: Path) -> None:
     """Remove the temporary files in `folder` that no live process owns; once per process, ignoring errors.
 
     A file of this machine is abandoned when its process has ended. A process of another machine, which may share the
-    disk, cannot be looked up: its file is abandoned after a day without a change. Other names than those of
-    `temporary_name` are left alone.
+    disk, cannot be looked up: its file is abandoned after a day without a change. Files that
+    `temporary_name` did not name are kept.
     """
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:

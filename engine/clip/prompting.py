@@ -3,7 +3,7 @@
     prompts = PromptEncoder(encoder, ["cat", "dog"], 16)
     prompts(context)  # raw text features [2, D] of context vectors [16, width]; gradients reach the context
 
-With context vectors that are the token embeddings of words, the features are those of the prompt in words.
+If the context vectors are token embeddings of words, the features equal `encode_text` of the prompt in words.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from engine.datasets.checks import pluralize
 from engine.errors import UserError
 
 TEXT = "{}."
-"""What follows the context, with a class name (CoOp)."""
+"""The text after the context, with the class name (CoOp)."""
 NAMED = 3
-"""How many class names an error lists."""
+"""The number of class names in an error."""
 
 
 class PromptEncoder:
@@ -75,8 +75,8 @@ class PromptEncoder:
     def __call__(self, context: Tensor, at_once: int | None = None) -> Tensor:
         """Return the features of context vectors [length, width].
 
-        With `at_once` the tower runs on so many classes at a time, and again for the backward pass: memory is that of
-        one chunk, and a step takes half as long again.
+        With `at_once` the tower runs on chunks of so many classes, and once more for the backward pass. This needs the
+        memory of one chunk, and a step takes half as long again.
         """
         if at_once is None or at_once >= self.classes:
             return self.encode(context, slice(None))
@@ -148,13 +148,13 @@ def _all(own: Tensor, others: Tensor) -> Iterator[Tensor]:
 
 
 def _finish(block: nn.Module, tokens: Tensor, attended: Tensor) -> Tensor:
-    """Return the outputs of a transformer block for tokens [n, width] and what they attended to."""
+    """Return the outputs of a transformer block for tokens [n, width] and the results `attended` of attention."""
     tokens = tokens + block.ls_1(block.attn.out_proj(attended))
     return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
 
 
 class _InChunks(torch.autograd.Function):
-    """The features of all classes, some at a time; what the backward pass needs is computed again."""
+    """The features of all classes, some at a time; the backward pass computes its inputs again."""
 
     @staticmethod
     def forward(context: Tensor, encoder: PromptEncoder, at_once: int) -> Tensor:

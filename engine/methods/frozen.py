@@ -1,4 +1,4 @@
-"""What methods on frozen encoders have in common: the tasks that they can be fitted to, and its samples as rows."""
+"""Shared parts of methods on frozen encoders: the check of a task, and its validation samples as rows."""
 
 from __future__ import annotations
 

@@ -22,14 +22,17 @@ SCALE_100 = 4.60517
 class Method:
     """A way of fitting a classifier.
 
-    `title` is its name in tables. `fit` is `GradientDescent(...)`, `ClosedForm(solve)` or another `Fit`; `grid` has
-    the hyper-parameters that validation selects among. `log_logit_scale` and `image_layer`
-    (trainable layers of the image encoder, or `projection`) are the defaults of the arguments of these names.
-    `phi(tensors)` returns the module before the linear layer, to load its saved `tensors` by name into; None is the
-    identity. `wise_ft` is whether the weights [C, D] can be averaged with the zero-shot classifier's. `inits` are the
-    values of `--classifier_init` that it takes. `check(task)` raises UserError, with the remedy, for a task that the
-    method cannot be fitted to; the rest of a sweep goes on. `text_encoder` is whether it trains through the
-    text encoder, `Task.prompts`.
+    - `title`: its name in tables
+    - `grid`: the hyper-parameters that validation selects among
+    - `fit`: `GradientDescent(...)`, `ClosedForm(solve)` or another `Fit`
+    - `log_logit_scale`, `image_layer` (trainable layers of the image encoder, or `projection`): defaults of `--logit`
+      and `--image-layer-idx`
+    - `phi(tensors)`: returns the module before the linear layer, into which its saved `tensors` are loaded by name;
+      None is the identity
+    - `wise_ft`: whether the weights [C, D] can be averaged with the zero-shot classifier's
+    - `inits`: the values of `--classifier_init` that it takes
+    - `check(task)`: raises UserError, with the remedy, if the method cannot be fitted to the task; the sweep skips it
+    - `text_encoder`: whether training uses the text encoder, `Task.prompts`
     """
 
     title: str

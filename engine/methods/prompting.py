@@ -28,9 +28,9 @@ from engine.training.task import Inputs, PromptEncoder, Run, Task
 CONTEXT = 16
 """The number of context vectors."""
 DEVIATION = 0.02
-"""The standard deviation of the normal distribution that they start from."""
+"""The standard deviation of their normally distributed initial values."""
 FEW = 2
-"""How many classes the tower is measured on."""
+"""The number of classes to measure the memory of the tower with."""
 
 
 class Prompting(nn.Module):

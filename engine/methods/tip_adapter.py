@@ -21,7 +21,7 @@ from engine.training.grid import Grid, Hparams
 from engine.training.task import Task
 
 BETAS, ALPHAS = 200, 20
-"""How many values of beta and alpha are searched."""
+"""The numbers of values of beta and alpha in the search."""
 LEAST = 0.1
 """The first value of both."""
 

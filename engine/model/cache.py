@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 AFFINITIES = 1 << 24
-"""How many affinities, or logits, are held at a time (64 MiB)."""
+"""The maximum number of affinities, or logits, at a time (64 MiB)."""
 
 
 class Cache(nn.Module):

@@ -12,9 +12,9 @@ from engine.model import LinearClassifier
 from engine.training.task import Inputs, Task
 
 LOGITS = 1 << 25
-"""How many logits are held at a time (128 MiB)."""
+"""The maximum number of logits at a time (128 MiB)."""
 FEATURES, EMBEDDED = 4096, 64
-"""How many images go through a classifier at a time: as final features, or as inputs of a part of an encoder."""
+"""The numbers of images in a batch: as final features, and as inputs of trainable layers."""
 
 
 class _Group:

@@ -26,7 +26,7 @@ from engine.training.task import Inputs
 NEAR_ZERO = 1e-12
 """The smallest divisor of a weight, as in torch's normalize."""
 VECTOR = 16
-"""How many float32 numbers the widest vector registers hold."""
+"""The number of float32 values in the widest vector registers."""
 LEAST = -80.0
 """exp() of it is negligible beside exp(0), and still a normal number; denormal numbers take six times as long."""
 

@@ -54,17 +54,17 @@ class Stack:
 
     @property
     def shares(self) -> tuple[int, ...]:
-        """How many samples of each modality are in a batch."""
+        """The number of samples of each modality in a batch."""
         return self.problems[0].shares(self.settings[0])
 
     @property
     def length(self) -> Steps:
-        """How many steps its runs take."""
+        """The number of steps of its runs."""
         return self.problems[0].length(self.settings[0])
 
     @property
     def runs(self) -> int:
-        """How many runs it trains."""
+        """The number of runs."""
         return len(self.problems) * len(self.settings)
 
     @property
@@ -74,7 +74,7 @@ class Stack:
 
     @property
     def places(self) -> list[int]:
-        """Where the runs of `jobs` are among all runs with their copies."""
+        """The positions of the runs of `jobs` among all runs with their copies."""
         problems = range(len(self.problems))
         return [
             setting * len(self.problems) * self.copies + problem

@@ -1,4 +1,4 @@
-"""What the executors train: a task with the module that training starts from."""
+"""The input of the executors: a task with the module that training starts from."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Problem:
 
     @property
     def device(self) -> torch.device:
-        """Where runs are trained."""
+        """The device of the training."""
         return self.task.device
 
     @property
     def classes(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return len(self.task.initial)
 
     def shares(self, hparams: Hparams) -> tuple[int, ...]:
@@ -55,14 +55,14 @@ class Problem:
 
     @property
     def is_linear(self) -> bool:
-        """Whether a weight on features as they are is all that is trained, on cross-entropy alone."""
+        """Whether training changes only a weight on unchanged features, without a penalty."""
         model = self.model
         linear = isinstance(model, LinearClassifier) and model.embedding.is_identity and model.head.bias is None
         return linear and self.descent.penalty is None
 
     @property
     def is_residual(self) -> bool:
-        """Whether a residual of normalised weights on features as they are is all that is trained."""
+        """Whether training changes only the residual of normalised weights on unchanged features."""
         model = self.model
         residual = isinstance(model, ResidualClassifier) and model.embedding.is_identity
         return residual and self.descent.penalty in (None, penalty)

@@ -1,4 +1,4 @@
-"""Fits that share nothing, one on each core of a CPU."""
+"""Run independent fits side by side, one on each core of a CPU."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch
 from engine.training.task import Fitted, Run
 
 LARGE = 1 << 23
-"""How many features and logits of training samples a fit has that takes all cores and the memory for itself."""
+"""A fit with more features and logits of training samples than this gets all cores and all of the memory."""
 
 
 @contextmanager
 def one_thread_per_kernel() -> Iterator[int]:
-    """Let torch run each CPU kernel on one thread, and return how many it used to take.
+    """Let torch run each CPU kernel on one thread; yield the previous number of threads.
 
-    The kernels of a step are too short to share: on a busy machine two threads that wait for each other at the end of
-    each one were seen to take a hundred times as long. Whole stacks or fits are what the cores share out.
+    The kernels of a step are too short to share: on a busy machine, two threads that wait for each other after each
+    kernel took a hundred times as long. The cores run whole stacks or fits instead.
     """
     cores = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""The nouns of a fit as values: a task, a run on it, and what was fitted. Nothing here knows where data come from."""
+"""The values that a fit takes and returns: a task, a run on it, and the fitted classifier."""
 
 from __future__ import annotations
 
@@ -120,12 +120,12 @@ class Task:
 
     @property
     def shots(self) -> float:
-        """How many training images a class has on average, without their views."""
+        """The average number of training images per class; views of one image count once."""
         return len(self.own) / self.views / len(self.initial)
 
     @property
     def device(self) -> torch.device:
-        """Where the samples are, and runs are trained."""
+        """The device of the samples and of the training."""
         return self.initial.device
 
 
