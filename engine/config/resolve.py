@@ -184,13 +184,12 @@ def methods_scope(args: argparse.Namespace) -> MethodsScope:
     """
     if ALL in (args.train_shot or []):
         raise UserError("--train-shot all is not in the table of methods; use eval.py to tabulate it")
-    chosen_encoders = args.clip_encoder or [ENCODER]
-    if args.clip_weights and len(chosen_encoders) > 1:
-        raise UserError(f"--clip-weights is one file, but --clip-encoder names {len(chosen_encoders)} encoders")
+    args.clip_encoder = args.clip_encoder or [ENCODER]
+    check_encoders(args)
     chosen = args.dataset or datasets.TARGETS, args.train_shot or SHOTS, args.seed or SEEDS
     for dataset in chosen[0]:
         require_trainable(dataset)
-    encoders = {name: names.folder(name, args.clip_weights) for name in chosen_encoders}
+    encoders = {name: names.folder(name, args.clip_weights) for name in args.clip_encoder}
     return MethodsScope(*(tuple(dict.fromkeys(values)) for values in chosen), encoders, args.max_iter)
 
 
