@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import time
+from argparse import Namespace
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,6 +42,7 @@ from engine.methods import linear, partial
 from engine.results import saved_classifiers
 from engine.results.runs import read_record, selected, write_record
 from engine.results.saved_classifiers import MissingClassifier
+from engine.scores import open_run
 from engine.training.grid import Grid
 from engine.transforms import normalise
 from forks import Fork, limit_sharing, run_fork, unlistable
@@ -139,6 +141,48 @@ def test_probabilities_are_those_of_open_clip_in_float64(kept, kind):
     files, _ = pictures(kept)
     found = load(kept.heads[kind])(files[::5])
     assert torch.allclose(found.double(), by_hand(*kind, kept.heads[kind], files[::5]), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids="-".join)
+def test_stored_features_give_the_probabilities_of_the_images_and_the_recorded_accuracies(kept, kind):
+    """WiSE-FT too, in one pass; with the paths of the images in the order of the lists, and of the few-shot split."""
+    run = stored_run(kept, kept.heads[kind])
+    for split in ("val", "test"):
+        both = run.scores(split, run.classifiers([0.0, 0.5]))
+        for name, scores in zip(("trained", "wiseft"), both, strict=True):
+            right = scores.logits.argmax(dim=1) == scores.labels
+            assert int(right.sum()) / len(right) == run.saved.run.accuracy(name, split)
+    files, labels = pictures(kept)
+    assert torch.equal(scores.labels, labels)
+    assert [run.dataset.image_dir / path for path in run.images("test")] == files
+    found = both[0].logits.softmax(dim=1)
+    assert torch.allclose(found[::7], load(kept.heads[kind])(files[::7]), atol=1e-5)
+    split = json.loads((kept.root / "indices/demo/shot_2-seed_1.json").read_text())
+    listed = json.loads((kept.root / "data/demo/split_demo.json").read_text())["val"]
+    assert run.images("val") == [listed[position][0] for position in split["val"]]
+
+
+def stored_run(kept, path, **places):
+    folders = {f"{name}_dir": kept.root / folder for name, folder in (("data", "data"), ("indices", "indices"))}
+    folders |= {"feature_dir": kept.root / "features", "clip_weights": None}
+    return open_run(Namespace(**folders | places), path, "cpu")
+
+
+def test_stored_features_must_be_those_of_the_training(kept, head, tmp_path):
+    """Another split, no features, no dataset: an error with the command that makes them, or positions for paths."""
+    copied = shutil.copytree(kept.root / "indices", tmp_path / "indices")
+    drawn = copied / "demo/shot_2-seed_1.json"
+    split = json.loads(drawn.read_text())
+    drawn.write_text(json.dumps(split | {"val": split["val"][::-1]}))
+    with pytest.raises(UserError, match=r"(?s)another split.*\(split: .*train\.py .*--dataset demo .*--save-heads"):
+        stored_run(kept, head, indices_dir=copied)
+    with pytest.raises(UserError, match=r"(?s)no text features .*features\.py --dataset demo --train-shot 2"):
+        stored_run(kept, head, feature_dir=tmp_path)
+    (tmp_path / "none").mkdir()
+    shutil.copy(head.with_name("record.json"), tmp_path / "none")
+    with pytest.raises(UserError, match=r"(?s)no classifier.*train\.py .*--save-heads"):
+        stored_run(kept, tmp_path / "none")
+    assert stored_run(kept, head, data_dir=tmp_path).images("test")[:2] == ["test/0", "test/1"]
 
 
 def by_hand(encoder, method, path, files):

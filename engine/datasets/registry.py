@@ -100,8 +100,8 @@ def add_custom(path: str) -> str:
 
 
 def is_custom(name: str) -> bool:
-    """Return whether the dataset `name` is a custom one, registered by `add_custom`."""
-    return isinstance(_format(name), CustomDataset)
+    """Return whether the dataset `name` is a custom one; any process may have registered it by `add_custom`."""
+    return name not in DATASETS or isinstance(DATASETS[name], CustomDataset)
 
 
 def cli_name(name: str) -> str:

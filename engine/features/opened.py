@@ -138,10 +138,15 @@ class OpenedFeatures:
         norms = [of_bank for *_, of_bank in read if of_bank is not None]
         return features.flatten(0, 1), torch.cat([labels for _, labels, _ in read]), torch.cat(norms) if norms else None
 
-    def stream(self, bank: Bank, rows: int, classes: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield inputs and labels of all test images in a bank, `rows` at a time; labels must be below `classes`."""
-        for positions in torch.arange(bank.length).split(rows):
-            features, labels, _ = self._read_bank(bank, "test", positions.tolist(), classes or self.classes)
+    def stream(
+        self, bank: Bank, rows: int, classes: int | None = None, *, split: str = "test", at: list[int] | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield inputs and labels of images in the bank of a `split`, `rows` at a time; labels must be below `classes`.
+
+        The images are at positions `at`; None is all of the split.
+        """
+        for positions in (torch.arange(bank.length) if at is None else torch.tensor(at)).split(rows):
+            features, labels, _ = self._read_bank(bank, split, positions.tolist(), classes or self.classes)
             yield features, labels
 
     def _read_bank(

@@ -157,7 +157,8 @@ def find(path: Path) -> Path:
     records = [path] if path.is_file() else _find_files(folder, RECORD)
     if not records:
         raise UserError(f"{path} has neither a classifier nor a record of a run; train.py --save-heads creates them")
-    raise MissingClassifier(path, dict(_cell_and_results(record) for record in records))
+    runs = ((read_record(record), record) for record in records)
+    raise MissingClassifier(path, {run.cell: result_dir(run, record) for run, record in runs})
 
 
 def _find_files(folder: Path, name: str) -> list[Path]:
@@ -199,12 +200,12 @@ def read(path: Path) -> SavedClassifier:
     return saved
 
 
-def _cell_and_results(path: Path) -> tuple[Cell, Path | None]:
-    """Return the cell of a record and its result folder, or None if the record was moved out of a result folder."""
-    record, above = read_record(path), path.absolute().parents
+def result_dir(run: Record, path: Path) -> Path | None:
+    """Return the result folder of a run's file (record or classifier), or None if it was moved out of one."""
+    above = path.absolute().parents
     results = above[5] if len(above) > 5 else above[-1]
-    there = record_path(record.cell, record.hyperparameters, results) == path.absolute()
-    return record.cell, results if there else None
+    there = record_path(run.cell, run.hyperparameters, results).parent == above[0]
+    return results if there else None
 
 
 def _build(about: dict[str, Any], tensors: dict[str, Tensor]) -> SavedClassifier:

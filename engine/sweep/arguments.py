@@ -100,7 +100,7 @@ def load_features(
                 features = OpenedFeatures(wanted_by(of_dataset), args.feature_dir, args.indices_dir, encoder, tests)
                 loaded.append(ImageTasks(of_dataset, features, device, encoder))
                 _check_templates(loaded[-1], first, args)
-                _check_images(loaded[-1], paths)
+                check_images(loaded[-1], paths)
             except MissingFeatures as error:
                 hint = "" if args.clip_weights else names.hint(name)
                 make = config.command("features.py", args, dataset=[dataset], **same)
@@ -110,7 +110,7 @@ def load_features(
     return loaded
 
 
-def _check_images(data: ImageTasks, paths: FeaturePaths) -> None:
+def check_images(data: ImageTasks, paths: FeaturePaths) -> None:
     """Raise MissingFeatures if the images of a custom dataset are present and changed after extraction."""
     images = datasets.cli_name(data.cells[0].dataset)
     if not data.is_custom or not os.path.exists(images):

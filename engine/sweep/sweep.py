@@ -117,7 +117,7 @@ class CellSweep:
             if record.inputs != self.inputs or record.grid != self.grid:
                 raise UserError(
                     f"{records.location(cell)} has runs on other features, another split or another grid"
-                    f" ({_differences(record.inputs, self.inputs)}); remove it or choose another {records.option}"
+                    f" ({differences(record.inputs, self.inputs)}); remove it or choose another {records.option}"
                 )
 
     def _drop_outdated(self) -> int:
@@ -424,8 +424,8 @@ def _missing_prompts(cell: Any, sizes: list[int]) -> str:
     )
 
 
-def _differences(found: dict[str, str], wanted: dict[str, str]) -> str:
-    """Return the inputs that differ between a record and the present cell as text."""
+def differences(found: dict[str, str], wanted: dict[str, str]) -> str:
+    """Return the inputs that differ between a record (`found`) and the present cell as text."""
     names = [name for name in found | wanted if found.get(name) != wanted.get(name)]
     pairs = [f"{name}: {describe_input(found, name)} there, {describe_input(wanted, name)} here" for name in names]
     return ", ".join(pairs) or "the grid"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, replace
 from functools import cache, cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from engine.features.opened import OpenedFeatures, Prompts, Wanted
 from engine.features.store import Bank
 from engine.model import Embedding, LinearClassifier, LinearHead, class_means, random_weight
 from engine.preprocessing import Preprocessing
-from engine.results.runs import ALL_CLASSES, EXTRACTION_KEYS, TEST, Cell
+from engine.results.runs import ALL_CLASSES, EXTRACTION_KEYS, TEST, VAL, Cell
 from engine.results.saved_classifiers import FeatureExtraction
 from engine.training.batches import generator
 from engine.training.evaluate import EMBEDDED, FEATURES, accuracies
@@ -217,10 +217,19 @@ class ImageTasks:
         test = self._read("test", ["none"])
         return test.bank, test.labels
 
-    def _stream(self, bank: Bank, classes: Tensor | None = None) -> Iterator[tuple[Inputs, Tensor]]:
-        """Yield a bank of test images from disk in batches; `classes` [k] maps its labels to the task's."""
+    def positions(self, cell: Cell, split: str) -> list[int]:
+        """Return the positions of a cell's `val` or `test` images in the list of that split."""
+        val = self.features.splits[cell.shots, cell.seed].val
+        return val if split == VAL else list(range(self.features.banks[split, "none"].length))
+
+    def stream(self, cell: Cell, split: str) -> Iterator[tuple[Inputs, Tensor]]:
+        """Yield inputs and labels of a cell's `val` or `test` images from disk in batches, in order."""
+        return self._stream(self.features.banks[split, "none"], split=split, at=self.positions(cell, split))
+
+    def _stream(self, bank: Bank, classes: Tensor | None = None, **images: Any) -> Iterator[tuple[Inputs, Tensor]]:
+        """Yield images of a bank from disk in batches; `classes` [k] maps its labels to the task's."""
         rows = FEATURES if self._trainable_layers[0] is None else EMBEDDED
-        for features, labels in self.features.stream(bank, rows, None if classes is None else len(classes)):
+        for features, labels in self.features.stream(bank, rows, None if classes is None else len(classes), **images):
             labels = labels.to(self.device)
             yield (features.to(self.device),), labels if classes is None else classes[labels]
 

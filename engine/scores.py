@@ -1,0 +1,191 @@
+"""The logits of a saved classifier on the stored features of its run: no image and, for final features, no encoder.
+
+run = open_run(args, Path("experiments/..."), "cpu")
+trained, averaged = run.classifiers([0.0, 0.5])  # the trained classifier and its WiSE-FT
+for labels, (logits, of_averaged) in run.batches("test", [trained, averaged]):
+    ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from engine import datasets
+from engine.clip import names
+from engine.config import commands
+from engine.datasets import ImageDataset
+from engine.datasets.checks import NotInstalled
+from engine.errors import UserError
+from engine.features.opened import OpenedFeatures
+from engine.features.store import FeaturePaths, MissingFeatures
+from engine.methods import require_wise_ft
+from engine.methods.build import restore
+from engine.model import LinearClassifier, wise_ft
+from engine.results import saved_classifiers
+from engine.results.runs import Cell
+from engine.results.saved_classifiers import MissingClassifier, SavedClassifier
+from engine.sweep.arguments import check_images
+from engine.sweep.sweep import differences
+from engine.tasks.images import ImageTasks, wanted_by
+
+if TYPE_CHECKING:
+    from engine.clip.load import Encoder
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What a classifier returns for the images of a split: `logits` [n, C] float32 and `labels` [n] int64, on the CPU.
+
+    A test set of 50 000 images and 1000 classes takes 200 MB; `StoredRun.batches` yields it piece by piece.
+    """
+
+    logits: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class StoredRun:
+    """A saved classifier, its `path`, and the stored features `data` that it was trained on.
+
+    The splits are `val`, the few-shot validation set of the run, and `test`. Their images have the order of the
+    dataset's lists.
+    """
+
+    path: Path
+    saved: SavedClassifier
+    data: ImageTasks
+    data_dir: str | Path
+
+    @property
+    def cell(self) -> Cell:
+        """The settings of the run."""
+        return self.saved.run.cell
+
+    def classifiers(self, ratios: Sequence[float] = (0.0,)) -> list[LinearClassifier]:
+        """Return the trained classifier averaged with the zero-shot weights, for each ratio (0: as it was trained).
+
+        They share their embedding. Raises UserError for tensors that do not fit the encoder, and for a ratio above 0
+        if the method has no WiSE-FT.
+        """
+        if any(ratios):
+            require_wise_ft(self.cell.head)
+        tensors = dict(self.saved.tensors)
+        zeroshot = tensors.pop("zeroshot").to(self.data.device)
+        layers = self.data.features.trainable_image_layers
+        try:
+            trained = restore(self.cell.head, self.cell.log_logit_scale, [layers], tensors).to(self.data.device)
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise UserError(
+                f"{self.path} does not fit {self.cell.encoder} ({error}); remove it and run train.py --save-heads to"
+                " save it again"
+            ) from error
+        return [trained.with_weight(wise_ft(trained.weight, zeroshot, ratio)) for ratio in ratios]
+
+    @torch.inference_mode()
+    def batches(self, split: str, classifiers: Sequence[LinearClassifier]) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """Yield the images of a split in batches: labels [B] int64, and the logits [B, C] of each classifier.
+
+        The features are read once. The classifiers share an embedding, as `classifiers` returns them.
+        """
+        for inputs, labels in self.data.stream(self.cell, split):
+            features = classifiers[0].embedding(inputs)
+            yield labels.cpu(), [classifier.head(features).cpu() for classifier in classifiers]
+
+    def scores(self, split: str, classifiers: Sequence[LinearClassifier]) -> list[Scores]:
+        """Return the logits of each classifier on all images of a split."""
+        labels, logits = zip(*self.batches(split, classifiers), strict=True)
+        return [Scores(torch.cat(of_one), torch.cat(labels)) for of_one in zip(*logits, strict=True)]
+
+    @cached_property
+    def dataset(self) -> ImageDataset | None:
+        """The installed dataset; None if it is not installed, or if the features are of other lists of its images."""
+        name = self.cell.dataset
+        if name not in datasets.names():
+            return None
+        try:
+            found = datasets.load(name, self.data_dir, check_images=False, write=False)
+        except NotInstalled:
+            return None
+        bank = self.data.features.banks["test", "none"]
+        same = self.data.is_custom or found.digest("test") == bank.provenance.list_digest
+        return found if same else None
+
+    def images(self, split: str) -> list[str]:
+        """Return the paths of a split's images as the dataset lists them; `<split>/<position>` if it has no list here.
+
+        The features of a custom dataset have its list, and need no images.
+        """
+        positions = self.data.positions(self.cell, split)
+        if self.data.is_custom:
+            paths = self.data.features.listing.split(split).paths
+        elif self.dataset is not None:
+            paths = [item.impath for item in self.dataset.items(split)]
+        else:
+            paths = [f"{split}/{position}" for position in range(max(positions) + 1)]
+        return [paths[position] for position in positions]
+
+
+def open_run(args: argparse.Namespace, path: Path, device: str) -> StoredRun:
+    """Return a saved classifier with its stored features; `path` is its file, its record, or a folder with it.
+
+    `args` has the folders of data, splits and features, and the file of the encoder's weights, if any. Raises UserError
+    for a missing classifier and for missing features, with the commands that create them, and for features of another
+    encoder, split, list of images or prompts than the classifier was trained on.
+    """
+    try:
+        path = saved_classifiers.find(path)
+    except MissingClassifier as error:
+        message = f"{error}; train.py saves the classifier of the selected run and prints its path:"
+        raise UserError("\n  ".join([message, *commands.save_heads_commands(args, error.cells)])) from error
+    saved = saved_classifiers.read(path)
+    cell = saved.run.cell
+    if cell.dataset not in datasets.names() and os.path.isdir(cell.dataset):
+        datasets.add_custom(cell.dataset)
+    try:
+        features = OpenedFeatures(wanted_by([cell]), args.feature_dir, args.indices_dir, _encoder(args, saved, device))
+        data = ImageTasks([cell], features, device)
+        check_images(data, FeaturePaths.of(args.feature_dir, cell.encoder, cell.dataset))
+    except MissingFeatures as error:
+        name, weights = names.parse_folder(cell.encoder)
+        known = {"precision": saved.extraction.precision, "decode": saved.extraction.decode}
+        known["clip_weights"] = args.clip_weights or (weights and f"FILE-OF-{weights}")
+        changed = argparse.Namespace(**vars(args) | known)
+        make = commands.extraction_commands(changed, [cell], {name: cell.encoder})
+        raise UserError("\n  ".join([f"{error}; extract them with", *make])) from error
+    if (found := data.inputs(cell)) != saved.run.inputs:
+        again = commands.save_heads_commands(args, {cell: saved_classifiers.result_dir(saved.run, path)})
+        raise UserError(
+            "\n  ".join(
+                [
+                    f"{path} was trained on other features, or another split, than are in {args.feature_dir} and"
+                    f" {args.indices_dir} ({differences(saved.run.inputs, found)}); name the folders of its training,"
+                    " or train it again:",
+                    *again,
+                ]
+            )
+        )
+    return StoredRun(path, saved, data, args.data_dir)
+
+
+def _encoder(args: argparse.Namespace, saved: SavedClassifier, device: str) -> Encoder | None:
+    """Return the encoder, split before the trained layers; None for final features."""
+    cell, name = saved.run.cell, saved.extraction.encoder
+    if cell.image_layer == cell.text_layer == 0:
+        return None
+    if cell.encoder != names.folder(name, args.clip_weights):
+        raise UserError(
+            f"{cell} was trained on layers of {cell.encoder}, which is {name} with weights from a file; set"
+            " --clip-weights to that file"
+        )
+    from engine.clip.load import load_encoder  # imports open_clip, which takes seconds
+
+    return load_encoder(name, args.clip_weights, device, [cell.image_layer], [cell.text_layer])
