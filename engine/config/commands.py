@@ -25,6 +25,8 @@ CLI_NAMES = {"dataset": datasets.cli_name, "text_augmentation": templates.cli_na
 """Functions from a value to its spelling on the command line, by argument: values of these may stand for paths."""
 SELECTING = ("dataset", "train_shot", "seed", "clip_encoder")
 """Arguments that select the work; suggested commands always state them."""
+NEVER = ("shard",)
+"""Arguments that suggested commands leave out: they do all that is missing."""
 
 
 def command(script: str, args: argparse.Namespace, only: Collection[str] | None = None, **changes: Any) -> str:
@@ -37,7 +39,7 @@ def command(script: str, args: argparse.Namespace, only: Collection[str] | None 
     words = ["python", script]
     for argument in arguments_of(script):
         name, settings = argument.name, argument.settings(script)
-        if only is not None and name not in only:
+        if name in NEVER or (only is not None and name not in only):
             continue
         value = values.get(name, settings.get("default"))
         if settings.get("action") == "store_true":

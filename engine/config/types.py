@@ -12,6 +12,7 @@ from engine.clip.names import PROJECTION
 from engine.datasets.few_shot import ALL, Shots
 from engine.paper.layout import TABLES
 from engine.results import methods_scope
+from engine.shards import Shard
 from engine.training.schedule import MAX_LOGIT
 
 MAX_NUMBER, MAX_SEED = 10**9, 2**63 - 1
@@ -112,6 +113,14 @@ def size(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"'{text:.50}' is not a size such as 8G or 500M")
     return number
+
+
+def shard(text: str) -> Shard:
+    """Read a part of the work, as in `2/3`."""
+    match = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"'{text:.50}' is not I/N with I from 1 to N, such as 2/3")
+    return Shard(int(match[1]), int(match[2]))
 
 
 def dataset(text: str) -> str:

@@ -17,7 +17,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, groupby
+from itertools import chain, groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -252,18 +252,16 @@ def save(few_shot: FewShotSplit, indices_dir: Path | str) -> bool:
 def load_splits(
     indices_dir: Path | str,
     dataset: str,
-    shots: Iterable[Shots],
-    seeds: Iterable[int],
+    pairs: Iterable[tuple[Shots, int]],
     max_val_shot: int = MAX_VAL_SHOT,
     keys: Mapping[str, Sequence[str]] | None = None,
 ) -> list[FewShotSplit]:
-    """Read the few-shot splits of all combinations of shots and seeds, shots first.
+    """Read the few-shot splits of these pairs of shots and seed.
 
     `keys` are the keys of a custom dataset's images by split, in which the images of its few-shot splits are found.
     Raises MissingSplits, which lists all of them, if files are missing or one is malformed.
     """
-    requested = [(shot, seed) for shot in dict.fromkeys(shots) for seed in dict.fromkeys(seeds)]
-    paths = {pair: split_path(indices_dir, dataset, *pair, max_val_shot) for pair in requested}
+    paths = {pair: split_path(indices_dir, dataset, *pair, max_val_shot) for pair in pairs}
     missing = [pair for pair, path in paths.items() if not path.exists()]
     if missing:
         are_missing = "is missing; few_shot_split.py creates it"
@@ -282,7 +280,7 @@ def load_split(
     keys: Mapping[str, Sequence[str]] | None = None,
 ) -> FewShotSplit:
     """Read a few-shot split. Raises MissingSplits if its file is missing or malformed."""
-    return load_splits(indices_dir, dataset, [shots], [seed], max_val_shot, keys)[0]
+    return load_splits(indices_dir, dataset, [(shots, seed)], max_val_shot, keys)[0]
 
 
 def _read_split(
@@ -367,7 +365,7 @@ def load_checked_splits(
     if not dataset.train:
         return []
     keys = {split: dataset.keys(split) for split in ("train", "val")} if dataset.files else None
-    few_shots = load_splits(indices_dir, dataset.name, shots, seeds, max_val_shot, keys)
+    few_shots = load_splits(indices_dir, dataset.name, product(shots, seeds), max_val_shot, keys)
     for few_shot in few_shots:
         check(few_shot, dataset)
     return few_shots

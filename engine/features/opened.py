@@ -170,9 +170,8 @@ class OpenedFeatures:
 
     def _read_splits(self, indices_dir: str | Path) -> list[FewShotSplit]:
         """Return the few-shot splits, checked against the images in the store."""
-        shots, seeds = ([pair[k] for pair in self.wanted.splits] for k in (0, 1))
         keys = self.listing and self.listing.keys()
-        splits = load_splits(indices_dir, self.wanted.dataset, shots, seeds, self.wanted.max_val_shot, keys)
+        splits = load_splits(indices_dir, self.wanted.dataset, self.wanted.splits, self.wanted.max_val_shot, keys)
         for split in splits if self.listing else ():
             check_current(split, {name: self.listing.split(name).labels for name in keys})
         return splits

@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Callable
 from contextlib import closing
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from engine import config, datasets, templates, terminal
@@ -19,6 +20,7 @@ from engine.features.shifted import MissingShifted, open_sets
 from engine.features.store import FeaturePaths, MissingFeatures
 from engine.results.runs import Cell, RecordFiles
 from engine.sweep import sweep
+from engine.sweep.costs import cost
 from engine.tasks.images import ImageTasks, wanted_by
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ def train(args: argparse.Namespace, cells: list[Cell], shifted: dict[str, list[s
     """
     how = args.executor, args.test == "all", config.device(args), args.max_memory, args.save_heads
     options = sweep.Options(args.result_dir, *how)
+    if args.shard and not (cells := part_of(args, cells)):
+        return
     loaded = load_features(args, cells, options.device, shifted)
     for reason in dict.fromkeys(data.unstackable for data in loaded if args.executor == "stacked" and data.unstackable):
         terminal.say(f"note: runs train one after another, because {reason}")
@@ -48,6 +52,13 @@ def train(args: argparse.Namespace, cells: list[Cell], shifted: dict[str, list[s
         raise UserError(
             f"{pluralize(refused, 'cell')} cannot be trained, for the reasons above; all others are complete"
         )
+
+
+def part_of(args: argparse.Namespace, cells: list[Cell]) -> list[Cell]:
+    """Return the cells of `--shard`, and print how many they are."""
+    mine = args.shard.part(cells, [cost(cell, args.indices_dir) for cell in cells])
+    terminal.say(f"shard {args.shard}: {len(mine)} of {pluralize(len(cells), 'cell')}")
+    return mine
 
 
 def _train_dataset(data: ImageTasks, options: sweep.Options) -> int:
@@ -82,12 +93,12 @@ def load_features(
     Raises UserError for missing features, with the commands that extract all of them.
     """
     loaded, missing = [], []
-    for name in args.clip_encoder:
+    encoder_names = {names.folder(name, args.clip_weights): name for name in args.clip_encoder}
+    for folder, of_encoder in groupby(cells, key=lambda cell: cell.encoder):
+        name = encoder_names[folder]
         encoder = load_trainable_encoder(args, name, device, cells[0].method.text_encoder)
-        for dataset in args.dataset:
-            folder = names.folder(name, args.clip_weights)
-            paths = FeaturePaths.of(args.feature_dir, folder, dataset)
-            of_dataset = [cell for cell in cells if (cell.encoder, cell.dataset) == (folder, dataset)]
+        for dataset, group in groupby(of_encoder, key=lambda cell: cell.dataset):
+            paths, of_dataset = FeaturePaths.of(args.feature_dir, folder, dataset), list(group)
             first = of_dataset[0]
             same = {"clip_encoder": [name], **_extraction_arguments(paths, first)}
             tests = []

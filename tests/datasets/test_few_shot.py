@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
 import json
 import random
 from collections import Counter
@@ -93,9 +94,9 @@ def test_all_shots_are_all_images_in_order(tmp_path):
     split = few_shot.FewShotSplit("demo", few_shot.ALL, 3, *drawn)
     few_shot.save(split, tmp_path)
     assert (tmp_path / "demo" / "shot_all-seed_3.json").exists()
-    assert few_shot.load_splits(tmp_path, "demo", ["all"], [3]) == [split]
+    assert few_shot.load_splits(tmp_path, "demo", [("all", 3)]) == [split]
     with pytest.raises(few_shot.MissingSplits) as missing:
-        few_shot.load_splits(tmp_path, "demo", ["all", 16, 2], [4])
+        few_shot.load_splits(tmp_path, "demo", [("all", 4), (16, 4), (2, 4)])
     assert missing.value.wanted == {"dataset": ["demo"], "train_shot": [2, 16, "all"], "seed": [4]}
     items = [Item(f"{k}.jpg", k % 2, "ab"[k % 2]) for k in range(4)]
     benchmark = ImageDataset("demo", tmp_path, items, items, items, ["a", "b"])
@@ -156,7 +157,7 @@ def test_missing_splits_are_told_at_once(tmp_path):
         few_shot.load_split(few_shot.PUBLISHED, "dtd", 3, 9)
     few_shot.save(few_shot.FewShotSplit("dtd", 2, 1, [5], [0]), tmp_path)
     with pytest.raises(few_shot.MissingSplits, match=r"shot_2-seed_3.json and 2 more are missing") as caught:
-        few_shot.load_splits(tmp_path, "dtd", [2, 1], [3, 1])
+        few_shot.load_splits(tmp_path, "dtd", itertools.product([2, 1], [3, 1]))
     assert caught.value.wanted == {"dataset": ["dtd"], "train_shot": [1, 2], "seed": [1, 3]}
 
 

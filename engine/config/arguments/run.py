@@ -21,6 +21,14 @@ _argument = partial(Argument, group="run")
 
 ARGUMENTS = [
     _argument(
+        "--shard",
+        scripts=(FEATURES, *TRAINING, IMAGENET_ESC),
+        type=types.shard,
+        metavar="I/N",
+        help="do part I of N equal parts of the work of the other arguments, I from 1 to N. Processes and machines that"
+        " share the folders may do the parts at the same time or one after another",
+    ),
+    _argument(
         "--max-iter",
         scripts=(*TRAINING, IMAGENET_ESC, *TABULATING, TABLES),
         type=types.positive,
