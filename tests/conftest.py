@@ -1,6 +1,7 @@
 """What tests of several packages share."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 # What they compare bit by bit holds on a CPU; `--device auto` would take a GPU.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+# A shell starts background commands with Ctrl-C ignored, and their children would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
 
