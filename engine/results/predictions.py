@@ -22,14 +22,19 @@ def format_predictions(image: str, predictions: Predictions, output_format: str)
     """
     rounded = [(name, round(probability, 6)) for name, probability in predictions]
     if output_format == "csv":
-        return "\n".join(_csv_row(image, name, f"{probability:.6f}") for name, probability in rounded)
+        return "\n".join(csv_row(image, name, f"{probability:.6f}") for name, probability in rounded)
     classes = [{"class": name, "probability": probability} for name, probability in rounded]
     line = json.dumps({"image": image, "predictions": classes}, ensure_ascii=False)
     return re.sub("[\ud800-\udfff]", lambda lone: f"\\u{ord(lone[0]):04x}", line)
 
 
-def _csv_row(*cells: str) -> str:
+def csv_row(*cells: object) -> str:
     """Return a CSV row without a line end. With `\\r\\n` as line end the writer also quotes a lone carriage return."""
     row = io.StringIO()
     csv.writer(row, lineterminator="\r\n").writerow(cells)
     return row.getvalue().removesuffix("\r\n")
+
+
+def guard(text: str) -> str:
+    """Return text for a CSV cell that no spreadsheet runs as a formula: after an apostrophe, if it would."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
