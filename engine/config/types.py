@@ -136,10 +136,10 @@ def dataset(text: str) -> str:
 
 
 def templates(text: str) -> str:
-    """Read a name of prompts, or the path of a template file, and return the name."""
+    """Read a name of prompts, or the path of a file of templates or prompts, and return the name."""
     if text in prompts.AUGMENTATIONS:
         return text
-    if os.sep in text or text.lower().endswith(".txt") or os.path.isfile(text):
+    if os.sep in text or text.lower().endswith((".txt", ".json")) or os.path.isfile(text):
         return prompts.add_custom(text)
     raise argparse.ArgumentTypeError(
         f"'{text}' is neither one of {', '.join(prompts.AUGMENTATIONS)} nor a template file"

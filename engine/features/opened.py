@@ -19,7 +19,14 @@ from engine.features.belonging import check_encoder, check_layers, check_list, c
 from engine.features.listing import read_listing
 from engine.features.mining import Origin, read_mined
 from engine.features.numbers import check_finite, check_norms
-from engine.features.prompts import Texts, prompts_digest, read_texts, read_texts_provenance, read_wordings
+from engine.features.prompts import (
+    Texts,
+    prompts_digest,
+    read_texts,
+    read_texts_classnames,
+    read_texts_provenance,
+    read_wordings,
+)
 from engine.features.shifted import ShiftedSet, classes_of
 from engine.features.store import Bank, FeaturePaths, MissingFeatures
 from engine.features.views import training_views
@@ -92,7 +99,7 @@ class OpenedFeatures:
         self.text_path = paths.texts(wanted.text_layer, wanted.text_augmentation)
         self.text_source = read_texts_provenance(self.text_path)
         check_layers(self.text_path, self.text_source, wanted.text_layer, encoder)
-        if self.listing and not templates.are_prompts_of(self.listing.classnames, *read_wordings(self.text_path)):
+        if self.listing and not self._has_prompts_of(self.listing.classnames):
             raise MissingFeatures(f"{self.text_path} has prompts of class names that differ from {paths.listing}")
         self._check_banks(encoder)
         mined = wanted.text_augmentation == templates.MINING
@@ -167,6 +174,13 @@ class OpenedFeatures:
         norms = features.norm(dim=1)
         F.normalize(features, out=features)
         return features, labels, norms
+
+    def _has_prompts_of(self, classnames: list[str]) -> bool:
+        """Return whether the stored prompts are of these classes; those of an old file must show their names."""
+        stored = read_texts_classnames(self.text_path)
+        if stored is None:
+            return templates.are_prompts_of(classnames, *read_wordings(self.text_path))
+        return stored == classnames
 
     def _read_splits(self, indices_dir: str | Path) -> list[FewShotSplit]:
         """Return the few-shot splits, checked against the images in the store."""

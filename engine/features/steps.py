@@ -109,7 +109,7 @@ def make(plan: DatasetPlan, encoder: Encoder, *, batch_size: int, workers: int) 
 
 def _remarks(texts: TextPlan, encoder: str) -> list[str]:
     """Return warnings and notes about prompts, to read before training on their features."""
-    remarks = []
+    remarks = [f"note: {note}" for note in texts.notes]
     if cut := texts.truncated:
         verb = "is" if len(cut) == 1 else "are"
         too_long = f"{pluralize(len(cut), 'prompt')} {verb} too long for {encoder} and truncated"

@@ -25,6 +25,7 @@ from engine.features.prompts import (
     read_texts,
     read_texts_classnames,
     read_texts_provenance,
+    read_wordings,
     write_texts,
 )
 from engine.features.store import DTYPES, FeaturePaths, Provenance
@@ -39,7 +40,7 @@ class TextPlan:
     `sizes` has the bytes of the missing files, by number of trainable layers. `unnamed` are files that lack only the
     `classnames`, as the dataset spells them. If any files are missing, `tokens` [n, L] are cut to the longest prompt,
     `lengths` [n] count the tokens that matter, `truncated` are the prompts that are too long, and `alike` are pairs of
-    prompts of two classes with the same tokens, one per pair of classes.
+    prompts of two classes with the same tokens, one per pair of classes. `notes` are remarks on a file of prompts.
     """
 
     augmentation: str
@@ -53,6 +54,7 @@ class TextPlan:
     lengths: Tensor | None = None
     truncated: tuple[str, ...] = ()
     alike: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def missing(self) -> list[int]:
@@ -63,7 +65,7 @@ class TextPlan:
 def plan_texts(
     dataset: str,
     augmentation: str,
-    prompt_templates: list[str],
+    prompt_templates: templates.Templates,
     classnames: list[str],
     paths: FeaturePaths,
     encoder: Encoder,
@@ -93,14 +95,15 @@ def plan_texts(
             missing.append(layers)
         elif (found := read_texts_provenance(path)) == provenance:
             unnamed += [path] * (read_texts_classnames(path) != classnames)
-        elif is_custom and _is_outdated(path, found, provenance, prompt_templates):
+        elif is_custom and _is_outdated(path, found, provenance, prompt_templates, classnames):
             missing.append(layers)
         else:
             raise UserError(
                 f"{path} does not match the present prompts of {dataset} and {encoder.name}:"
                 f" {_difference(found, provenance)}.\nRemove it to extract them again, or use another --feature_dir"
             )
-    plan = TextPlan(augmentation, prompts, labels, wanted, {}, classnames, tuple(unnamed))
+    notes = [] if isinstance(prompt_templates, list) else prompt_templates.notes(classnames)
+    plan = TextPlan(augmentation, prompts, labels, wanted, {}, classnames, tuple(unnamed), notes=tuple(notes))
     return _tokenize(plan, missing, encoder) if missing else plan
 
 
@@ -122,12 +125,31 @@ def _tokenize(plan: TextPlan, missing: list[int], encoder: Encoder) -> TextPlan:
     return replace(plan, sizes=sizes, tokens=tokens, lengths=lengths, truncated=truncated, alike=alike)
 
 
-def _is_outdated(path: Path, found: Provenance, wanted: Provenance, prompt_templates: list[str]) -> bool:
-    """Return whether a file differs from `wanted` by its class names alone."""
+def _is_outdated(
+    path: Path, found: Provenance, wanted: Provenance, prompt_templates: templates.Templates, classnames: list[str]
+) -> bool:
+    """Return whether a file differs from `wanted` by its class names alone.
+
+    With prompts of each class, it may then differ by the prompts of classes that are new or gone.
+    """
     before = read_texts_classnames(path)
-    if before is None or found.list_digest != prompts_digest(*templates.prompts(prompt_templates, before)):
+    if before is None:
         return False
-    return replace(found, list_digest=wanted.list_digest, length=wanted.length) == wanted
+    if isinstance(prompt_templates, list):
+        same = found.list_digest == prompts_digest(*templates.prompts(prompt_templates, before))
+    else:
+        then = _by_class(*read_wordings(path), before)
+        now = _by_class(*templates.prompts(prompt_templates, classnames), classnames)
+        kept = then.keys() & now.keys()
+        same = bool(kept) and all(then[name] == now[name] for name in kept)
+    return same and replace(found, list_digest=wanted.list_digest, length=wanted.length) == wanted
+
+
+def _by_class(prompts: list[str], labels: list[int], classnames: list[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for prompt, label in zip(prompts, labels, strict=True):
+        found.setdefault(classnames[label], []).append(prompt)
+    return found
 
 
 def _find_alike(tokens: Tensor, prompts: list[str], labels: list[int]) -> tuple[tuple[str, str], ...]:

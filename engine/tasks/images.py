@@ -39,6 +39,15 @@ def wanted_by(cells: list[Cell]) -> Wanted:
     return Wanted(**shared, splits=[(cell.shots, cell.seed) for cell in cells])
 
 
+def balance(labels: Tensor) -> Tensor:
+    """Return rows int64 of `labels` [n] in which every class is as frequent as the largest; rows of others repeat."""
+    counts = labels.bincount()
+    if len(counts.unique()) == 1:
+        return torch.arange(len(labels), device=labels.device)
+    at = torch.arange(int(counts.max()), device=labels.device) % counts.unsqueeze(1)
+    return labels.argsort(stable=True)[(counts.cumsum(0) - counts).unsqueeze(1) + at].flatten()
+
+
 class ImageTasks:
     """The tasks of `cells` that share dataset, encoder, layers, prompts and views, on `device`.
 
@@ -73,7 +82,7 @@ class ImageTasks:
     def sizes(self, cell: Cell) -> list[int]:
         """Return the number of training samples of each modality of a cell's task."""
         images = len(self.features.splits[cell.shots, cell.seed].train) * len(self.features.views)
-        return [images, len(self._prompts_of(cell).rows)] if cell.modality == "cross_modal" else [images]
+        return [images, len(self.texts(cell))] if cell.modality == "cross_modal" else [images]
 
     def task(self, cell: Cell) -> Task:
         """Return the task of a cell."""
@@ -153,8 +162,13 @@ class ImageTasks:
         return self._zeroshots[self._prompts_of(cell)]
 
     def texts(self, cell: Cell) -> Samples:
-        """Return the prompts of a cell as samples."""
-        return self._samples_of(self._prompts_of(cell))
+        """Return the prompts of a cell as samples, of which every class has equally many: some repeat otherwise.
+
+        A class must not be more probable because a file has more prompts of it.
+        """
+        samples = self._samples_of(self._prompts_of(cell))
+        rows = balance(samples.labels)
+        return replace(samples, rows=samples.rows[rows], labels=samples.labels[rows])
 
     def zeroshot_accuracies(self, cell: Cell) -> dict[str, float]:
         """Return the zero-shot accuracies, 0 to 1, on all test sets by subset name."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from engine.errors import UserError
 from engine.files import read_json, read_lines
+from engine.templates.class_prompts import ClassPrompts, read_class_prompts, spell
 
 IMAGENET = [
     "itap of a {}.",
@@ -50,8 +51,11 @@ MINED = 21
 AUGMENTATIONS = ["hand_crafted", "classname", "vanilla", MINING]
 """The values of `--text-augmentation`, besides paths of template files."""
 
+Templates = list[str] | ClassPrompts
+"""Templates for all classes, each with one `{}` for the class name, or prompts of each class."""
+
 _CUSTOM: dict[str, str] = {}
-"""Paths of custom template files, as typed, by name."""
+"""Paths of custom files of templates or prompts, as typed, by name."""
 
 
 def add_custom(path: str) -> str:
@@ -74,14 +78,14 @@ def cli_name(augmentation: str) -> str:
     return augmentation if augmentation in AUGMENTATIONS else _CUSTOM.get(augmentation, f"FILE-OF-{augmentation}")
 
 
-def templates(augmentation: str, dataset: str) -> list[str]:
-    """Return the templates of a `--text-augmentation` for a dataset, each with one `{}` for the class name.
+def templates(augmentation: str, dataset: str) -> Templates:
+    """Return the templates of a `--text-augmentation` for a dataset, or the prompts of each class in a JSON file.
 
     For `template_mining`, return the whole pool; `engine.features.mining` selects from it for each few-shot split.
     Raises UserError if a template file does not exist or is malformed.
     """
     if augmentation in _CUSTOM:
-        return _read(Path(_CUSTOM[augmentation]))
+        return _read(Path(_CUSTOM[augmentation]), dataset)
     if augmentation == MINING:
         return pool()
     if augmentation == "hand_crafted":
@@ -89,10 +93,12 @@ def templates(augmentation: str, dataset: str) -> list[str]:
     return {"classname": ["{}"], "vanilla": PHOTO}[augmentation]
 
 
-def _read(path: Path) -> list[str]:
-    """Read the templates in a file, one per line."""
+def _read(path: Path, dataset: str) -> Templates:
+    """Read the prompts of each class in a JSON file, or the templates in a text file, one per line."""
     if not path.is_file():
         raise UserError(f"{path}: no such template file")
+    if path.suffix.lower() == ".json":
+        return read_class_prompts(path, HAND_CRAFTED.get(dataset, PHOTO))
     found = {number: line for number, line in enumerate(read_lines(path), start=1) if line}
     for number, template in found.items():
         if template.count("{}") != 1:
@@ -120,14 +126,15 @@ def are_prompts_of(classnames: list[str], filled: list[str], labels: list[int]) 
     return labels == [label for label in range(len(names)) for _ in range(count)]
 
 
-def spell(classname: str) -> str:
-    """Return a class name as prompts and classifiers spell it."""
-    return classname.replace("_", " ")
+def prompts(templates: Templates, classnames: list[str]) -> tuple[list[str], list[int]]:
+    """Fill the templates of each class with its name (`_` becomes a space), class by class; return prompts and labels.
 
-
-def prompts(templates: list[str], classnames: list[str]) -> tuple[list[str], list[int]]:
-    """Fill every template with every class name (`_` becomes a space), class by class; return prompts and labels."""
+    Raises UserError if a file of prompts lacks classes.
+    """
+    of_classes = templates.of(classnames) if isinstance(templates, ClassPrompts) else [templates] * len(classnames)
     filled = [
-        (template.replace("{}", spell(name)), label) for label, name in enumerate(classnames) for template in templates
+        (template.replace("{}", spell(name)), label)
+        for label, (name, own) in enumerate(zip(classnames, of_classes, strict=True))
+        for template in own
     ]
     return [prompt for prompt, _ in filled], [label for _, label in filled]

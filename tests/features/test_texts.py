@@ -10,6 +10,7 @@ from engine.features import texts as module
 from engine.features.prompts import read_texts
 from engine.features.store import FeaturePaths
 from engine.features.texts import extract_texts, plan_texts
+from engine.templates.class_prompts import ClassPrompts
 
 PROMPTS = [
     f"a photo of a {word}." for word in ("dog", "very big red star", "cat", "big dog", "two-headed bird of prey")
@@ -119,3 +120,19 @@ def test_truncated_prompts_are_reported(feature_paths, encoder):
     long = "dot " * 100
     assert plan(feature_paths, encoder, [*PROMPTS, long]).truncated == (long,)
     assert plan(feature_paths, encoder).truncated == ()
+
+
+def test_prompts_of_new_classes_are_added_and_changed_ones_refused(feature_paths, encoder, tmp_path):
+    """In a custom dataset, whose classes come and go with their entries in the file."""
+
+    def plan_written(**by_class):
+        written = ClassPrompts(tmp_path / "mine.json", by_class)
+        return plan_texts("mine", "mine", written, list(by_class), feature_paths, encoder, is_custom=True)
+
+    extract_texts(plan_written(cat=["a cat", "whiskers"], dog=["a dog"]), encoder)
+    assert plan_written(cat=["a cat", "whiskers"], dog=["a dog"]).missing == []
+    for classes in ({"cat": ["a cat", "whiskers"], "owl": ["an owl"]}, {"dog": ["a dog"], "cow": ["a cow"]}):
+        assert plan_written(**classes).missing == LAYERS
+    for classes in ({"cat": ["a cat"], "dog": ["a dog"]}, {"cow": ["a cow"], "owl": ["an owl"]}):
+        with pytest.raises(UserError, match="other prompts or class names"):
+            plan_written(**classes)

@@ -81,7 +81,7 @@ ARGUMENTS = [
         default=PROMPTS[0],
         help="prompts: hand_crafted (templates for each dataset), classname (the class name only), vanilla ('a photo of"
         " a ...'), template_mining (the 21 of 180 templates that are best on the validation images of a split), or a"
-        " text file with one template a line",
+        " file: .txt with one template a line, or .json with the prompts or the names of each class",
         overrides={FEATURES: {"nargs": "+", "default": PROMPTS}},
     ),
     _inputs(
