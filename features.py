@@ -8,8 +8,8 @@ All combinations of datasets, shots, seeds and encoders are extracted; several
 layers share one pass of the encoder. Stored features are never extracted again:
 rerun the same command to resume. All shots and seeds of a dataset share its
 images. A custom dataset is a folder with one subfolder per class, or a CSV list
-(--dataset PATH). Its division into train/val/test is written beside it, and its
-few-shot splits are drawn here.
+(--dataset PATH). Its division into train/val/test is written beside it (to
+indices/ if its folder is read-only), and its few-shot splits are drawn here.
 
 With --text-augmentation template_mining the prompts come from a pool of 180
 templates. For each split, a file lists the 21 templates with the best zero-shot
@@ -35,7 +35,7 @@ def main() -> int | None:
         return verify_store(args)
     device = config.device(args)
     # load all datasets and splits first: a missing one must fail now, not after hours of encoding
-    benchmarks = [datasets.load(dataset, args.data_dir) for dataset in args.dataset]
+    benchmarks = [datasets.load(dataset, args.data_dir, indices_dir=args.indices_dir) for dataset in args.dataset]
     wanted = [(benchmark, splits_of(args, benchmark)) for benchmark in benchmarks]
     # slow imports (open_clip), only after the arguments are validated
     from engine.features import steps
@@ -72,7 +72,7 @@ def verify_store(args: argparse.Namespace) -> int:
     if args.dry_run:
         raise UserError("--dry-run goes with neither --verify nor --repair; remove it")
     stores = {dataset: [paths_of(args, name, dataset) for name in args.clip_encoder] for dataset in args.dataset}
-    return 1 if verify_all(stores, args.data_dir, args.repair) else 0
+    return 1 if verify_all(stores, args.data_dir, args.indices_dir, args.repair) else 0
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def main() -> None:
 def make_splits(dataset: str, args: argparse.Namespace) -> Iterator[tuple[few_shot.FewShotSplit, str]]:
     """Draw the few-shot splits of a dataset; yield each with its state ("written", "exists", ...)."""
     if datasets.is_custom(dataset):
-        loaded = datasets.load(dataset, args.data_dir)
+        loaded = datasets.load(dataset, args.data_dir, indices_dir=args.indices_dir)
         print_notes(loaded, args.train_shot, args.max_val_shot)
         yield from update_splits(loaded, args.indices_dir, args.train_shot, args.seed, args.max_val_shot)
         return

@@ -64,6 +64,7 @@ class StoredRun:
     saved: SavedClassifier
     data: ImageTasks
     data_dir: str | Path
+    indices_dir: str | Path
 
     @property
     def cell(self) -> Cell:
@@ -112,7 +113,8 @@ class StoredRun:
         if name not in datasets.names():
             return None
         try:
-            found = datasets.load(name, self.data_dir, check_images=False, write=False)
+            where = {"data_dir": self.data_dir, "indices_dir": self.indices_dir}
+            found = datasets.load(name, check_images=False, write=False, **where)
         except NotInstalled:
             return None
         bank = self.data.features.banks["test", "none"]
@@ -153,7 +155,7 @@ def open_run(args: argparse.Namespace, path: Path, device: str) -> StoredRun:
     try:
         features = OpenedFeatures(wanted_by([cell]), args.feature_dir, args.indices_dir, _encoder(args, saved, device))
         data = ImageTasks([cell], features, device)
-        check_images(data, FeaturePaths.of(args.feature_dir, cell.encoder, cell.dataset))
+        check_images(data, FeaturePaths.of(args.feature_dir, cell.encoder, cell.dataset), args.indices_dir)
     except MissingFeatures as error:
         name, weights = names.parse_folder(cell.encoder)
         known = {"precision": saved.extraction.precision, "decode": saved.extraction.decode}
@@ -173,7 +175,7 @@ def open_run(args: argparse.Namespace, path: Path, device: str) -> StoredRun:
                 ]
             )
         )
-    return StoredRun(path, saved, data, args.data_dir)
+    return StoredRun(path, saved, data, args.data_dir, args.indices_dir)
 
 
 def _encoder(args: argparse.Namespace, saved: SavedClassifier, device: str) -> Encoder | None:

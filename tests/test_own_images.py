@@ -22,7 +22,7 @@ from engine.features.listing import read_listing
 from engine.features.prompts import read_texts
 from engine.features.store import Bank, FeaturePaths
 from engine.results.runs import read_record
-from forks import Fork, run_fork, unlistable
+from forks import Fork, as_a_user, run_fork, unlistable
 
 ROOT = Path(__file__).parents[1]
 ENCODER = ["--clip-encoder", "demo-RN", "--image-augmentation", "none", "--device", "cpu"]
@@ -359,6 +359,43 @@ def test_templates_of_ones_own(extracted):
     assert (
         "other prompts or class names" in extracted.run("features.py", *ALL, "--templates", "two.txt", check=1).stderr
     )
+
+
+def test_a_folder_that_is_read_only(photos):
+    """Its division lies in indices/, is found by every script, and replaces one beside the images that is older."""
+    division, before = photos.root / "indices" / "my-photos" / "split.json", sorted(photos.folder.rglob("*"))
+
+    def permit(mode):
+        for folder in (photos.folder, *filter(Path.is_dir, before)):
+            folder.chmod(mode)
+
+    def run(script, *words, check=0):
+        done = Fork(script, [*words], photos.root.parent, as_a_user, photos.root).wait(check)
+        return done.out + done.err
+
+    permit(0o555)
+    said = run("features.py", *ALL, *FEATURES)
+    assert f"{division.relative_to(photos.root)} written: 5 classes, 25 train" in said
+    assert "my photos cannot be written" in said
+    assert "split.json" not in run("few_shot_split.py", *ALL[:6])
+    run("train.py", *ALL, *STEPS)
+    assert "0 of them bad" in run("features.py", *ALL, "--verify")
+    assert "my-photos: 50 images, all there" in run("check.py", "--dataset", "my photos")
+    assert sorted(photos.folder.rglob("*")) == before
+
+    permit(0o755)
+    division.rename(photos.folder / "split.json")
+    first, second = before[-2:]
+    shutil.copy(first, second)
+    permit(0o555)
+    assert "1 image replaced" in run("train.py", *ALL, *STEPS, check=1)
+    assert "my photos/split.json is older than the images: 1 image replaced" in run("features.py", *ALL, *FEATURES)
+    assert division.read_text() != (photos.folder / "split.json").read_text()
+    run("train.py", *ALL, *STEPS)
+    draw_photos(photos.root / "other" / "my photos", classes=5, numbers=range(20, 30))
+    refused = run("few_shot_split.py", "--dataset", "other/my photos", *ALL[2:6], check=1)
+    assert "indices/my-photos/split.json has none of the images in other/my photos" in refused
+    permit(0o755)
 
 
 def test_two_classes_need_more_templates(photos):

@@ -50,7 +50,7 @@ def inspect_dataset(name: str, data_dir: str | Path, indices_dir: str | Path) ->
         if not root.exists():
             return DatasetReport(name, False, None, f"{name} is not installed: {root} does not exist")
         unfinished = root / WORK if (root / WORK).exists() else None
-        dataset = datasets.load(name, data_dir, write=False)
+        dataset = datasets.load(name, data_dir, write=False, indices_dir=indices_dir)
         fault = _find_fault(dataset, root, indices_dir)
     except Exception as error:  # a damaged list or an unreadable folder may raise anything
         fault = str(error) or type(error).__name__

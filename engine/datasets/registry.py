@@ -130,11 +130,18 @@ def has_all_classes(name: str) -> bool:
     return getattr(_format(name), "one_in", 1) == 1
 
 
-def load(name: str, data_dir: Path | str, *, check_images: bool = True, write: bool = True) -> ImageDataset:
+def load(
+    name: str,
+    data_dir: Path | str,
+    *,
+    check_images: bool = True,
+    write: bool = True,
+    indices_dir: Path | str | None = None,
+) -> ImageDataset:
     """Read the dataset `name` installed under `data_dir`.
 
     With `check_images=False` the images of a split file need not exist: enough to train on cached features. With
-    `write=False` nothing is written beside custom images.
+    `write=False` no split file of custom images is written; `indices_dir` has the split files of read-only folders.
     Raises UserError if `name` is unknown, if a file is missing (with the command that draws it, for a demo dataset), or
     if a list is malformed.
     """
@@ -142,7 +149,7 @@ def load(name: str, data_dir: Path | str, *, check_images: bool = True, write: b
     try:
         root = checks.require(Path(data_dir) / layout.folder, "folder", name)
         if isinstance(layout, CustomDataset):
-            return layout.read(name, root, check_images, write)
+            return layout.read(name, root, check_images, write, indices_dir)
         return layout.read(name, root, check_images)
     except checks.NotInstalled as error:
         if isinstance(layout, CustomDataset):
@@ -153,11 +160,11 @@ def load(name: str, data_dir: Path | str, *, check_images: bool = True, write: b
         raise checks.NotInstalled(f"{error}. To draw it, run:\n  {install}") from error
 
 
-def forget(dataset: ImageDataset, impaths: list[str]) -> None:
+def forget(dataset: ImageDataset, impaths: list[str], indices_dir: Path | str) -> None:
     """Make the next `load` of a custom dataset read the content of these images, whatever their size and time."""
     layout = _format(dataset.name)
     if isinstance(layout, CustomDataset):
-        layout.forget(dataset, impaths)
+        layout.forget(dataset, impaths, indices_dir)
 
 
 def _format(name: str) -> Format:

@@ -137,7 +137,7 @@ def _print_zeroshot(plan: DatasetPlan) -> None:
             terminal.warn(warning)
 
 
-def verify_all(stores: dict[str, list[FeaturePaths]], data_dir: str, repair: bool) -> int:
+def verify_all(stores: dict[str, list[FeaturePaths]], data_dir: str, indices_dir: str, repair: bool) -> int:
     """Check all features at `stores`, by dataset, and images if they are installed; return the number of bad files.
 
     Raises UserError if there are no features at all.
@@ -153,8 +153,8 @@ def verify_all(stores: dict[str, list[FeaturePaths]], data_dir: str, repair: boo
     bad = verify(stored, repair)
     for dataset, of_dataset in stores.items():
         with suppress(NotInstalled):  # check the features without their images
-            benchmark = datasets.load(dataset, data_dir, check_images=False, write=False)
-            bad += sum(verify_images(paths, benchmark, repair) for paths in of_dataset)
+            benchmark = datasets.load(dataset, data_dir, check_images=False, write=False, indices_dir=indices_dir)
+            bad += sum(verify_images(paths, benchmark, indices_dir, repair) for paths in of_dataset)
     return bad
 
 
@@ -183,7 +183,7 @@ def verify(paths: list[Path], repair: bool) -> int:
     return bad + unopened
 
 
-def verify_images(paths: FeaturePaths, benchmark: ImageDataset, repair: bool) -> int:
+def verify_images(paths: FeaturePaths, benchmark: ImageDataset, indices_dir: str, repair: bool) -> int:
     """Print the images whose content changed since their features were extracted; return their number.
 
     `repair` removes their features, so that features.py extracts them again.
@@ -195,5 +195,5 @@ def verify_images(paths: FeaturePaths, benchmark: ImageDataset, repair: bool) ->
         for path in {path for shards in changed.values() for path in shards}:
             path.unlink(missing_ok=True)
         if benchmark.files and changed:
-            datasets.forget(benchmark, list(changed))
+            datasets.forget(benchmark, list(changed), indices_dir)
     return len(changed)

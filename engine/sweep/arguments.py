@@ -111,7 +111,7 @@ def load_features(
                 features = OpenedFeatures(wanted_by(of_dataset), args.feature_dir, args.indices_dir, encoder, tests)
                 loaded.append(ImageTasks(of_dataset, features, device, encoder))
                 _check_templates(loaded[-1], first, args)
-                check_images(loaded[-1], paths)
+                check_images(loaded[-1], paths, args.indices_dir)
             except MissingFeatures as error:
                 hint = "" if args.clip_weights else names.hint(name)
                 make = config.command("features.py", args, dataset=[dataset], **same)
@@ -121,12 +121,12 @@ def load_features(
     return loaded
 
 
-def check_images(data: ImageTasks, paths: FeaturePaths) -> None:
+def check_images(data: ImageTasks, paths: FeaturePaths, indices_dir: str) -> None:
     """Raise MissingFeatures if the images of a custom dataset are present and changed after extraction."""
     images = datasets.cli_name(data.cells[0].dataset)
     if not data.is_custom or not os.path.exists(images):
         return  # training needs only features
-    now = listing_of(datasets.load(data.cells[0].dataset, "", write=False))
+    now = listing_of(datasets.load(data.cells[0].dataset, "", write=False, indices_dir=indices_dir))
     require_same(paths, images, now)
     if changed := changes(data.features.listing, now):
         raise MissingFeatures(
