@@ -6,9 +6,10 @@
 
 Prints the --top-k most probable classes of each image, in the order of the
 images: as CSV one line per class (image, class, probability), as JSON lines one
-line per image. Unreadable images are listed on stderr and skipped; the exit
-status is then 1. --export writes an ONNX model: from uint8 [n, 3, size, size],
-resized and cropped, to probabilities [n, C].
+line per image. --reject P also marks unsure predictions. Unreadable images are
+listed on stderr and skipped; the exit status is then 1. --export writes an ONNX
+model: from uint8 [n, 3, size, size], resized and cropped, to probabilities
+[n, C].
 """
 
 import argparse
@@ -20,7 +21,7 @@ from tqdm import tqdm
 from engine import config, terminal
 from engine.datasets.image_files import find_images
 from engine.errors import UserError
-from engine.results.predictions import CSV_HEADER, format_predictions
+from engine.results.predictions import csv_header, format_predictions
 
 
 def main() -> int | None:
@@ -31,45 +32,39 @@ def main() -> int | None:
         raise UserError("no images: list files or folders, or use --list FILE (- is stdin)")
     if files and args.export:
         raise UserError("--export takes no images: remove them")
+    if args.reject is not None and (args.export or args.raw):
+        raise UserError("--reject needs images and calibrated probabilities: use neither --export nor --raw with it")
+    # slow imports (torch, open_clip)
+    from engine.classifier.arguments import load, threshold
+
     classifier = load(args)
     if not args.export:
-        return predict(args, classifier, files)
+        return predict(args, classifier, files, *threshold(args, classifier))
     from engine.classifier.export import export
 
     export(classifier, Path(args.export))
     print(args.export)
 
 
-def load(args: argparse.Namespace):
-    """Return the classifier of --run, on --device."""
-    from engine import classifier  # slow imports (torch, open_clip)
-    from engine.config import commands
-    from engine.results.saved_classifiers import MissingClassifier
-
-    try:
-        return classifier.load(args.run, weights=args.clip_weights, wise_ft=args.wise_ft, device=config.device(args))
-    except MissingClassifier as error:
-        message = f"{error}; train.py saves the classifier of the selected run and prints its path:"
-        raise UserError("\n  ".join([message, *commands.save_heads_commands(args, error.cells)])) from error
-
-
-def predict(args: argparse.Namespace, classifier, files: list[str]) -> int:
-    """Print the predictions for each of `files`; return the exit status."""
+def predict(args: argparse.Namespace, classifier, files: list[str], threshold: float | None, note: str) -> int:
+    """Print the predictions for each of `files`, and the `note` on stderr; return the exit status."""
     from engine.classifier.images import classify
 
     terminal.prepare_data_output()
     how = {"top_k": args.top_k, "batch_size": args.test_batch_size}
     how["workers"] = config.workers(args, classifier.device.type)
     unreadable = 0
+    if note:
+        print(note, file=sys.stderr)
     if args.format == "csv":
-        print(CSV_HEADER)
+        print(csv_header(threshold))
     with tqdm(total=len(files), unit="image", disable=sys.stdout.isatty()) as bar:
         for file, found in classify(classifier, files, **how):
             if isinstance(found, str):
                 unreadable += 1
                 bar.write(f"{file} cannot be read: {found}", file=sys.stderr)
             else:
-                print(format_predictions(file, found, args.format), flush=True)
+                print(format_predictions(file, found, args.format, threshold), flush=True)
             bar.update()
     if unreadable:
         print(f"{unreadable} of {len(files)} images cannot be read", file=sys.stderr)

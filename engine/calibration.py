@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,24 @@ BINS = 15
 """The number of equal-width bins of confidence, as in Guo et al., On Calibration of Modern Neural Networks (2017)."""
 MAX_TEMPERATURE = 1000.0
 """Temperatures are from 1 / MAX_TEMPERATURE to MAX_TEMPERATURE."""
+MIN_IMAGES, FOLDS = 50, 5
+"""The least number of images to fit a temperature on, and the folds of the cross-validation that must confirm it."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Probabilities are softmax(logits / temperature).
+
+    `images` is the number of validation images; `reason` says why the temperature stayed 1, '' if it was fitted.
+    """
+
+    temperature: float = 1.0
+    images: int = 0
+    reason: str = ""
+
+    def __post_init__(self):
+        if not 1 / MAX_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
+            raise ValueError(f"temperature is {self.temperature}, not from {1 / MAX_TEMPERATURE} to {MAX_TEMPERATURE}")
 
 
 class Reliability(NamedTuple):
@@ -90,6 +109,30 @@ def cross_validated(
     return total / len(labels)
 
 
+def calibrate(logits: np.ndarray, labels: np.ndarray) -> Calibration:
+    """Return the calibration of a classifier from its validation images.
+
+    The temperature stays 1 unless it raises the likelihood of images that it was not fitted on.
+    """
+    images = len(labels)
+    if images < MIN_IMAGES:
+        return Calibration(images=images, reason=f"{images} validation images are fewer than {MIN_IMAGES}")
+    if (logits.argmax(axis=1) == labels).all():
+        return Calibration(
+            images=images,
+            reason=f"all {images} validation images are classified correctly: no temperature is likeliest",
+        )
+    before, after = negative_log_likelihood(logits, labels), cross_validated(logits, labels, fit_temperature, FOLDS)
+    if after >= before:
+        losses = f"{after:.3f} with it, {before:.3f} without"
+        return Calibration(
+            images=images,
+            reason=f"a temperature does not help in {FOLDS}-fold cross-validation on {images} validation images"
+            f" (negative log-likelihood {losses})",
+        )
+    return Calibration(fit_temperature(logits, labels), images)
+
+
 def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> Reliability:
     """Return predictions by bin of confidence; bin i is (i / bins, (i + 1) / bins]."""
     confidence, correct = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
@@ -115,10 +158,15 @@ def accuracy_by_coverage(confidence: np.ndarray, correct: np.ndarray) -> Coverag
 
 
 def reject_threshold(confidence: np.ndarray, share: float) -> float:
-    """Return the confidence below which a `share`, 0 to 1, of the images lies; infinity for all.
+    """Return a threshold that a `share`, 0 to 1, of the images is below, to the nearest image; infinity for all.
 
-    Images with a confidence below it are rejected. Where confidences are equal, fewer images are.
+    It lies half-way to the next lower confidence, because confidences of the same images vary by rounding. Images of
+    equal confidence are not separated: fewer are below. It is 0 if no image is below.
     """
     ascending = np.sort(np.asarray(confidence, dtype=np.float64))
-    rejected = math.floor(share * len(ascending) + 1e-9)  # of 0.3 * 10 = 2.9999999999999996
-    return float(ascending[rejected]) if rejected < len(ascending) else math.inf
+    rejected = math.floor(share * len(ascending) + 0.5)
+    if rejected == len(ascending):
+        return math.inf
+    accepted = ascending[rejected]
+    below = ascending[ascending < accepted]
+    return float((below[-1] + accepted) / 2) if len(below) else 0.0

@@ -38,9 +38,10 @@ def make_classifier_old(path):
     """Write a classifier and the record beside it anew as of format 2."""
     with safe_open(path, framework="pt") as file:
         about = json.loads(file.metadata()["classifier"])
-    tensors = {name.replace("embedding.phi.", "embedding.adapter."): t for name, t in load_file(path).items()}
+    kept = {name: tensor for name, tensor in load_file(path).items() if not name.startswith("confidences.")}
+    tensors = {name.replace("embedding.phi.", "embedding.adapter."): tensor for name, tensor in kept.items()}
     (record,) = make_records_old(path.parent).values()
-    del about["content"]
+    del about["content"], about["calibrations"]
     about |= {"format": 2, "recipe": about.pop("extraction"), "run": json.loads(json.dumps(old_record(record)))}
     about["content"] = tensors_digest(tensors, json.dumps(about, sort_keys=True))
     save_file(tensors, path, {"classifier": json.dumps(about)})

@@ -394,7 +394,7 @@ def test_a_file_says_all_that_it_takes_to_use_it(kept):
     """To whoever reads it without this project."""
     with safe_open(kept.heads["demo-RN", "partial"], framework="np") as file:
         about = json.loads(file.metadata()["classifier"])
-    assert about["format"] == 4
+    assert about["format"] == 5
     assert about["extraction"]["encoder"] == "demo-RN"
     assert about["extraction"]["size"] == 64
     assert (about["extraction"]["interpolation"], about["extraction"]["resize_mode"]) == ("bicubic", "shortest")

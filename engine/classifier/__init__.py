@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from engine.calibration import reject_threshold
 from engine.classifier.images import pixels
 from engine.clip import names
 from engine.clip.frozen import FrozenImageEncoder
@@ -25,6 +26,7 @@ from engine.methods.build import restore
 from engine.model import LinearClassifier
 from engine.model import wise_ft as weight_ensemble
 from engine.results import saved_classifiers
+from engine.results.runs import TRAINED, WISEFT
 from engine.results.saved_classifiers import SavedClassifier
 from engine.transforms import normalise
 
@@ -32,16 +34,21 @@ from engine.transforms import normalise
 class ImageClassifier(nn.Module):
     """The frozen layers of the image encoder and the trained classifier after them, in eval mode without gradients.
 
-    `classnames` are in the order of the outputs. `extraction` has the preprocessing of images.
+    `classnames` are in the order of the outputs. `extraction` has the preprocessing of images. Probabilities are
+    softmax(logits / temperature); a `raw` classifier has temperature 1. `confidences` [n] are the top probabilities of
+    the validation images, None if unknown.
     """
 
-    def __init__(self, saved: SavedClassifier, encoder: Encoder, wise_ft: bool = False):
+    def __init__(self, saved: SavedClassifier, encoder: Encoder, wise_ft: bool = False, raw: bool = False):
         """Combine a saved classifier, or its WiSE-FT, with its `encoder`, split before the trained layers.
 
         This modifies the encoder: its last layers get the trained weights. Raises RuntimeError, KeyError or ValueError
         if classifier and encoder do not fit together.
         """
         super().__init__()
+        name = WISEFT if wise_ft else TRAINED
+        self.temperature = 1.0 if raw else saved.calibration(name).temperature
+        self.confidences = None if raw else saved.confidences.get(name)
         self.extraction, self.classnames, self.layers = saved.extraction, saved.classnames, saved.run.cell.image_layer
         self.frozen = FrozenImageEncoder(encoder.model, [self.layers])
         self.classifier = _classifier(saved, encoder.image[self.layers], wise_ft)
@@ -61,7 +68,27 @@ class ImageClassifier(nn.Module):
         return self.classifier.head.weight.device
 
     def forward(self, images: Tensor | Sequence[str | Path | Image.Image]) -> Tensor:
-        """Return probabilities [n, C] float32 of images: files, PIL images, or uint8 [n, 3, size, size] from `pixels`.
+        """Return probabilities [n, C] float32 of images, as `logits` takes them."""
+        return self.probabilities(self.logits(images))
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the probabilities [n, C] of logits."""
+        return (logits / self.temperature).softmax(dim=1)
+
+    def threshold(self, share: float) -> float:
+        """Return the top probability below which a `share`, 0 to 1, of the validation images lies; infinity for all.
+
+        Raises ValueError if no probabilities of validation images are known: of raw classifiers and old files.
+        """
+        if self.confidences is None:
+            raise ValueError(
+                "no probabilities of validation images are saved for this classifier; if an earlier version saved it,"
+                " remove the file and run the same train.py --save-heads again"
+            )
+        return reject_threshold(self.confidences.numpy(), share)
+
+    def logits(self, images: Tensor | Sequence[str | Path | Image.Image]) -> Tensor:
+        """Return logits [n, C] float32 of images: files, PIL images, or uint8 [n, 3, size, size] from `pixels`.
 
         Raises OSError (and errors of PIL) for a file that is not an image, ValueError for other tensors.
         """
@@ -75,16 +102,17 @@ class ImageClassifier(nn.Module):
         with torch.autocast(self.device.type, PRECISIONS[self.extraction.precision], enabled=is_lower):
             (features,) = self.frozen(inputs, [self.layers])[self.layers]
         features = features.float() if self.layers else F.normalize(features.float())
-        return self.classifier((features,)).softmax(dim=1)
+        return self.classifier((features,))
 
 
 def load(
-    path: str | Path, *, weights: str | None = None, wise_ft: bool = False, device: str = "cpu"
+    path: str | Path, *, weights: str | None = None, wise_ft: bool = False, raw: bool = False, device: str = "cpu"
 ) -> ImageClassifier:
     """Return a classifier that train.py --save-heads saved; `path` is its file, its record, or a folder with it.
 
-    `weights` is the file of the encoder's weights, if any; `wise_ft` returns WiSE-FT. Raises UserError for a classifier
-    that cannot be read or does not fit the weights, and for several classifiers; MissingClassifier for none.
+    `weights` is the file of the encoder's weights, if any; `wise_ft` returns WiSE-FT; `raw` returns a
+    classifier without calibration. Raises UserError for a classifier that cannot be read or does not fit the weights,
+    and for several classifiers; MissingClassifier for none.
     """
     path = saved_classifiers.find(Path(path))
     saved = saved_classifiers.read(path)
@@ -107,7 +135,7 @@ def load(
             raise ValueError(
                 f"it needs images of {saved.extraction.size} pixels, but {name} of {encoder.preprocessing.size}"
             )
-        return ImageClassifier(saved, encoder, wise_ft)
+        return ImageClassifier(saved, encoder, wise_ft, raw)
     except (RuntimeError, KeyError, ValueError) as error:
         reason = "\n  ".join(line[:200] for line in str(error).splitlines()[:6])
         raise UserError(

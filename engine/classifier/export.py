@@ -1,11 +1,12 @@
 """Export of a saved classifier as an ONNX model, from pixels to probabilities, without dependency on this project.
 
 The input `images` is uint8 [n, 3, size, size], RGB; the output `probabilities` is float32 [n, C]; n is any number. The
-model normalises pixels. The metadata contain `classnames`, a JSON list, and `preprocessing`, a JSON object with the
-fields of `FeatureExtraction`, which defines the steps before the model: greys of more than 8 bits are shifted right by
-`depth` - 8, transparent pixels are shown on `background`, and `upright` images are rotated by their EXIF orientation.
-Then images are resized with antialiasing: for `resize_mode` "shortest" the short side to `size`, then the centre is
-cropped; for "squash" both sides to `size`.
+model normalises pixels and divides logits by the `temperature` of the metadata, which is 1 without calibration. The
+metadata also contain `classnames`, a JSON list, and `preprocessing`, a JSON object with the fields of
+`FeatureExtraction`, which defines the steps before the model: greys of more than 8 bits are shifted right by `depth` -
+8, transparent pixels are shown on `background`, and `upright` images are rotated by their EXIF orientation. Then images
+are resized with antialiasing: for `resize_mode` "shortest" the short side to `size`, then the centre is cropped; for
+"squash" both sides to `size`.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def export(classifier: ImageClassifier, path: Path) -> None:
         names = {"input_names": ["images"], "output_names": ["probabilities"]}
         program = torch.onnx.export(traced, **names, dynamo=True, verbose=False)
     program.model.metadata_props["classnames"] = json.dumps(classifier.classnames)
+    program.model.metadata_props["temperature"] = json.dumps(classifier.temperature)
     program.model.metadata_props["preprocessing"] = json.dumps(asdict(classifier.extraction))
     write_atomically(path, lambda temporary: _save(program, path, temporary))
 

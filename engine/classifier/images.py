@@ -65,8 +65,9 @@ def classify(
 
 @torch.inference_mode()
 def _predictions(classifier: ImageClassifier, images: Tensor, top_k: int) -> list[Predictions]:
-    best = classifier(images).topk(min(top_k, len(classifier.classnames)))
-    pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    logits = classifier.logits(images)
+    best = logits.topk(min(top_k, len(classifier.classnames))).indices  # calibration may make equal what differs
+    pairs = zip(classifier.probabilities(logits).gather(1, best).tolist(), best.tolist(), strict=True)
     return [[(classifier.classnames[k], p) for p, k in zip(*pair, strict=True)] for pair in pairs]
 
 

@@ -49,12 +49,21 @@ def positive(text: str) -> int:
 
 def logit(text: str) -> float:
     """Read the logarithm of a scale; the scale must be a normal number in float32."""
+    return _number(text, -MAX_LOGIT, MAX_LOGIT)
+
+
+def share(text: str) -> float:
+    """Read a number from 0 to 1."""
+    return _number(text, 0, 1)
+
+
+def _number(text: str, minimum: float, maximum: float) -> float:
     try:
         number = float(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"'{text:.50}' is not a number") from error
-    if not abs(number) <= MAX_LOGIT:
-        raise argparse.ArgumentTypeError(f"'{text:.50}' is not a number from -{MAX_LOGIT} to {MAX_LOGIT}")
+    if not minimum <= number <= maximum:
+        raise argparse.ArgumentTypeError(f"'{text:.50}' is not a number from {minimum} to {maximum}")
     return number
 
 

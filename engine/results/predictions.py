@@ -11,20 +11,29 @@ Predictions = list[tuple[str, float]]
 """The most probable classes of an image and their probabilities, in descending order."""
 
 OUTPUT_FORMATS = ("csv", "jsonl")
-CSV_HEADER = "image,class,probability"
+CSV_HEADER, REJECTED = "image,class,probability", "rejected"
+"""The columns, and the name of the one more, or of the field of JSON, that a threshold adds."""
 
 
-def format_predictions(image: str, predictions: Predictions, output_format: str) -> str:
+def csv_header(threshold: float | None = None) -> str:
+    """Return the first row of a CSV."""
+    return CSV_HEADER if threshold is None else f"{CSV_HEADER},{REJECTED}"
+
+
+def format_predictions(image: str, predictions: Predictions, output_format: str, threshold: float | None = None) -> str:
     """Return the predictions for an image as text: one row per class for `csv`, one line for `jsonl`.
 
-    Probabilities have 6 decimals. Python reads bytes of a file name that are not UTF-8 as lone surrogates. `jsonl`
-    escapes these (`\\udcff`), which is valid UTF-8; Python's `os.fsencode` turns them back into bytes.
+    With a `threshold` the text states whether the image is rejected: its top probability is below. Probabilities have
+    6 decimals. Python reads bytes of a file name that are not UTF-8 as lone surrogates. `jsonl` escapes these
+    (`\\udcff`), which is valid UTF-8; Python's `os.fsencode` turns them back into bytes.
     """
     rounded = [(name, round(probability, 6)) for name, probability in predictions]
+    rejected = {} if threshold is None else {REJECTED: predictions[0][1] < threshold}
     if output_format == "csv":
-        return "\n".join(csv_row(image, name, f"{probability:.6f}") for name, probability in rounded)
+        words = [json.dumps(one) for one in rejected.values()]
+        return "\n".join(csv_row(image, name, f"{probability:.6f}", *words) for name, probability in rounded)
     classes = [{"class": name, "probability": probability} for name, probability in rounded]
-    line = json.dumps({"image": image, "predictions": classes}, ensure_ascii=False)
+    line = json.dumps({"image": image, **rejected, "predictions": classes}, ensure_ascii=False)
     return re.sub("[\ud800-\udfff]", lambda lone: f"\\u{ord(lone[0]):04x}", line)
 
 

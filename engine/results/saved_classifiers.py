@@ -5,14 +5,15 @@
 The file contains all that predictions need. Tensors have their names in `engine.model.LinearClassifier`: `head.weight`
 [C, D], `head.bias` [C], `embedding.phi.*` (the module before the linear layer, such as an adapter) and
 `embedding.encoders.0.part.*` (fine-tuned layers of the image encoder). `zeroshot` [C, D] is the classifier for WiSE-FT.
-The metadata contain JSON with the run's record and a digest of the whole content.
+`confidences.trained` and `confidences.wiseft` [n] are the top probabilities of the validation images in ascending
+order. The metadata contain JSON with the run's record, the calibrations and a digest of the whole content.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine import schema
+from engine.calibration import Calibration
 from engine.datasets.checks import list_preview
 from engine.digests import tensors_digest
 from engine.errors import UserError
@@ -39,10 +41,12 @@ from engine.results.runs import (
 from engine.training.grid import Hparams
 
 FILE = "classifier.safetensors"
-FORMAT = 4
+FORMAT = 5
 """The version of the file format; increased when earlier versions of this project would misread new files."""
 ADAPTER_FORMAT, ADAPTER = 2, ("embedding.adapter.", "embedding.phi.")
 """The last format with the old names of an adapter's tensors; the old and the new prefix."""
+CONFIDENCES = "confidences."
+"""The prefix of the names of the validation images' confidences; missing in files of formats below 5."""
 ABOUT = "classifier"
 """The metadata key of the JSON."""
 DIGEST = "content"
@@ -71,13 +75,28 @@ class FeatureExtraction(Preprocessing):
 
 @dataclass(frozen=True, eq=False)
 class SavedClassifier:
-    """A trained classifier: `tensors` by name, class names by label, and the record of its run."""
+    """A trained classifier: `tensors` by name, class names by label, and the record of its run.
+
+    `calibrations` and `confidences` are by classifier, `trained` and `wiseft`. `confidences` are the calibrated
+    probabilities, float32 [n], of the predicted classes of the validation images in ascending order.
+    """
 
     extraction: FeatureExtraction
     classnames: list[str]
     run: Record
     tensors: dict[str, Tensor]
     wiseft_ratio: float = WISE_FT_RATIO
+    calibrations: dict[str, Calibration] = field(default_factory=dict)
+    confidences: dict[str, Tensor] = field(default_factory=dict)
+
+    def calibration(self, classifier: str) -> Calibration:
+        """Return the calibration of `trained` or `wiseft`; files of earlier versions have none."""
+        return self.calibrations.get(classifier, Calibration(reason="it was saved before classifiers were calibrated"))
+
+    @property
+    def content(self) -> dict[str, Tensor]:
+        """All tensors of the file by name."""
+        return self.tensors | {CONFIDENCES + name: tensor for name, tensor in self.confidences.items()}
 
 
 class MissingClassifier(UserError):
@@ -115,11 +134,11 @@ def save(saved: SavedClassifier, result_dir: str | Path) -> None:
         _check_weights(saved)
     except ValueError as error:
         raise UserError(f"{path} was not written: {error}") from error
-    about = asdict(replace(saved, tensors={}))
-    del about["tensors"]
+    about = asdict(replace(saved, tensors={}, confidences={}))
+    del about["tensors"], about["confidences"]
     about = {"format": FORMAT} | about
-    digest = _digest(about, saved.tensors)
-    write_tensors(path, saved.tensors, {ABOUT: json.dumps(about | {DIGEST: digest})})
+    digest = _digest(about, saved.content)
+    write_tensors(path, saved.content, {ABOUT: json.dumps(about | {DIGEST: digest})})
     for other in path.parent.parent.glob(f"*/{FILE}"):
         if other != path:
             other.unlink(missing_ok=True)
@@ -213,7 +232,10 @@ def _build(about: dict[str, Any], tensors: dict[str, Tensor]) -> SavedClassifier
     about = convert_classifier(about)
     types = {"extraction": FeatureExtraction, "classnames": list[str], "run": Record, "wiseft_ratio": float}
     fields = {name: schema.build(kind, about.get(name), name) for name, kind in types.items()}
-    saved = SavedClassifier(**fields, tensors=tensors)
+    calibrations = schema.build(dict[str, Calibration], about.get("calibrations", {}), "calibrations")
+    names = [name for name in tensors if name.startswith(CONFIDENCES)]
+    confidences = {name.removeprefix(CONFIDENCES): tensors.pop(name) for name in names}
+    saved = SavedClassifier(**fields, tensors=tensors, calibrations=calibrations, confidences=confidences)
     if not 0 <= saved.wiseft_ratio <= 1:
         raise ValueError(f"wiseft_ratio is {saved.wiseft_ratio}, which is not from 0 to 1")
     if "encoder" not in saved.run.inputs:
@@ -221,13 +243,17 @@ def _build(about: dict[str, Any], tensors: dict[str, Tensor]) -> SavedClassifier
     weight = tensors.get("head.weight")
     if weight is not None and weight.dim() and len(weight) != len(saved.classnames):
         raise ValueError(f"it has weights of {len(weight)} classes, but {len(saved.classnames)} class names")
+    for name, calibration in calibrations.items():
+        found = confidences.get(name)
+        if found is None or found.shape != (calibration.images,) or ((found < 0) | (found > 1)).any():
+            raise ValueError(f"{CONFIDENCES}{name} are not the probabilities of {calibration.images} validation images")
     _check_weights(saved)
     return saved
 
 
 def _check_weights(saved: SavedClassifier) -> None:
     """Raise ValueError, naming the tensors, for weights that are not finite."""
-    bad = [name for name, tensor in saved.tensors.items() if not tensor.float().isfinite().all()]
+    bad = [name for name, tensor in saved.content.items() if not tensor.float().isfinite().all()]
     if bad:
         raise ValueError(f"weights that are not finite numbers: {list_preview(bad)}")
 

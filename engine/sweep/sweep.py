@@ -14,13 +14,14 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from engine import memory
+from engine.calibration import Calibration
 from engine.datasets.checks import pluralize
 from engine.errors import UserError
 from engine.model import Embedding, LinearClassifier, LinearHead, wise_ft
 from engine.model.zeroshot import ZeroShot
 from engine.results import saved_classifiers
 from engine.results.runs import TRAINED, VAL, WISEFT, ZEROSHOT, Record, Records, describe_input, same_run, select
-from engine.results.saved_classifiers import SavedClassifier, tensors_to_save
+from engine.sweep import saving
 from engine.training.evaluate import accuracies, val_accuracy
 from engine.training.grid import Hparams
 from engine.training.task import Fitted, Run, Task, TestSet
@@ -112,6 +113,7 @@ class CellSweep:
         self.waiting: dict[Hparams, Trained] = {}
         self.retrained: Counter[Hparams] = Counter()
         self.saved: set[Hparams] = set()
+        self.calibrations: dict[str, Calibration] = {}
         self.outdated = self._drop_outdated() if data.is_custom else 0
         for record in self.records.values():
             if record.inputs != self.inputs or record.grid != self.grid:
@@ -249,7 +251,7 @@ class CellSweep:
     def summary(self) -> str:
         """Return the selected run of a complete cell and its accuracies as text.
 
-        Further lines are the accuracies on shifted sets and the path of the saved classifier.
+        Further lines are the accuracies on shifted sets, the calibration and the path of the saved classifier.
         """
         best = self.records[self._selected()]
         diverged = sum(record.diverged for record in self.records.values())
@@ -261,6 +263,7 @@ class CellSweep:
         width = max(map(len, self.shifted_digests), default=0)
         lines += [f"  {name:{width}}  {_accuracies(best, name)}" for name in self.shifted_digests]
         if self.options.save_heads:
+            lines += [f"  {saving.describe_calibration(self.calibrations)}"] if self.calibrations else []
             lines.append(
                 f"  {saved_classifiers.classifier_path(self.cell, best.hyperparameters, self.options.result_dir)}"
             )
@@ -296,9 +299,10 @@ class CellSweep:
             if present is not None and same_run(present, record):
                 record = present.with_tests_of(record)
             if tests and self._saves(hparams):
-                tensors = tensors_to_save(fitted.classifier.state_dict(), self.task.zeroshot)
-                classifier = SavedClassifier(self.data.extraction, self.classnames, record, tensors)
-                saved_classifiers.save(classifier, self.options.result_dir)
+                made_of = record, self.data.extraction, self.classnames
+                saved = saving.to_save(self.task, trained.classifiers, *made_of)
+                saved_classifiers.save(saved, self.options.result_dir)
+                self.calibrations = saved.calibrations
             self.store.write(record)
             present = record
         self.records[hparams] = present

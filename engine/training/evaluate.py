@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -71,12 +71,22 @@ def accuracies(
     return found
 
 
+def val_batches(task: Task) -> Iterator[tuple[Inputs, Tensor]]:
+    """Return the validation samples of a task in batches."""
+    return task.val.batches(FEATURES if task.val.bank[0].dim() == 2 else EMBEDDED)
+
+
 def val_accuracies(task: Task, classifiers: Sequence[LinearClassifier]) -> list[float]:
     """Return the accuracy of each classifier, 0 to 1, on the validation samples of a task."""
-    rows = FEATURES if task.val.bank[0].dim() == 2 else EMBEDDED
-    return [accuracy for (accuracy,) in accuracies(classifiers, task.val.batches(rows))]
+    return [accuracy for (accuracy,) in accuracies(classifiers, val_batches(task))]
 
 
 def val_accuracy(task: Task, classifier: LinearClassifier) -> float:
     """Return the accuracy of a classifier, 0 to 1, on the validation samples of a task."""
     return val_accuracies(task, [classifier])[0]
+
+
+@torch.inference_mode()
+def val_logits(task: Task, classifier: LinearClassifier) -> Tensor:
+    """Return the logits [n, C] of a classifier on the validation samples of a task, on the CPU."""
+    return torch.cat([classifier(inputs) for inputs, _ in val_batches(task)]).cpu()

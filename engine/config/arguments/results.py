@@ -54,6 +54,20 @@ ARGUMENTS = [
     ),
     _argument("--format", scripts=(PREDICT,), choices=OUTPUT_FORMATS, default="csv", help="csv, or jsonl (JSON lines)"),
     _argument(
+        "--raw",
+        scripts=(PREDICT,),
+        action="store_true",
+        help="print uncalibrated probabilities; train.py --save-heads fits a temperature on the validation images",
+    ),
+    _argument(
+        "--reject",
+        scripts=(PREDICT,),
+        type=types.share,
+        metavar="P",
+        help="mark images as rejected if their top probability is below a threshold that a share P, 0 to 1, of the"
+        " validation images is below",
+    ),
+    _argument(
         "--export",
         scripts=(PREDICT,),
         metavar="FILE.onnx",
