@@ -10,7 +10,7 @@ summary.csv (averages by shots), and replaces files of an earlier table.
 from pathlib import Path
 
 from engine import config
-from engine.results import tables
+from engine.results import base_to_new, tables
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
         folder = Path(args.avg_dir) / name
         summaries[name] = tables.write_averages(table, folder)
         print(f"{folder}: average of {', '.join(table['dataset'].unique())}")
-    methods = tables.label_summaries(summaries)
+    methods = base_to_new.by_classes(tables.label_summaries(summaries))
     print("\ntest accuracy (%) by training images per class")
     print(tables.comparison(methods).to_string(float_format="{:.2f}".format))
     if args.plot:

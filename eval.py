@@ -24,9 +24,10 @@ from pathlib import Path
 
 from engine import config
 from engine.config import commands
+from engine.datasets import halves
 from engine.datasets.checks import list_preview
 from engine.errors import UserError
-from engine.results import tables
+from engine.results import base_to_new, tables
 from engine.results.explain import explain
 
 
@@ -52,13 +53,10 @@ def main() -> None:
         if lost := tables.not_covered(path, table):
             print(f"{path}: replaces a table that also had {list_preview(lost)}")
         tables.write_csv(table, path)
-        shown = table.assign(accuracy=[f"{m:.2f} ± {s:.2f}" for m, s in zip(table["mean"], table["std"], strict=True)])
         print(f"{label}, {encoder}: test accuracy (%), mean ± standard deviation over seeds")
-        print(
-            shown.pivot(index="dataset", columns="shots", values="accuracy")
-            .reindex(table["dataset"].unique())
-            .to_string()
-        )
+        print(base_to_new.on_screen(table) if args.classes == halves.BASE else tables.on_screen(table))
+        if reason := cells[0].untested_new:
+            print(f"note: {reason}")
         print(path)
 
 

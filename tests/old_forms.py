@@ -1,20 +1,19 @@
 """Files as earlier versions of this project wrote them, from the same in their present form."""
 
 import json
-from dataclasses import asdict
 
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from engine.digests import tensors_digest
-from engine.results.runs import read_record
+from engine.results.runs import as_json, read_record
 
 CLASSIFIERS = ("trained", "wiseft", "zeroshot")
 
 
 def old_record(record):
     """The JSON of a record before hyper-parameters had names, and accuracies of all classifiers were in one field."""
-    said = asdict(record)
+    said = as_json(record)
     said["cell"] = {"logit" if name == "log_logit_scale" else name: value for name, value in said["cell"].items()}
     del said["tuned"]
     accuracies, digests = said.pop("accuracies"), said.pop("shifted")

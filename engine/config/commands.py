@@ -128,6 +128,7 @@ def _method_arguments(method: Cell) -> dict[str, Any]:
         "image_augmentation": method.image_augmentation,
         "image_views": method.image_views,
         "max_iter": method.max_iter,
+        "classes": method.classes,
     }
 
 

@@ -11,6 +11,7 @@ from engine import datasets
 from engine.clip import names
 from engine.config.arguments.classifier import method_arguments
 from engine.config.arguments.data import SEEDS, SHOTS
+from engine.datasets import halves
 from engine.datasets.few_shot import ALL
 from engine.errors import UserError
 from engine.methods import METHODS, require_wise_ft
@@ -135,6 +136,7 @@ def cells(args: argparse.Namespace) -> list[Cell]:
             hyperparams=args.hyperparams,
             max_iter=args.max_iter,
             max_val_shot=args.max_val_shot,
+            classes=vars(args).get("classes", halves.ALL),  # train.py and eval.py alone have the argument
         )
         for encoder, dataset, per_class, seed in itertools.product(*map(dict.fromkeys, combined))
     ]

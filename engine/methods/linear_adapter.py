@@ -49,6 +49,11 @@ def finish(task: Task, module: FixedClassifier) -> tuple[LinearClassifier, dict[
     return module.linear(module.embedding), {}
 
 
+def new_classes(task: Task, classifier: LinearClassifier) -> LinearClassifier:
+    """Return the trained embedding with the zero-shot weights of a task, of other classes than `classifier`'s."""
+    return classifier.with_weight(task.zeroshot)
+
+
 def phi(tensors: Mapping[str, Tensor]) -> LinearAdapter:
     """Return an adapter for a saved `offset`."""
     return LinearAdapter(len(tensors["offset"]))
@@ -70,4 +75,5 @@ METHOD = Method(
     phi=phi,
     wise_ft=False,
     inits=("zeroshot",),
+    new_classes=new_classes,
 )

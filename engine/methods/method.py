@@ -12,6 +12,7 @@ from engine.training.grid import Grid
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from engine.model import LinearClassifier
     from engine.training.task import Task
 
 SCALE_100 = 4.60517
@@ -33,6 +34,8 @@ class Method:
     - `inits`: the values of `--classifier_init` that it takes
     - `check(task)`: raises UserError, with the remedy, if the method cannot be fitted to the task; the sweep skips it
     - `text_encoder`: whether training uses the text encoder, `Task.prompts`
+    - `new_classes(task, classifier)`: returns the linear classifier of the classes of a task, from a fitted classifier
+      of other classes; None if all that is learnt belongs to single classes
     """
 
     title: str
@@ -45,3 +48,4 @@ class Method:
     inits: tuple[str, ...] = ("zeroshot", "random")
     check: Callable[[Task], None] | None = None
     text_encoder: bool = False
+    new_classes: Callable[[Task, LinearClassifier], LinearClassifier] | None = None

@@ -82,6 +82,12 @@ def finish(task: Task, module: Prompting) -> tuple[LinearClassifier, dict[str, f
     return LinearClassifier(Embedding([None], context), LinearHead(module.weight(), task.scale)).eval(), {}
 
 
+@torch.no_grad()
+def new_classes(task: Task, classifier: LinearClassifier) -> LinearClassifier:
+    """Return the classifier of a task's class names after the context of `classifier`, which is of other classes."""
+    return classifier.with_weight(F.normalize(task.prompts(CONTEXT)(classifier.embedding.phi.context)))
+
+
 def epochs(task: Task) -> int:
     """Return how many epochs training takes: more for more shots, and few for ImageNet."""
     if task.shots <= 1 or task.dataset == "imagenet":
@@ -154,4 +160,5 @@ METHOD = Method(
     inits=("zeroshot",),
     text_encoder=True,
     check=check,
+    new_classes=new_classes,
 )

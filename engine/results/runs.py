@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import schema
+from engine.datasets import halves
 from engine.datasets.few_shot import MAX_VAL_SHOT, Shots
 from engine.errors import UserError
 from engine.files import list_matching, parse_json, read_bytes, write_json
@@ -31,7 +32,7 @@ class Cell:
     """One grid search: the settings that all runs of a grid share.
 
     `encoder` is the folder name of the encoder, `hyperparams` the name of the grid, and `log_logit_scale` the natural
-    logarithm of the scale of the logits.
+    logarithm of the scale of the logits. `classes` are the classes of training and of the test (`datasets.halves`).
     """
 
     dataset: str
@@ -50,8 +51,11 @@ class Cell:
     hyperparams: str
     max_iter: int = MAX_ITER
     max_val_shot: int = MAX_VAL_SHOT
+    classes: str = halves.ALL
 
     def __post_init__(self):
+        if self.classes not in halves.HALVES:
+            raise ValueError(f"classes is {self.classes}, not {', '.join(halves.HALVES)}")
         if not abs(self.log_logit_scale) <= MAX_LOGIT:
             raise ValueError(f"log_logit_scale is {self.log_logit_scale}, beyond {MAX_LOGIT} on either side of 0")
 
@@ -86,11 +90,26 @@ class Cell:
         """The hyper-parameters to search."""
         return METHODS[self.hyperparams].grid
 
+    @property
+    def tests_new(self) -> bool:
+        """Whether runs, trained on the base classes, are also tested on the new ones."""
+        return self.classes == halves.BASE and self.method.new_classes is not None
+
+    @property
+    def untested_new(self) -> str | None:
+        """The reason why runs on the base classes are not tested on the new ones, or None."""
+        if self.classes != halves.BASE or self.tests_new:
+            return None
+        title = METHODS[self.hyperparams].title
+        return f"{title} cannot classify new classes, as it trains weights of the classes that it sees"
+
     def folder(self, result_dir: str | Path) -> Path:
         """Return the folder of the cell's runs under `result_dir`."""
         shots = f"{self.dataset}-shot_{self.shots}-seed_{self.seed}"
         if self.max_val_shot != MAX_VAL_SHOT:
             shots += f"-val_{self.max_val_shot}"
+        if self.classes != halves.ALL:
+            shots += f"-classes_{self.classes}"
         features = (
             f"{self.encoder}-image_{self.image_layer}-text_{self.text_layer}"
             f"-{self.text_augmentation}-{self.image_augmentation}_{self.image_views}"
@@ -101,7 +120,8 @@ class Cell:
         return Path(result_dir) / shots / features / f"{self.modality}-{self.head}_{self.init}" / logit
 
     def __str__(self) -> str:
-        return f"{self.dataset} {self.shots}-shot seed {self.seed}"
+        classes = "" if self.classes == halves.ALL else f", {self.classes} classes"
+        return f"{self.dataset} {self.shots}-shot seed {self.seed}{classes}"
 
 
 def require_accuracies(accuracies: Iterable[float]) -> None:
@@ -113,8 +133,8 @@ def require_accuracies(accuracies: Iterable[float]) -> None:
 
 TRAINED, WISEFT, ZEROSHOT = "trained", "wiseft", "zeroshot"
 """The classifiers in a record: the fitted classifier, its WiSE-FT, and the zero-shot classifier."""
-VAL, TEST = "val", "test"
-"""The sets of the training dataset; all other sets in a record are shifted test sets."""
+VAL, TEST, NEW = "val", "test", halves.NEW
+"""The sets of the training dataset, `new` with the new classes; all other sets in a record are shifted test sets."""
 EXTRACTION_KEYS = ("features", "prompts")
 """Keys of a run's inputs for non-default settings of feature extraction; absent for default settings."""
 DEFAULT_EXTRACTION = "usual"
@@ -141,8 +161,9 @@ class Record:
     valid hyper-parameters of the cell in order. `step` is the 0-based training step of the classifier. `tuned` are
     values that the method selected on validation inside the run. If a run `diverged`, its step is the best one before.
     `accuracies`, from 0 to 1, are by classifier (`trained`, `wiseft`, `zeroshot`) and set: `val`, `test` once tested,
-    and shifted sets, such as `imagenet_a` (predictions among its 200 classes) and `imagenet_a/all_classes`. `shifted`
-    are the digests of the shifted sets. `seconds` is the run's share of the training time of its stack.
+    `new` (new classes, predictions among these), and shifted sets, such as `imagenet_a` (predictions among its 200
+    classes) and `imagenet_a/all_classes`. `shifted` are the digests of all sets but the first two. `seconds` is the
+    run's share of the training time of its stack.
     """
 
     cell: Cell
@@ -204,12 +225,12 @@ def runs_digest(records: Iterable[Any], shifted: bool = False) -> str:
     """
     contents = []
     for record in records:
-        content = asdict(record)
+        content = as_json(record)
         for name in ("seconds", "versions"):
             content.pop(name, None)
         if not shifted and "accuracies" in content:
             accuracies = record.accuracies.items()
-            unshifted = {name: {of: found[of] for of in (VAL, TEST) if of in found} for name, found in accuracies}
+            unshifted = {name: {of: found[of] for of in (VAL, TEST, NEW) if of in found} for name, found in accuracies}
             content |= {"accuracies": unshifted, "shifted": {}}
         contents.append(json.dumps(content, sort_keys=True))
     return hashlib.sha256("\n".join(sorted(set(contents))).encode()).hexdigest()[:12] if contents else ""
@@ -218,6 +239,14 @@ def runs_digest(records: Iterable[Any], shifted: bool = False) -> str:
 def same_run(one: Record, other: Record) -> bool:
     """Return whether two records describe the same run; shifted test sets are ignored."""
     return runs_digest([one]) == runs_digest([other])
+
+
+def as_json(record: Any) -> dict[str, Any]:
+    """Return the JSON of a record, as before there were halves of classes if it is of all classes."""
+    content = asdict(record)
+    if content.get("cell", {}).get("classes") == halves.ALL:
+        del content["cell"]["classes"]
+    return content
 
 
 RECORD = "record.json"
@@ -231,7 +260,7 @@ def record_path(cell: Cell, hyperparameters: Hparams, result_dir: str | Path) ->
 
 def write_record(record: Record, result_dir: str | Path) -> None:
     """Write a record, atomically."""
-    write_json(record_path(record.cell, record.hyperparameters, result_dir), asdict(record))
+    write_json(record_path(record.cell, record.hyperparameters, result_dir), as_json(record))
 
 
 def read_record(path: Path) -> Record:

@@ -34,6 +34,7 @@ from engine.results.runs import (
     RECORD,
     Cell,
     Record,
+    as_json,
     read_record,
     record_path,
     same_run,
@@ -136,7 +137,7 @@ def save(saved: SavedClassifier, result_dir: str | Path) -> None:
         raise UserError(f"{path} was not written: {error}") from error
     about = asdict(replace(saved, tensors={}, confidences={}))
     del about["tensors"], about["confidences"]
-    about = {"format": FORMAT} | about
+    about = {"format": FORMAT} | about | {"run": as_json(saved.run)}
     digest = _digest(about, saved.content)
     write_tensors(path, saved.content, {ABOUT: json.dumps(about | {DIGEST: digest})})
     for other in path.parent.parent.glob(f"*/{FILE}"):

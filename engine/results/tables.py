@@ -11,12 +11,15 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from engine import templates
+from engine.datasets import halves
 from engine.datasets.checks import list_preview
 from engine.datasets.few_shot import MAX_VAL_SHOT, Shots, parse_shots
 from engine.errors import UserError
 from engine.files import write_text
 from engine.results.runs import (
     EXTRACTION_KEYS,
+    NEW,
+    TEST,
     TRAINED,
     WISEFT,
     ZEROSHOT,
@@ -33,6 +36,10 @@ from engine.training.schedule import MAX_ITER
 COLUMNS = ["dataset", "shots", "seeds", "mean", "std", "zeroshot", "method", "runs"]
 """Columns of a method's table, which has a row per dataset and shots; `runs` is the digest of the row's runs."""
 PERCENTAGES = ["mean", "std", "zeroshot"]
+HARMONIC = {"harmonic": ("mean", "new_mean"), "zeroshot_harmonic": ("zeroshot", "new_zeroshot")}
+"""The harmonic means of base and new classes, and the columns that each is of."""
+NEW_COLUMNS = [*(f"new_{name}" for name in PERCENTAGES), *HARMONIC]
+"""Further percentages, for runs that are trained on base classes and tested on new ones."""
 
 
 def method_name(cell: Cell, mode: str, wise_ft: bool) -> str:
@@ -44,6 +51,8 @@ def method_name(cell: Cell, mode: str, wise_ft: bool) -> str:
     )
     if cell.max_val_shot != MAX_VAL_SHOT:
         name += f"_val_{cell.max_val_shot}"
+    if cell.classes != halves.ALL:
+        name += f"_classes_{cell.classes}"
     return name if cell.max_iter == MAX_ITER else f"{name}_iter_{cell.max_iter}"
 
 
@@ -51,13 +60,15 @@ def method_label(cell: Cell, mode: str, wise_ft: bool) -> str:
     """Return the label of a method for tables and plots."""
     is_default = (cell.modality, cell.init) in (("cross_modal", "zeroshot"), ("uni_modal", "random"))
     init = "" if is_default else f", {cell.init} init"
-    return f"{spell_modality(cell.modality)} {mode}{' WiSE-FT' if wise_ft else ''}{init}"
+    classes = "" if cell.classes == halves.ALL else f", {cell.classes} classes"
+    return f"{spell_modality(cell.modality)} {mode}{' WiSE-FT' if wise_ft else ''}{init}{classes}"
 
 
 def selected_runs(cells: list[Cell], result_dir: str | Path) -> tuple[dict[Cell, Record], list[Cell]]:
     """Return the selected run of each cell, and the cells with an incomplete grid or a missing test."""
     runs = {cell: selected(read_cell(cell, result_dir)) for cell in cells}
-    complete = {cell: run for cell, run in runs.items() if run is not None and run.tested}
+    tested = {cell: run for cell, run in runs.items() if run is not None and run.tested}
+    complete = {cell: run for cell, run in tested.items() if NEW in run.shifted or not cell.tests_new}
     return complete, [cell for cell in cells if cell not in complete]
 
 
@@ -87,14 +98,35 @@ def check_inputs(runs: dict[Cell, Record]) -> None:
 
 
 def method_table(runs: dict[Cell, Record], label: str, wise_ft: bool) -> pd.DataFrame:
-    """Return mean and standard deviation over seeds of the test accuracy of selected runs, per dataset and shots."""
+    """Return mean and standard deviation over seeds of the test accuracy of selected runs, per dataset and shots.
+
+    Runs that are tested on new classes have `NEW_COLUMNS` too.
+    """
+    table = _over_seeds(runs, wise_ft, TEST).assign(method=label)
+    keys = zip(table["dataset"], table["shots"], strict=True)
+    runs_of_rows = [[run for cell, run in runs.items() if (cell.dataset, cell.shots) == key] for key in keys]
+    table = table.assign(runs=list(map(runs_digest, runs_of_rows)))[COLUMNS]
+    if next(iter(runs)).tests_new:
+        of_new = _over_seeds(runs, wise_ft, NEW)
+        table = with_harmonic(table.assign(**{f"new_{name}": of_new[name] for name in PERCENTAGES}))
+    return table.round(4)
+
+
+def with_harmonic(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of base and new classes with the harmonic mean of both in each row (CoCoOp)."""
+    pairs = {name: (table[base], table[new]) for name, (base, new) in HARMONIC.items()}
+    return table.assign(**{name: (2 * base * new / (base + new)).fillna(0.0) for name, (base, new) in pairs.items()})
+
+
+def _over_seeds(runs: dict[Cell, Record], wise_ft: bool, of_set: str) -> pd.DataFrame:
+    """Return seeds and percentages of a test set by dataset and shots."""
     rows = pd.DataFrame(
         {
             "dataset": cell.dataset,
             "shots": cell.shots,
             "seed": cell.seed,
-            "accuracy": 100 * run.accuracy(WISEFT if wise_ft else TRAINED),
-            "zeroshot": 100 * run.accuracy(ZEROSHOT),
+            "accuracy": 100 * run.accuracy(WISEFT if wise_ft else TRAINED, of_set),
+            "zeroshot": 100 * run.accuracy(ZEROSHOT, of_set),
         }
         for cell, run in runs.items()
     )
@@ -104,18 +136,41 @@ def method_table(runs: dict[Cell, Record], label: str, wise_ft: bool) -> pd.Data
         std=("accuracy", lambda accuracies: accuracies.std(ddof=0)),
         zeroshot=("zeroshot", "mean"),
     )
-    table = table.reset_index().assign(method=label)
-    keys = zip(table["dataset"], table["shots"], strict=True)
-    runs_of_rows = [[run for cell, run in runs.items() if (cell.dataset, cell.shots) == key] for key in keys]
-    return table.assign(runs=list(map(runs_digest, runs_of_rows)))[COLUMNS].round(4)
+    return table.reset_index()
+
+
+def has_new(table: pd.DataFrame) -> bool:
+    """Return whether a table, or its averages, has the columns of new classes."""
+    return NEW_COLUMNS[0] in table
+
+
+def percentages(table: pd.DataFrame) -> list[str]:
+    """Return the columns of a table that are percentages."""
+    return [name for name in (*PERCENTAGES, *NEW_COLUMNS) if name in table]
+
+
+def on_screen(table: pd.DataFrame) -> str:
+    """Return mean and deviation of a method as text, with a row per dataset and a column per shots."""
+    shown = table.assign(accuracy=spread(table))
+    by_shots = shown.pivot(index="dataset", columns="shots", values="accuracy")
+    return by_shots.reindex(table["dataset"].unique()).to_string()
+
+
+def spread(table: pd.DataFrame, of: str = "") -> list[str]:
+    """Return mean and deviation of each row as text, of the columns `<of>mean` and `<of>std`."""
+    return [f"{mean:.2f} ± {std:.2f}" for mean, std in zip(table[f"{of}mean"], table[f"{of}std"], strict=True)]
 
 
 def average(table: pd.DataFrame) -> dict[Shots, pd.DataFrame]:
-    """Return, by shots, the rows of datasets and a last row `average`: the means of their means and deviations."""
+    """Return, by shots, the rows of datasets and a last row `average`: the means of their means and deviations.
+
+    Its harmonic means are of its own accuracies of base and new classes (CoCoOp).
+    """
     by_shots = {}
     for shots, rows in table.groupby("shots"):
-        rows = rows[["dataset", "mean", "std", "zeroshot"]]
+        rows = rows[["dataset", *percentages(table)]]
         last = rows.drop(columns="dataset").mean().to_frame().T.assign(dataset="average")
+        last = with_harmonic(last) if has_new(table) else last
         by_shots[shots] = pd.concat([rows, last], ignore_index=True).round(4)
     return by_shots
 
@@ -127,7 +182,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
             "method": table["method"].iloc[0],
             "shots": shots,
             "datasets": len(rows) - 1,
-            **rows.iloc[-1][["mean", "std", "zeroshot"]],
+            **rows.iloc[-1][percentages(table)],
         }
         for shots, rows in average(table).items()
     ]
@@ -175,7 +230,8 @@ def write_averages(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
 
 def not_covered(path: Path, table: pd.DataFrame) -> list[str]:
     """Return the datasets, shots and seeds in the existing table at `path` that are not in `table`."""
-    before = _read(path, [COLUMNS, COLUMNS[:-1]]) if path.is_file() else None  # earlier versions wrote no digests
+    layouts = [COLUMNS, COLUMNS + NEW_COLUMNS, COLUMNS[:-1]]  # earlier versions wrote no digests
+    before = _read(path, layouts) if path.is_file() else None
     if before is None:
         return []
     kept = {(row.dataset, row.shots): row.seeds.split() for row in table.itertuples()}
@@ -195,15 +251,16 @@ def read_method(name: str, eval_dir: str | Path) -> pd.DataFrame:
         raise UserError(
             f"there is no table {path}; create it with eval.py. Tables there: {', '.join(existing) or 'none'}"
         )
-    table = _read(path, [COLUMNS])
+    table = _read(path, [COLUMNS, COLUMNS + NEW_COLUMNS])
     if table is None:
         raise UserError(
             f"{path} does not have the columns {', '.join(COLUMNS)}, with numbers in {', '.join(PERCENTAGES)}; create"
             " it again with eval.py"
         )
+    numbers = table[percentages(table)]
     faults = {
         "two rows with the same dataset and shots": table.duplicated(["dataset", "shots"]),
-        "numbers that are not percentages": ~table[PERCENTAGES].map(lambda number: 0 <= number <= 100).all(axis=1),
+        "numbers that are not percentages": ~numbers.map(lambda number: 0 <= number <= 100).all(axis=1),
         "seeds that are not whole numbers": ~table["seeds"].str.fullmatch(r"\d+( \d+)*"),
     }
     for fault, rows in faults.items():
@@ -223,4 +280,4 @@ def _read(path: Path, layouts: list[list[str]]) -> pd.DataFrame | None:
         return None
     if list(table.columns) not in layouts or table.empty:
         return None
-    return table if all(map(is_numeric_dtype, (table[name] for name in PERCENTAGES))) else None
+    return table if all(map(is_numeric_dtype, (table[name] for name in percentages(table)))) else None

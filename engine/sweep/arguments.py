@@ -45,6 +45,8 @@ def train(args: argparse.Namespace, cells: list[Cell], shifted: dict[str, list[s
     loaded = load_features(args, cells, options.device, shifted)
     for reason in dict.fromkeys(data.unstackable for data in loaded if args.executor == "stacked" and data.unstackable):
         terminal.say(f"note: runs train one after another, because {reason}")
+    if reason := cells[0].untested_new:
+        terminal.say(f"note: {reason}; tests are of the base classes alone")
     refused = 0
     while loaded:
         refused += _train_dataset(loaded.pop(0), options)  # pop: free the features before the next dataset
@@ -141,7 +143,7 @@ def _check_templates(data: ImageTasks, cell: Cell, args: argparse.Namespace) -> 
     """
     file = templates.cli_name(cell.text_augmentation)
     is_file = cell.text_augmentation not in templates.AUGMENTATIONS and os.path.exists(file)
-    names = data.classnames if is_file or args.save_heads else []
+    names = data.features.classnames if is_file or args.save_heads else []
     today = templates.templates(cell.text_augmentation, cell.dataset) if is_file else []
     if is_file and prompts_digest(*templates.prompts(today, names)) != data.inputs(cell)["text"]:
         raise UserError(

@@ -20,7 +20,7 @@ from engine.errors import UserError
 from engine.model import Embedding, LinearClassifier, LinearHead, wise_ft
 from engine.model.zeroshot import ZeroShot
 from engine.results import saved_classifiers
-from engine.results.runs import TRAINED, VAL, WISEFT, ZEROSHOT, Record, Records, describe_input, same_run, select
+from engine.results.runs import NEW, TRAINED, VAL, WISEFT, ZEROSHOT, Record, Records, describe_input, same_run, select
 from engine.sweep import saving
 from engine.training.evaluate import accuracies, val_accuracy
 from engine.training.grid import Hparams
@@ -108,7 +108,7 @@ class CellSweep:
                 f" '{cell.hyperparams}'{_missing_prompts(cell, sizes)}"
             )
         self.inputs, self.tests = data.inputs(cell), data.tests(cell)
-        self.classnames = data.classnames if options.save_heads else []
+        self.classnames = data.classnames(cell.classes) if options.save_heads else []
         self.records = records.read(cell)
         self.waiting: dict[Hparams, Trained] = {}
         self.retrained: Counter[Hparams] = Counter()
@@ -149,12 +149,19 @@ class CellSweep:
         return self.data.task(self.cell)
 
     @cached_property
+    def new_task(self) -> Task | None:
+        """The task of the new classes, or None if runs are not tested on them."""
+        is_tested = any(test.new_classes for test in self.tests)
+        return self.data.task(replace(self.cell, classes=NEW)) if is_tested else None
+
+    @cached_property
     def refusal(self) -> str | None:
         """The reason why the method cannot be fitted to the task, with instructions, or None."""
         if self.cell.method.check is None:
             return None
         try:
-            self.cell.method.check(self.task)
+            for task in filter(None, (self.task, self.new_task)):
+                self.cell.method.check(task)
         except UserError as error:
             return f"{self.cell}: {self.cell.method.title} {error}"
         return None
@@ -194,7 +201,7 @@ class CellSweep:
 
     @property
     def shifted_digests(self) -> dict[str, str]:
-        """Digests of the shifted test sets, by the names of their subsets."""
+        """Digests of all test sets but the dataset's own, by the names of their subsets."""
         return {name: test.digest for test in self.tests if test.digest for name in test.subsets}
 
     def _is_saved(self, record: Record) -> bool:
@@ -231,11 +238,22 @@ class CellSweep:
 
     def _with_wise_ft(self, fitted: Fitted) -> Trained:
         """Return a trained run with its WiSE-FT, if the method's weights can be averaged with the zero-shot weights."""
-        classifiers, val = {TRAINED: fitted.classifier}, {TRAINED: fitted.val_accuracy}
-        if self.cell.method.wise_ft and self.task.zeroshot is not None:
-            classifiers[WISEFT] = fitted.classifier.with_weight(wise_ft(fitted.classifier.weight, self.task.zeroshot))
+        classifiers, val = self._classifiers(self.task, fitted.classifier), {TRAINED: fitted.val_accuracy}
+        if WISEFT in classifiers:
             val[WISEFT] = val_accuracy(self.task, classifiers[WISEFT])
         return Trained(fitted, classifiers, val)
+
+    def _classifiers(self, task: Task, trained: LinearClassifier) -> dict[str, LinearClassifier]:
+        """Return a trained classifier of a task's classes and its WiSE-FT, by name."""
+        if not self.cell.method.wise_ft or task.zeroshot is None:
+            return {TRAINED: trained}
+        return {TRAINED: trained, WISEFT: trained.with_weight(wise_ft(trained.weight, task.zeroshot))}
+
+    def classifiers(self, trained: Trained, test: TestSet) -> dict[str, LinearClassifier]:
+        """Return the classifiers of a trained run for the classes of a test set, by name."""
+        if not test.new_classes:
+            return trained.classifiers
+        return self._classifiers(self.new_task, self.cell.method.new_classes(self.new_task, trained.fitted.classifier))
 
     @property
     def zeroshot(self) -> ZeroShot:
@@ -338,7 +356,7 @@ def outstanding(sweeps: list[CellSweep], options: Options) -> str:
     size = f"{pluralize(len(sweeps), 'cell')}, {pluralize(runs, 'run')}"
     title = f"{cell.encoder} {cell.dataset}: {size}, {missing:,} to train on {options.device}"
     if shifted:
-        title += f"; shifted test sets: {', '.join(shifted)}"
+        title += f"; further test sets: {', '.join(shifted)}"
     if outdated := sum(cell_sweep.outdated for cell_sweep in sweeps):
         title += f"\nnote: {pluralize(outdated, 'run')} used images, splits or class names that have changed"
     return title
@@ -401,8 +419,9 @@ def _test(ready: dict[CellSweep, dict[Hparams, Trained]]) -> None:
         for test in cell_sweep.tests:
             by_test.setdefault(test, []).append(number)
     for test, numbers in by_test.items():
-        named = [(number, name) for number in numbers for name in runs[number][2].classifiers]
-        classifiers = [runs[number][2].classifiers[name] for number, name in named]
+        found = {number: runs[number][0].classifiers(runs[number][2], test) for number in numbers}
+        named = [(number, name) for number in numbers for name in found[number]]
+        classifiers = [found[number][name] for number, name in named]
         measured = accuracies(classifiers, test.batches(), list(test.subsets.values()))
         for (number, name), of_subsets in zip(named, measured, strict=True):
             results[number][name].update(zip(test.subsets, of_subsets, strict=True))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from engine.datasets.halves import ALL, NEW, labels_of
 from engine.datasets.image_dataset import BACKGROUND
 from engine.errors import UserError
 from engine.features.belonging import check_balance
@@ -49,7 +50,7 @@ def balance(labels: Tensor) -> Tensor:
 
 
 class ImageTasks:
-    """The tasks of `cells` that share dataset, encoder, layers, prompts and views, on `device`.
+    """The tasks of `cells` that share dataset, encoder, layers, prompts, views, classes and method, on `device`.
 
     All tasks share one bank each of training images, validation images and prompts, and the initial trainable layers.
     """
@@ -74,46 +75,57 @@ class ImageTasks:
         """Whether this is a custom dataset, whose images may change."""
         return self.features.listing is not None
 
-    @property
-    def classnames(self) -> list[str]:
-        """The class names by label. Raises MissingFeatures if the store has no class names."""
-        return self.features.classnames
+    def classnames(self, classes: str) -> list[str]:
+        """Return names of classes by label. Raises MissingFeatures if the store has no class names."""
+        return self.features.classnames[self._labels(classes)]
+
+    def _labels(self, classes: str) -> slice:
+        """Return the labels in the store of the classes of a task."""
+        return labels_of(classes, self.features.classes)
 
     def sizes(self, cell: Cell) -> list[int]:
         """Return the number of training samples of each modality of a cell's task."""
-        images = len(self.features.splits[cell.shots, cell.seed].train) * len(self.features.views)
+        if cell.classes == ALL:
+            images = len(self.features.splits[cell.shots, cell.seed].train) * len(self.features.views)
+        else:
+            images = len(self._train(cell))
         return [images, len(self.texts(cell))] if cell.modality == "cross_modal" else [images]
 
     def task(self, cell: Cell) -> Task:
         """Return the task of a cell."""
-        split, views = self.features.splits[cell.shots, cell.seed], self.features.views
+        split, classes = self.features.splits[cell.shots, cell.seed], self._labels(cell.classes)
         name = f"{cell.dataset}/shot {cell.shots}/seed {cell.seed}/{cell.modality}"
-        images = self._pick("train", views, split.train)
-        check_balance(split, images.labels[: len(split.train)], self.features.classes)
+        name += "" if cell.classes == ALL else f"/{cell.classes}"
         zeroshot = self.zeroshot(cell)
+        texts = {"text": self.texts(cell)} if cell.modality == "cross_modal" else {}
         return Task(
             name=name,
-            samples={"image": images} | ({"text": self.texts(cell)} if cell.modality == "cross_modal" else {}),
-            val=self._pick("val", ["none"], split.val),
+            samples={"image": self._train(cell)} | texts,
+            val=_among(self._pick("val", ["none"], split.val), classes),
             initial=zeroshot if cell.init == "zeroshot" else self._random_weight(name, zeroshot),
             scale=math.exp(cell.log_logit_scale),
             trainable_layers=self._trainable_layers,
-            text=self._texts_of[self._prompts_of(cell)],
+            text=self._texts_of[self._prompts_of(cell)][classes],
             zeroshot=zeroshot,
-            views=len(views),
+            views=len(self.features.views),
             dataset=cell.dataset,
-            classnames=self.features.texts.classnames or (),
-            prompts=self._prompts,
+            classnames=(self.features.texts.classnames or ())[classes],
+            prompts=self.encoder and partial(self._prompt_encoder, cell.classes),
         )
 
+    def _train(self, cell: Cell) -> Samples:
+        """Return the training images of a cell's task. Raises UserError if the split does not fit the features."""
+        split = self.features.splits[cell.shots, cell.seed]
+        images = self._pick("train", self.features.views, split.train)
+        check_balance(split, images.labels[: len(split.train)], self.features.classes)
+        return _among(images, self._labels(cell.classes))
+
     @cached_property
-    def _prompts(self) -> Callable[[int], PromptEncoder] | None:
-        """The text tower for the classes of all tasks, by the number of context vectors."""
-        if self.encoder is None:
-            return None
+    def _prompt_encoder(self) -> Callable[[str, int], PromptEncoder]:
+        """The text tower for classes of the tasks, by the number of context vectors."""
         from engine.clip.prompting import PromptEncoder  # imports open_clip, which the encoder has been loaded with
 
-        return cache(lambda length: PromptEncoder(self.encoder, self.classnames, length))
+        return cache(lambda classes, length: PromptEncoder(self.encoder, self.classnames(classes), length))
 
     def _random_weight(self, name: str, like: Tensor) -> Tensor:
         return random_weight(*like.shape, generator(f"{name}/init")).to(self.device)
@@ -139,34 +151,39 @@ class ImageTasks:
         return {"text": self._prompts_of(cell).digest} | self.features.digests(split) | non_default
 
     def tests(self, cell: Cell) -> list[TestSet]:
-        """Return the test sets, the same for all cells: the dataset's test set, then the shifted ones."""
+        """Return the test sets, the same for all cells: the dataset's own, its new classes, then the shifted ones."""
         return self._tests
 
     @cached_property
     def _tests(self) -> list[TestSet]:
-        bank = self.features.banks["test", "none"]
-        in_memory = self._trainable_layers[0] is None and bank.length * bank.row_bytes <= TEST_SET
-        test = TestSet(lambda: [self._test_set] if in_memory else self._stream(bank), {TEST: None})
-        shifted = []
+        first, bank = self.cells[0], self.features.banks["test", "none"]
+        tests = [TestSet(partial(self._test_images, first.classes), {TEST: None})]
+        if first.tests_new:
+            tests.append(TestSet(partial(self._test_images, NEW), {NEW: None}, bank.list_digest(), True))
         for shifted_set, labels in self.features.shifted:
             classes, name = torch.tensor(labels, device=self.device), shifted_set.name
             is_whole = len(labels) == self.features.classes
             subsets = {name: None} if is_whole else {name: classes, name + ALL_CLASSES: None}
-            shifted.append(
-                TestSet(partial(self._stream, shifted_set.bank, classes), subsets, shifted_set.classes.digest)
-            )
-        return [test, *shifted]
+            tests.append(TestSet(partial(self._stream, shifted_set.bank, classes), subsets, shifted_set.classes.digest))
+        return tests
+
+    def _test_images(self, classes: str) -> Iterable[tuple[Inputs, Tensor]]:
+        """Return the test images of some classes in batches."""
+        bank, labels = self.features.banks["test", "none"], self._labels(classes)
+        in_memory = self._trainable_layers[0] is None and bank.length * bank.row_bytes <= TEST_SET
+        batches = [self._test_set] if in_memory else self._stream(bank)
+        return batches if classes == ALL else _batches_among(batches, labels)
 
     def zeroshot(self, cell: Cell) -> Tensor:
         """Return the zero-shot classifier [C, D] of a cell's prompts, from the text encoder before training."""
-        return self._zeroshots[self._prompts_of(cell)]
+        return self._zeroshots[self._prompts_of(cell)][self._labels(cell.classes)]
 
     def texts(self, cell: Cell) -> Samples:
         """Return the prompts of a cell as samples, of which every class has equally many: some repeat otherwise.
 
         A class must not be more probable because a file has more prompts of it.
         """
-        samples = self._samples_of(self._prompts_of(cell))
+        samples = _among(self._samples_of(self._prompts_of(cell)), self._labels(cell.classes))
         rows = balance(samples.labels)
         return replace(samples, rows=samples.rows[rows], labels=samples.labels[rows])
 
@@ -178,9 +195,11 @@ class ImageTasks:
     def _zeroshot_tests(self) -> dict[Prompts, dict[str, float]]:
         """Accuracies of all zero-shot classifiers, in one pass over each test set."""
         embedding = Embedding(self._trainable_layers[:1]).eval()
-        classifiers = [LinearClassifier(embedding, LinearHead(weight, 1.0)) for weight in self._zeroshots.values()]
         found: dict[Prompts, dict[str, float]] = {prompts: {} for prompts in self._zeroshots}
         for test in self._tests:
+            classes = self._labels(NEW if test.new_classes else self.cells[0].classes)
+            weights = [weight[classes] for weight in self._zeroshots.values()]
+            classifiers = [LinearClassifier(embedding, LinearHead(weight, 1.0)) for weight in weights]
             counted = accuracies(classifiers, test.batches(), list(test.subsets.values()))
             for of_prompts, of_subsets in zip(found.values(), counted, strict=True):
                 of_prompts.update(zip(test.subsets, of_subsets, strict=True))
@@ -188,12 +207,12 @@ class ImageTasks:
 
     @cached_property
     def _zeroshots(self) -> dict[Prompts, Tensor]:
-        """The zero-shot classifier [C, D] of each prompt set."""
+        """The zero-shot classifier of all classes of the dataset, for each prompt set."""
         return {prompts: F.normalize(text, dim=1) for prompts, text in self._texts_of.items()}
 
     @cached_property
     def _texts_of(self) -> dict[Prompts, Tensor]:
-        """The mean raw text features of the classes [C, D] for each prompt set."""
+        """The mean raw text features of all classes of the dataset, for each prompt set."""
         return {prompts: self._text(prompts) for prompts in dict.fromkeys(self.features.prompts.values())}
 
     def _text(self, prompts: Prompts) -> Tensor:
@@ -280,3 +299,22 @@ class ImageTasks:
             )
         settings = {name: getattr(found, name) for name in ("precision", "decode", "upright", "depth")}
         return FeatureExtraction(**vars(expected), encoder=encoder, **settings, background=BACKGROUND)
+
+
+def _among(samples: Samples, classes: slice) -> Samples:
+    """Return the samples of some classes, with labels from 0."""
+    kept = _are_of(samples.labels, classes)
+    return replace(samples, rows=samples.rows[kept], labels=samples.labels[kept] - classes.start)
+
+
+def _batches_among(batches: Iterable[tuple[Inputs, Tensor]], classes: slice) -> Iterator[tuple[Inputs, Tensor]]:
+    """Yield the samples of some classes, with labels from 0."""
+    for inputs, labels in batches:
+        kept = _are_of(labels, classes)
+        if kept.any():
+            yield tuple(tensor[kept] for tensor in inputs), labels[kept] - classes.start
+
+
+def _are_of(labels: Tensor, classes: slice) -> Tensor:
+    """Return whether labels are of some classes, bool [n]."""
+    return (labels >= classes.start) & (labels < classes.stop)

@@ -49,7 +49,8 @@ class TestSet:
     """Samples that classifiers are measured on: `batches()` iterates over all of them, with labels among all classes.
 
     `subsets` are the classes [k] int64 that predictions are among, None for all, by the name of the accuracy in a
-    run's record. `digest` is of the samples and their classes; '' where the run's inputs have it.
+    run's record. `digest` is of the samples and their classes; '' where the run's inputs have it. With `new_classes`
+    the labels are among classes that no training saw.
     """
 
     __test__ = False  # pytest collects classes of such names
@@ -57,6 +58,7 @@ class TestSet:
     batches: Callable[[], Iterable[tuple[Inputs, Tensor]]]
     subsets: Mapping[str, Tensor | None]
     digest: str = ""
+    new_classes: bool = False
 
 
 class PromptEncoder(Protocol):

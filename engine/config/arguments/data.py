@@ -21,6 +21,7 @@ from engine.config.arguments.declare import (
     TRAIN,
     Argument,
 )
+from engine.datasets import halves
 from engine.datasets.few_shot import MAX_VAL_SHOT
 
 _argument = partial(Argument, group="data")
@@ -112,6 +113,14 @@ ARGUMENTS = [
             },
             TABLES: {"default": None, "help": "seeds to average over (default: 1 2 3)"},
         },
+    ),
+    _argument(
+        "--classes",
+        scripts=(TRAIN, EVAL),
+        choices=halves.HALVES,
+        default=halves.ALL,
+        help="classes of training and test: all, base (the first half in label order; methods that can are also tested"
+        " on the other half) or new (the second half)",
     ),
     _argument(
         "--class_subset",
