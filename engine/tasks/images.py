@@ -171,8 +171,7 @@ class ImageTasks:
         """Return the test images of some classes in batches."""
         bank, labels = self.features.banks["test", "none"], self._labels(classes)
         in_memory = self._trainable_layers[0] is None and bank.length * bank.row_bytes <= TEST_SET
-        batches = [self._test_set] if in_memory else self._stream(bank)
-        return batches if classes == ALL else _batches_among(batches, labels)
+        return _batches_among([self._test_set] if in_memory else self._stream(bank), labels)
 
     def zeroshot(self, cell: Cell) -> Tensor:
         """Return the zero-shot classifier [C, D] of a cell's prompts, from the text encoder before training."""
@@ -252,12 +251,18 @@ class ImageTasks:
 
     def positions(self, cell: Cell, split: str) -> list[int]:
         """Return the positions of a cell's `val` or `test` images in the list of that split."""
-        val = self.features.splits[cell.shots, cell.seed].val
-        return val if split == VAL else list(range(self.features.banks[split, "none"].length))
+        bank = self.features.banks[split, "none"]
+        all_classes = self.features.splits[cell.shots, cell.seed].val if split == VAL else list(range(bank.length))
+        if cell.classes == ALL:
+            return all_classes
+        labels = torch.cat([of_batch for _, of_batch in self._stream(bank, split=split, at=all_classes)])
+        kept = _are_of(labels, self._labels(cell.classes))
+        return [position for position, is_kept in zip(all_classes, kept.tolist(), strict=True) if is_kept]
 
     def stream(self, cell: Cell, split: str) -> Iterator[tuple[Inputs, Tensor]]:
         """Yield inputs and labels of a cell's `val` or `test` images from disk in batches, in order."""
-        return self._stream(self.features.banks[split, "none"], split=split, at=self.positions(cell, split))
+        batches = self._stream(self.features.banks[split, "none"], split=split, at=self.positions(cell, split))
+        return _batches_among(batches, self._labels(cell.classes))
 
     def _stream(self, bank: Bank, classes: Tensor | None = None, **images: Any) -> Iterator[tuple[Inputs, Tensor]]:
         """Yield images of a bank from disk in batches; `classes` [k] maps its labels to the task's."""
@@ -311,7 +316,9 @@ def _batches_among(batches: Iterable[tuple[Inputs, Tensor]], classes: slice) -> 
     """Yield the samples of some classes, with labels from 0."""
     for inputs, labels in batches:
         kept = _are_of(labels, classes)
-        if kept.any():
+        if kept.all():
+            yield inputs, labels - classes.start  # no copy of the inputs
+        elif kept.any():
             yield tuple(tensor[kept] for tensor in inputs), labels[kept] - classes.start
 
 
