@@ -31,10 +31,9 @@ from engine.methods import require_wise_ft
 from engine.methods.build import restore
 from engine.model import LinearClassifier, wise_ft
 from engine.results import saved_classifiers
-from engine.results.runs import Cell
+from engine.results.runs import Cell, differences
 from engine.results.saved_classifiers import MissingClassifier, SavedClassifier
 from engine.sweep.arguments import check_images
-from engine.sweep.sweep import differences
 from engine.tasks.images import ImageTasks, wanted_by
 
 if TYPE_CHECKING:

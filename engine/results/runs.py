@@ -153,6 +153,13 @@ def describe_input(inputs: dict[str, str], name: str) -> str:
     return inputs.get(name, DEFAULT_EXTRACTION) if name in EXTRACTION_KEYS else inputs.get(name, "none")[:12]
 
 
+def differences(found: dict[str, str], wanted: dict[str, str]) -> str:
+    """Return the inputs that differ between a record (`found`) and the present cell as text."""
+    names = [name for name in found | wanted if found.get(name) != wanted.get(name)]
+    pairs = [f"{name}: {describe_input(found, name)} there, {describe_input(wanted, name)} here" for name in names]
+    return ", ".join(pairs) or "the grid"
+
+
 @dataclass(frozen=True)
 class Record:
     """A complete run.
@@ -204,6 +211,12 @@ class Record:
     def accuracy(self, classifier: str, of_set: str = TEST) -> float | None:
         """Return the accuracy of a classifier on a set, or None if it is not recorded."""
         return self.accuracies.get(classifier, {}).get(of_set)
+
+    def describe(self, of_set: str = TEST) -> str:
+        """Return the accuracies of the classifiers on a set as text."""
+        titles = {TRAINED: "test", WISEFT: "WiSE-FT", ZEROSHOT: "zero-shot"}
+        found = {title: self.accuracy(name, of_set) for name, title in titles.items()}
+        return "  ".join(f"{title} {accuracy:6.1%}" for title, accuracy in found.items() if accuracy is not None)
 
     def with_tests_of(self, other: Record) -> Record:
         """Return `other`, a record of the same run, with the test accuracies of both records."""

@@ -20,7 +20,7 @@ from engine.errors import UserError
 from engine.model import Embedding, LinearClassifier, LinearHead, wise_ft
 from engine.model.zeroshot import ZeroShot
 from engine.results import saved_classifiers
-from engine.results.runs import NEW, TRAINED, VAL, WISEFT, ZEROSHOT, Record, Records, describe_input, same_run, select
+from engine.results.runs import NEW, TRAINED, VAL, WISEFT, ZEROSHOT, Record, Records, differences, same_run, select
 from engine.sweep import saving
 from engine.training.evaluate import accuracies, val_accuracy
 from engine.training.grid import Hparams
@@ -275,11 +275,11 @@ class CellSweep:
         diverged = sum(record.diverged for record in self.records.values())
         found = {**best.hyperparameters, **best.tuned, "step": best.step}
         lines = [
-            f"{self.cell}: val {best.val:6.1%}  {_accuracies(best)}   ({Hparams(found)})"
+            f"{self.cell}: val {best.val:6.1%}  {best.describe()}   ({Hparams(found)})"
             + (f"; {diverged} of {len(self.grid)} runs diverged" if diverged else "")
         ]
         width = max(map(len, self.shifted_digests), default=0)
-        lines += [f"  {name:{width}}  {_accuracies(best, name)}" for name in self.shifted_digests]
+        lines += [f"  {name:{width}}  {best.describe(name)}" for name in self.shifted_digests]
         if self.options.save_heads:
             lines += [f"  {saving.describe_calibration(self.calibrations)}"] if self.calibrations else []
             lines.append(
@@ -429,13 +429,6 @@ def _test(ready: dict[CellSweep, dict[Hparams, Trained]]) -> None:
         cell_sweep.finish(hparams, tests)
 
 
-def _accuracies(record: Record, of_set: str = "test") -> str:
-    """Return the test accuracies of a run's classifiers as text."""
-    titles = {TRAINED: "test", WISEFT: "WiSE-FT", ZEROSHOT: "zero-shot"}
-    found = {title: record.accuracy(name, of_set) for name, title in titles.items()}
-    return "  ".join(f"{title} {accuracy:6.1%}" for title, accuracy in found.items() if accuracy is not None)
-
-
 def _missing_prompts(cell: Any, sizes: list[int]) -> str:
     """Return how many prompts a cross-modal cell needs for the smallest batch, or '' if it has enough."""
     least = int(min(cell.grid.axes["batch_size"])) // 2 + 1
@@ -445,10 +438,3 @@ def _missing_prompts(cell: Any, sizes: list[int]) -> str:
         f": {least} prompts or more are needed. Use more templates in features.py and train.py, with"
         " --templates FILE or --text-augmentation template_mining"
     )
-
-
-def differences(found: dict[str, str], wanted: dict[str, str]) -> str:
-    """Return the inputs that differ between a record (`found`) and the present cell as text."""
-    names = [name for name in found | wanted if found.get(name) != wanted.get(name)]
-    pairs = [f"{name}: {describe_input(found, name)} there, {describe_input(wanted, name)} here" for name in names]
-    return ", ".join(pairs) or "the grid"
