@@ -45,7 +45,7 @@ def main() -> int | None:
     prompts_asked = args.text_augmentation is not config.PROMPTS
     request = Request(args.text_augmentation, views, args.decode, args.store_dtype, prompts_asked)
     how = {"batch_size": args.test_batch_size, "workers": config.workers(args, device)}
-    how |= {"feature_dir": args.feature_dir, "dry_run": args.dry_run}
+    how |= {"feature_dir": args.feature_dir, "dry_run": args.dry_run, "shard": args.shard}
     paths, load = partial(paths_of, args), lambda name: steps.load(name, *weights)
     steps.extract_all(args.clip_encoder, wanted, request, paths, load, **how)
 
@@ -69,8 +69,8 @@ def verify_store(args: argparse.Namespace) -> int:
     """Check the stored features of the requested datasets and encoders; return the exit status."""
     from engine.features.steps import verify_all
 
-    if args.dry_run:
-        raise UserError("--dry-run goes with neither --verify nor --repair; remove it")
+    if other := [flag for flag, value in (("--dry-run", args.dry_run), ("--shard", args.shard)) if value]:
+        raise UserError(f"{other[0]} goes with neither --verify nor --repair; remove it")
     stores = {dataset: [paths_of(args, name, dataset) for name in args.clip_encoder] for dataset in args.dataset}
     return 1 if verify_all(stores, args.data_dir, args.indices_dir, args.repair) else 0
 

@@ -54,13 +54,17 @@ class Target:
 
 @dataclass(frozen=True)
 class Plan:
-    """The requested images of one split in one view, and their banks by number of trainable layers."""
+    """The requested images of one split in one view, and their banks by number of trainable layers.
+
+    `total` also counts images that other processes extract.
+    """
 
     benchmark: ImageDataset
     split: str
     view: str
     requested: frozenset[int]
     banks: dict[int | str, Target]
+    total: int
 
     def seed(self, position: int) -> str:
         """Return the seed of an image's random view. In a custom dataset it follows the content: positions change."""
@@ -104,13 +108,16 @@ def plan(
     decode: str = "pil",
     store_dtype: str = "fp32",
     listing: Listing | None = None,
+    part: frozenset[int] | None = None,
 ) -> Plan:
     """Plan the extraction of `positions`: find the missing rows for each number of trainable layers of `encoder`.
 
     `decode` and `store_dtype` are values of `--decode` and `--store-dtype`; final features are always stored in
-    float32. `listing` lists the images of a custom dataset, whose rows are found by content. Raises UserError if a
-    stored bank has other provenance: other weights, settings or list of images.
+    float32. `listing` lists the images of a custom dataset, whose rows are found by content. `part` are the positions
+    that this process extracts; None is all. Raises UserError if a stored bank has other provenance: other weights,
+    settings or list of images.
     """
+    requested = frozenset(positions) if part is None else part
     banks = {}
     for layers in encoder.image:
         provenance = Provenance(
@@ -121,21 +128,25 @@ def plan(
             precision=encoder.precision,
             layer=layers,
             decode=decode,
-            dtype=store_dtype if layers else "fp32",
+            dtype=stored_dtype(layers, store_dtype),
             upright=benchmark.upright,
             preprocessing=encoder.preprocessing.description,
             depth=benchmark.depth or DEPTH,
         )
         bank = Bank(paths.bank(split, layers, view), listing and listing.split(split))
         bank.expect(provenance)
-        banks[layers] = Target(bank.folder, provenance, frozenset(bank.missing(positions)))
-    return Plan(benchmark, split, view, frozenset(positions), banks)
+        banks[layers] = Target(bank.folder, provenance, frozenset(bank.missing(requested)))
+    return Plan(benchmark, split, view, requested, banks, len(frozenset(positions)))
 
 
-def row_bytes(encoder: Encoder, provenance: Provenance) -> int:
+def stored_dtype(layers: int | str, store_dtype: str) -> str:
+    """Return the type of a bank's rows: `store_dtype` for inputs of trainable layers, fp32 for final features."""
+    return store_dtype if layers else "fp32"
+
+
+def row_bytes(encoder: Encoder, layers: int | str, dtype: str) -> int:
     """Return the bytes of one row on disk, with label and position."""
-    size = encoder.image_shapes[provenance.layer].numel() * DTYPES[provenance.dtype].itemsize
-    return size + 2 * torch.int64.itemsize
+    return encoder.image_shapes[layers].numel() * DTYPES[dtype].itemsize + 2 * torch.int64.itemsize
 
 
 @report_dead_workers("Complete shards are kept. Run the same command again, with fewer --num-workers if necessary")
@@ -146,12 +157,12 @@ def extract(
 
     Return the distinct files whose images have a single colour.
 
-    Shards are made in ascending order, and all batches of a plan are padded to the same size (`_batch_size`). So a
+    Shards are made in ascending order, and all batches of a plan are padded to the same size (`padded_size`). So a
     resumed run passes the same batches through the network, and makes bit-equal features.
     Raises CorruptImages after trying all files; only shards with corrupt images are skipped. Raises UserError if a
     shard cannot be written, features are not finite, or a worker was killed.
     """
-    chunks = [chunk for plan in plans for chunk in _chunks(plan, encoder, _batch_size(plan, batch_size))]
+    chunks = [chunk for plan in plans for chunk in _chunks(plan, encoder, padded_size(plan.total, batch_size))]
     if not chunks:
         return []
     rows = [(chunk.plan, position) for chunk in chunks for position in chunk.positions]
@@ -261,21 +272,26 @@ class _Chunk:
             )
 
 
-def _batch_size(plan: Plan, requested: int) -> int:
-    """Return the size that batches of a plan are padded to: `requested`, or less if the plan has fewer images.
+def padded_size(images: int, batch_size: int) -> int:
+    """Return the size that batches of a split in a view are padded to: `batch_size`, or less for fewer `images`.
 
     It depends on the requested images, not on the missing ones, so a resumed run has the same. Up to `PADDED`, it
-    depends on `requested` alone.
+    depends on `batch_size` alone.
     """
-    return min(requested, max(PADDED, len(plan.requested)))
+    return min(batch_size, max(PADDED, images))
+
+
+def images_per_file(largest_row: int, batch_size: int) -> int:
+    """Return the number of images in a shard, a multiple of the batch size, for the bytes of the largest row."""
+    return max(1, min(SHARD_IMAGES, SHARD_BYTES // largest_row) // batch_size) * batch_size
 
 
 def _chunks(plan: Plan, encoder: Encoder, batch_size: int) -> list[_Chunk]:
     """Divide the images of a plan into chunks, whose size the largest features limit; skip written ones."""
     if not plan.positions:
         return []
-    largest = max(row_bytes(encoder, bank.provenance) for bank in plan.banks.values() if bank.missing)
-    count = max(1, min(SHARD_IMAGES, SHARD_BYTES // largest) // batch_size) * batch_size
+    banks = {layers: bank.provenance.dtype for layers, bank in plan.banks.items() if bank.missing}
+    count = images_per_file(max(row_bytes(encoder, *bank) for bank in banks.items()), batch_size)
     chunks = [_Chunk(plan, plan.positions[at : at + count], batch_size) for at in range(0, len(plan.positions), count)]
     return [chunk for chunk in chunks if not chunk.is_written()]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine import files, templates
@@ -49,6 +49,24 @@ class Request:
     decode: str = "pil"
     store_dtype: str = "fp32"
     prompts_for_test_sets: bool = False
+
+    def templates(self, benchmark: ImageDataset, splits: list[FewShotSplit]) -> dict[str, list[str]]:
+        """Return the templates of a dataset's prompts by `--text-augmentation`."""
+        wanted = self.text_augmentations if splits or self.prompts_for_test_sets else []
+        # no templates are mined on a test-only dataset: do not encode the whole pool
+        names = [name for name in wanted if splits or name != templates.MINING]
+        return {name: templates.templates(name, benchmark.name) for name in names}
+
+
+@dataclass
+class Part:
+    """The part of a dataset's features that a process extracts: positions by split and view, perhaps the prompts.
+
+    Templates are mined, and lists of images and classes written, with the prompts.
+    """
+
+    has_prompts: bool = False
+    positions: dict[tuple[str, str], frozenset[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,32 +129,41 @@ class DatasetPlan:
 
 
 def plan_dataset(
-    benchmark: ImageDataset, splits: list[FewShotSplit], request: Request, paths: FeaturePaths, encoder: Encoder
+    benchmark: ImageDataset,
+    splits: list[FewShotSplit],
+    request: Request,
+    paths: FeaturePaths,
+    encoder: Encoder,
+    part: Part | None = None,
 ) -> DatasetPlan:
     """Plan the features needed to train on `splits` and to test; without splits, the test features alone.
 
-    The encoder runs on one blank image and one prompt to find the sizes of its outputs. Raises UserError if stored
-    features have other provenance: other weights, settings or lists.
+    `part` is the part that this process extracts; None is all. The encoder runs on one blank image and one prompt to
+    find the sizes of its outputs. Raises UserError if stored features have other provenance: other weights, settings or
+    lists.
     """
     listing = listing_of(benchmark)
     if listing is not None:
         require_same(paths, str(benchmark.image_dir), listing)
-    texts = []
-    for augmentation in request.text_augmentations if splits or request.prompts_for_test_sets else []:
-        # no templates are mined on a test-only dataset: do not encode the whole pool
-        if splits or augmentation != templates.MINING:
-            prompt_templates = templates.templates(augmentation, benchmark.name)
-            options = paths, encoder, request.store_dtype, listing is not None
-            texts.append(plan_texts(benchmark.name, augmentation, prompt_templates, benchmark.classnames, *options))
+    options = paths, encoder, request.store_dtype, listing is not None
+    texts = [
+        plan_texts(benchmark.name, augmentation, prompt_templates, benchmark.classnames, *options)
+        for augmentation, prompt_templates in request.templates(benchmark, splits).items()
+        if part is None or part.has_prompts
+    ]
+    how = paths, encoder, request.decode, request.store_dtype, listing
     images = [
-        plan(benchmark, *rows, paths, encoder, request.decode, request.store_dtype, listing)
-        for rows in wanted_rows(benchmark, splits, request.views)
+        plan(benchmark, split, view, positions, *how, part and part.positions[split, view])
+        for split, view, positions in wanted_rows(benchmark, splits, request.views)
+        if part is None or (split, view) in part.positions
     ]
     needs = [need for planned in texts for need in _text_needs(planned)]
     needs += [need for planned in images for need in _image_needs(planned, encoder)]
+    about = encoder.name, benchmark.name, paths, texts, images, needs
+    if part is not None and not part.has_prompts:
+        return DatasetPlan(*about, mining_splits=[])
     mining_splits = splits if templates.MINING in request.text_augmentations else []
-    classes = classes_of(benchmark)
-    return DatasetPlan(encoder.name, benchmark.name, paths, texts, images, needs, mining_splits, listing, classes)
+    return DatasetPlan(*about, mining_splits, listing, classes_of(benchmark))
 
 
 def _text_needs(plan: TextPlan) -> list[Need]:
@@ -157,7 +184,7 @@ def _image_needs(plan: Plan, encoder: Encoder) -> list[Need]:
             _label(f"{plan.split}/{plan.view}", layers, plan.banks),
             len(plan.requested),
             len(bank.missing),
-            len(bank.missing) * row_bytes(encoder, bank.provenance) if bank.missing else 0,
+            len(bank.missing) * row_bytes(encoder, layers, bank.provenance.dtype) if bank.missing else 0,
         )
         for layers, bank in plan.banks.items()
     ]

@@ -18,12 +18,14 @@ from engine.features.classes import write_classes
 from engine.features.extract import CorruptImages, extract
 from engine.features.listing import write_listing
 from engine.features.mining import mine_splits
+from engine.features.parts import divide_extraction
 from engine.features.planning import DatasetPlan, Request, plan_dataset, require_room
 from engine.features.store import FeaturePaths
 from engine.features.texts import TextPlan, extract_texts
 from engine.features.verify import changed_images, check, stored_files
 from engine.features.zeroshot import measure
 from engine.methods import DEFAULT
+from engine.shards import Shard
 
 
 def load(name: str, *arguments: Any) -> Encoder:
@@ -43,20 +45,27 @@ def extract_all(
     *,
     feature_dir: str,
     dry_run: bool,
+    shard: Shard | None,
     **how: int,
 ) -> None:
     """Plan every dataset with its splits for every encoder, print the plans, and extract the missing features.
 
     `paths_of` takes the names of an encoder and a dataset, `load_one` the name of an encoder; one encoder is in memory
-    at a time. `how` has `batch_size` and `workers`. `dry_run` prints all needs and extracts nothing. Raises UserError
-    if the disk has too little space, CorruptImages after trying everything.
+    at a time. `how` has `batch_size` and `workers`. `dry_run` prints all needs and extracts nothing. `shard` extracts
+    a part of the features of each encoder. Raises UserError if the disk has too little space, CorruptImages after
+    trying everything.
     """
     plans, encoder = [], None
     for name in encoders:
         del encoder  # before the next one is loaded
         encoder = load_one(name)
-        for benchmark, splits in wanted:
-            plans.append(plan_dataset(benchmark, splits, request, paths_of(name, benchmark.name), encoder))
+        parts = dict.fromkeys(range(len(wanted)))
+        if shard:
+            parts, title = divide_extraction(shard, wanted, request, encoder, how["batch_size"])
+            terminal.say(title)
+        for index, part in parts.items():
+            benchmark, splits = wanted[index]
+            plans.append(plan_dataset(benchmark, splits, request, paths_of(name, benchmark.name), encoder, part))
             terminal.say("\n  ".join(map(str, [plans[-1], *(plans[-1].needs if dry_run else [])])))
     room = require_room(plans, feature_dir)
     if dry_run:
