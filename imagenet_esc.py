@@ -22,7 +22,6 @@ from engine.clip import names
 from engine.config import commands
 from engine.errors import UserError
 from engine.paper import compare, layout, render
-from engine.results import esc
 
 
 def main() -> None:
@@ -32,38 +31,32 @@ def main() -> None:
     # slow imports (torch), after the arguments are checked
     from engine.esc import inputs
     from engine.esc.benchmark import imagenet_esc
+    from engine.esc.sweep import train
 
     if args.demo and args.clip_weights:
         raise UserError("--demo has a separate encoder: remove --clip-weights")
     benchmark = prepare_demo(args, device) if args.demo else imagenet_esc(names.folder("RN50", args.clip_weights))
     train(args, inputs.load(args, benchmark, device))
-    for number in (4, 5, 15, 16):
-        scope = layout.esc_scope(number, args.demo, args.max_iter)
-        show(args, compare.compare(number, scope, "", args.esc_result_dir))
+    scopes = {number: layout.esc_scope(number, args.demo, args.max_iter) for number in (4, 5, 15, 16)}
+    tables = [compare.compare(number, scope, "", args.esc_result_dir) for number, scope in scopes.items()]
+    if args.shard and any(table.incomplete for table in tables):
+        print("no tables yet: the shard that ends last writes them, and so does this command without --shard")
+        return
+    for table in tables:
+        show(args, table)
 
 
 def prepare_demo(args: argparse.Namespace, device: str):
-    """Create missing pictures, sounds and features of the demo."""
+    """Create missing pictures, sounds and features of the demo: one process, the first of several."""
     from engine.demo import esc as demo
 
     for step in demo.steps(args.data_dir, args.indices_dir, args.feature_dir, device):
+        if args.shard and args.shard.index > 1:
+            first = config.command("imagenet_esc.py", args) + f" --shard 1/{args.shard.count}"
+            raise UserError(f"the demo's features are missing; shard 1 creates them before it trains:\n  {first}")
         with tqdm(total=step.total, desc=step.title, unit=step.unit) as bar:
             step.run(bar.update)
     return demo.demo_esc()
-
-
-def train(args: argparse.Namespace, data) -> None:
-    """Train and test the missing runs."""
-    from engine.esc.sweep import add_zero_shot, sweeps_of, title
-    from engine.sweep.arguments import follow
-    from engine.sweep.sweep import Options
-
-    records = esc.EscRecords(esc.esc_dir(args.esc_result_dir, data.benchmark.name, args.max_iter))
-    options = Options(records.folder, args.executor, False, str(data.bank.device), args.max_memory)
-    sweeps = sweeps_of(data, records, args.max_iter, options)
-    print(title(data, sweeps), *(f"note: {note}" for note in data.notes), sep="\n", flush=True)
-    add_zero_shot(data, records, args.max_iter)
-    follow(sweeps, options, lambda cell_sweep: "")
 
 
 def show(args: argparse.Namespace, made: compare.Comparison) -> None:

@@ -147,22 +147,27 @@ def test_runs_are_those_of_the_sequential_executor(world, data, tmp_path):
 # --- resuming, and what does not fit --------------------------------------------------------------------------------
 
 
-def test_after_a_kill_it_goes_on_to_the_same_records(world, tmp_path):
-    """Of the complete benchmark two files are lost, one of them but for a grid without its last run."""
+def test_shards_and_a_killed_one_leave_the_same_records_and_tables(world, tmp_path):
+    """Of the complete benchmark each shard lost a file; one of them has a grid without its last run left."""
     folder = tmp_path / f"iter_{ITER}"
     shutil.copytree(world.runs, folder)
-    lost, cut = (esc.runs_path("audio", 27, shots, folder) for shots in (2, 4))
+    places = ("image", 19, 1), ("image", 27, 2), ("audio", 27, 4)
+    first, lost, cut = (esc.runs_path(*place, folder) for place in places)
+    first.unlink()
     lost.unlink()
     cut.write_text("".join(cut.read_text().splitlines(keepends=True)[:11]))
     flags = [*world.flags, *STEPS, "--esc_result_dir", tmp_path, "--avg_dir", tmp_path]
-    killed = Fork("imagenet_esc.py", flags, tmp_path)
+    killed, *others = (Fork("imagenet_esc.py", [*flags, "--shard", f"{i}/3"], tmp_path) for i in (2, 1, 3))
     while not (lost.exists() and esc.UNI_MODAL in lost.read_text()):  # zero-shot classifiers come first
         assert not killed.ended(), killed.err
         time.sleep(0.01)
     killed.kill()
+    for other in others:
+        assert "no tables yet" in other.wait(check=0).out
     before = len(lines(folder))
-    again = run_fork("imagenet_esc.py", *flags, folder=tmp_path, check=0)
-    assert 0 < int(re.search(r"(\d+) to train", again.out)[1]) < 2 * 60 * 12
+    again = run_fork("imagenet_esc.py", *flags, "--shard", "2/3", folder=tmp_path, check=0)
+    assert again.out.startswith("shard 2/3: 5 of 16 files of runs\n")
+    assert 0 < int(re.search(r"(\d+) to train", again.out)[1]) < 60 * 12
     drop = ("seconds", "versions")
     made, whole = (
         [{key: value for key, value in line.items() if key not in drop} for line in lines(place)]
@@ -170,9 +175,11 @@ def test_after_a_kill_it_goes_on_to_the_same_records(world, tmp_path):
     )
     assert before < len(whole)
     assert made == whole
-    third = run_fork("imagenet_esc.py", *flags, folder=tmp_path, check=0)
-    assert "; 0 to train" in third.out
-    assert not third.err
+    for table in world.tables.glob("table_*"):
+        assert (tmp_path / table.name).read_bytes() == table.read_bytes()
+    done = run_fork("imagenet_esc.py", *flags, folder=tmp_path, check=0)
+    assert "; 0 to train" in done.out
+    assert not done.err
 
 
 def test_runs_on_other_features_are_refused(world, tmp_path):
@@ -289,6 +296,10 @@ def test_the_demo_runs_from_nothing(tmp_path):
 
     places = ["data", "indices", "feature", "esc_result", "avg"]
     flags = [word for name in places for word in (f"--{name}_dir", tmp_path / name)]
+    refused = run_fork("imagenet_esc.py", "--demo", "--shard", "2/3", *flags, folder=tmp_path, check=1)
+    assert re.search(
+        r"shard 1 creates them before it trains:\n  python imagenet_esc.py --demo .* --shard 1/3", refused.err
+    )
     run = Fork("imagenet_esc.py", ["--demo", "--max-iter", "5", *flags], tmp_path, prepare).wait(check=0)
     for said in ("14400 runs", "Table 4", "Table 5", "Table 15", "Table 16", "with the protocol of ImageNet-ESC"):
         assert said in run.out

@@ -7,11 +7,15 @@ are trained.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import platform
+from collections.abc import Sequence
 
 import torch
 
+from engine import terminal
+from engine.esc.benchmark import EscBenchmark
 from engine.esc.data import ADDED, OTHER, EscData, kinds_of
 from engine.results.esc import (
     AUDIO,
@@ -25,8 +29,37 @@ from engine.results.esc import (
     EscRecords,
     EscRun,
     add_runs,
+    esc_dir,
 )
+from engine.shards import Shard
+from engine.sweep.arguments import follow
 from engine.sweep.sweep import CellSweep, Options
+
+SEARCHES = len(SPLITS) * sum(len(DRAWS) if "other" in ADDED[probe] else 1 for probe in PROBES)
+"""The grid searches of a file, each of which takes longer than all its zero-shot classifiers."""
+
+
+File = tuple[str, int, int]
+"""A file of records: task, number of classes and shots (0: zero-shot classifiers alone)."""
+
+
+def files_of(benchmark: EscBenchmark, shard: Shard | None) -> list[File]:
+    """Return the files of a benchmark that a process fills; None is all. A file has one writer, as it is rewritten."""
+    files = list(itertools.product(TASKS, benchmark.class_sets, (0, *SHOTS)))
+    return shard.part(files, [classes * (SEARCHES if shots else 1) for _, classes, shots in files]) if shard else files
+
+
+def train(args: argparse.Namespace, data: EscData) -> None:
+    """Train and test the missing runs of `--shard`, or all."""
+    records = EscRecords(esc_dir(args.esc_result_dir, data.benchmark.name, args.max_iter))
+    options = Options(records.folder, args.executor, False, str(data.bank.device), args.max_memory)
+    files = files_of(data.benchmark, args.shard)
+    if args.shard:
+        terminal.say(f"shard {args.shard}: {len(files)} of {len(files_of(data.benchmark, None))} files of runs")
+    sweeps = sweeps_of(data, records, args.max_iter, options, files)
+    terminal.say("\n".join([title(data, sweeps), *(f"note: {note}" for note in data.notes)]))
+    add_zero_shot(data, records, args.max_iter, files)
+    follow(sweeps, options, lambda cell_sweep: "")
 
 
 def all_cells(data: EscData, max_iter: int) -> list[EscCell]:
@@ -43,9 +76,15 @@ def all_cells(data: EscData, max_iter: int) -> list[EscCell]:
     return sorted(cells, key=lambda cell: cell.probe == UNI_MODAL)
 
 
-def sweeps_of(data: EscData, records: EscRecords, max_iter: int, options: Options) -> list[CellSweep]:
-    """Return the sweeps of all cells. Raises UserError for records on other inputs or with other numbers of steps."""
-    return [CellSweep(cell, data, records, options) for cell in all_cells(data, max_iter)]
+def sweeps_of(
+    data: EscData, records: EscRecords, max_iter: int, options: Options, files: Sequence[File]
+) -> list[CellSweep]:
+    """Return the sweeps of the cells in `files`.
+
+    Raises UserError for records on other inputs or with other numbers of steps.
+    """
+    cells = (cell for cell in all_cells(data, max_iter) if (cell.task, cell.classes, cell.shots) in files)
+    return [CellSweep(cell, data, records, options) for cell in cells]
 
 
 def title(data: EscData, sweeps: list[CellSweep]) -> str:
@@ -58,15 +97,16 @@ def title(data: EscData, sweeps: list[CellSweep]) -> str:
     )
 
 
-def add_zero_shot(data: EscData, records: EscRecords, max_iter: int) -> None:
-    """Record the zero-shot classifiers that are not recorded yet."""
+def add_zero_shot(data: EscData, records: EscRecords, max_iter: int, files: Sequence[File]) -> None:
+    """Record the zero-shot classifiers that are not recorded yet in `files`."""
     added = []
     for task, classes, split in itertools.product(TASKS, data.benchmark.class_sets, SPLITS):
         kinds = [("text", 0), (OTHER[task], 0), *((task, shots) for shots in SHOTS)]
         absent = [
             (kind, shots, draw)
             for (kind, shots), draw in itertools.product(kinds, DRAWS)
-            if (f"zero_shot_{kind}", split, draw, ()) not in records.zero_shot(task, classes, shots)
+            if (task, classes, shots) in files
+            and (f"zero_shot_{kind}", split, draw, ()) not in records.zero_shot(task, classes, shots)
         ]
         if absent:
             added += _zero_shot_runs(data, task, classes, split, absent, max_iter)
