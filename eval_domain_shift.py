@@ -10,18 +10,17 @@ listed with the commands that train them. With --seed, all of these seeds must
 be complete, else the exit status is 1; without it, the table covers the
 complete seeds among 1 2 3.
 
-Writes a file in results/ with a row per test set (<bool> is True or False):
+Writes a file in results/ with a row per test set:
 domain_shift_<dataset>_<encoder>_<mode>_<text>_<image>_<views>_<modality>_<init>
-_wiseft_<bool>.csv (one name). With --class_subset false, it ends in
-_all_classes.
+_wiseft_<ratio>.csv (one name; <ratio> is False, True (0.5) or a number). With
+--class_subset false, it ends in _all_classes.
 """
 
 import argparse
 from pathlib import Path
 
-from engine import config
+from engine import config, selected
 from engine.config import commands
-from engine.datasets.checks import list_preview
 from engine.errors import UserError
 from engine.results import domain_shift, tables
 from engine.results.runs import Cell
@@ -47,21 +46,20 @@ def tabulate(args: argparse.Namespace, cells: list[Cell], shifted: list[str], co
     message = commands.missing_runs(args, missing, without, "domain_shift.py") if missing else None
     if message and (complete or not runs):
         raise UserError(message)
-    runs = domain_shift.by_test_set(runs, shifted, args.class_subset)
+    found = selected.accuracies(args, runs, [args.wise_ft], shifted, "domain_shift.py")[args.wise_ft]
+    runs, found = domain_shift.by_test_set(runs, found, shifted, args.class_subset)
     tables.check_inputs(runs)
     method = cells[0], args.mode, args.wise_ft, args.class_subset
     label = domain_shift.shift_label(*method)
-    table = tables.method_table(runs, label, args.wise_ft)
+    table = tables.method_table(runs, label, found)
     path = Path(args.eval_dir) / f"{domain_shift.shift_name(*method)}.csv"
-    if lost := tables.not_covered(path, table):
-        print(f"{path}: replaces a table that also had {list_preview(lost)}")
-    tables.write_csv(table, path)
+    for note in tables.write_method(table, path):
+        print(note)
     print(
         f"{label}, {cells[0].encoder}, trained on {cells[0].dataset}: test accuracy (%) by training images per class,"
     )
     print(f"mean ± standard deviation over seeds ({', '.join(dict.fromkeys(table['seeds']))})")
-    shown = table.assign(accuracy=[f"{m:.2f} ± {s:.2f}" for m, s in zip(table["mean"], table["std"], strict=True)])
-    by_set = shown.pivot(index="dataset", columns="shots", values="accuracy").reindex(table["dataset"].unique())
+    by_set = tables.by_shots(table)
     by_set.insert(0, "zero-shot", [f"{z:.2f}" for z in table.groupby("dataset", sort=False)["zeroshot"].mean()])
     print(by_set.to_string())
     print(path)

@@ -26,6 +26,7 @@ from engine.datasets import ImageDataset
 from engine.datasets.checks import NotInstalled
 from engine.errors import UserError
 from engine.features.opened import OpenedFeatures
+from engine.features.shifted import open_sets
 from engine.features.store import FeaturePaths, MissingFeatures
 from engine.methods import require_wise_ft
 from engine.methods.build import restore
@@ -135,9 +136,10 @@ class StoredRun:
         return [paths[position] for position in positions]
 
 
-def open_run(args: argparse.Namespace, path: Path, device: str) -> StoredRun:
+def open_run(args: argparse.Namespace, path: Path, device: str, shifted: Sequence[str] = ()) -> StoredRun:
     """Return a saved classifier with its stored features; `path` is its file, its record, or a folder with it.
 
+    The test sets of its `data` include the `shifted` ones.
     `args` has the folders of data, splits and features, and the file of the encoder's weights, if any. Raises UserError
     for a missing classifier and for missing features, with the commands that create them, and for features of another
     encoder, split, list of images or prompts than the classifier was trained on.
@@ -152,7 +154,9 @@ def open_run(args: argparse.Namespace, path: Path, device: str) -> StoredRun:
     if cell.dataset not in datasets.names() and os.path.isdir(cell.dataset):
         datasets.add_custom(cell.dataset)
     try:
-        features = OpenedFeatures(wanted_by([cell]), args.feature_dir, args.indices_dir, _encoder(args, saved, device))
+        tests = open_sets(list(shifted), args.feature_dir, cell.encoder, cell.image_layer)
+        encoder = _encoder(args, saved, device)
+        features = OpenedFeatures(wanted_by([cell]), args.feature_dir, args.indices_dir, encoder, tests)
         data = ImageTasks([cell], features, device)
         check_images(data, FeaturePaths.of(args.feature_dir, cell.encoder, cell.dataset), args.indices_dir)
     except MissingFeatures as error:
@@ -160,7 +164,7 @@ def open_run(args: argparse.Namespace, path: Path, device: str) -> StoredRun:
         known = {"precision": saved.extraction.precision, "decode": saved.extraction.decode}
         known["clip_weights"] = args.clip_weights or (weights and f"FILE-OF-{weights}")
         changed = argparse.Namespace(**vars(args) | known)
-        make = commands.extraction_commands(changed, [cell], {name: cell.encoder})
+        make = commands.extraction_commands(changed, [cell], {name: cell.encoder}, shifted=bool(shifted))
         raise UserError("\n  ".join([f"{error}; extract them with", *make])) from error
     if (found := data.inputs(cell)) != saved.run.inputs:
         again = commands.save_heads_commands(args, {cell: saved_classifiers.result_dir(saved.run, path)})

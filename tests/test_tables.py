@@ -41,7 +41,7 @@ def test_the_name_of_the_authors():
     expected = "all_RN50_linear_hand_crafted_flip_1_cross_modal_text_wiseft_False"
     assert tables.method_name(CELL, "linear", wise_ft=False) == expected
     uni = dataclasses.replace(CELL, modality="uni_modal", init="random")
-    assert tables.method_name(uni, "linear", True) == "all_RN50_linear_hand_crafted_flip_1_uni_modal_random_wiseft_True"
+    assert tables.method_name(uni, "linear", 0.5) == "all_RN50_linear_hand_crafted_flip_1_uni_modal_random_wiseft_True"
 
 
 @pytest.mark.parametrize("change", [{"max_iter": 100}, {"max_val_shot": 8}])

@@ -26,7 +26,6 @@ from engine.methods.build import restore
 from engine.model import LinearClassifier
 from engine.model import wise_ft as weight_ensemble
 from engine.results import saved_classifiers
-from engine.results.runs import TRAINED, WISEFT
 from engine.results.saved_classifiers import SavedClassifier
 from engine.transforms import normalise
 
@@ -39,19 +38,19 @@ class ImageClassifier(nn.Module):
     the validation images, None if unknown.
     """
 
-    def __init__(self, saved: SavedClassifier, encoder: Encoder, wise_ft: bool = False, raw: bool = False):
+    def __init__(self, saved: SavedClassifier, encoder: Encoder, wise_ft: float = False, raw: bool = False):
         """Combine a saved classifier, or its WiSE-FT, with its `encoder`, split before the trained layers.
 
         This modifies the encoder: its last layers get the trained weights. Raises RuntimeError, KeyError or ValueError
         if classifier and encoder do not fit together.
         """
         super().__init__()
-        name = WISEFT if wise_ft else TRAINED
-        self.temperature = 1.0 if raw else saved.calibration(name).temperature
-        self.confidences = None if raw else saved.confidences.get(name)
+        ratio = saved.wiseft_ratio if wise_ft is True else float(wise_ft)
+        self.temperature = 1.0 if raw else saved.temperature(ratio)
+        self.confidences = None if raw else saved.confidences.get(saved.classifier(ratio))
         self.extraction, self.classnames, self.layers = saved.extraction, saved.classnames, saved.run.cell.image_layer
         self.frozen = FrozenImageEncoder(encoder.model, [self.layers])
-        self.classifier = _classifier(saved, encoder.image[self.layers], wise_ft)
+        self.classifier = _classifier(saved, encoder.image[self.layers], ratio)
         self.eval().requires_grad_(False).to(encoder.device)
         found, expected = self(torch.zeros(1, *self.shape, dtype=torch.uint8)).shape, (1, len(self.classnames))
         if found != expected:
@@ -82,8 +81,9 @@ class ImageClassifier(nn.Module):
         """
         if self.confidences is None:
             raise ValueError(
-                "no probabilities of validation images are saved for this classifier; if an earlier version saved it,"
-                " remove the file and run the same train.py --save-heads again"
+                "no probabilities of validation images are saved for this classifier. For WiSE-FT they are saved at a"
+                " ratio of 0.5. If an earlier version saved the file, remove it and run the same train.py --save-heads"
+                " again"
             )
         return reject_threshold(self.confidences.numpy(), share)
 
@@ -106,13 +106,13 @@ class ImageClassifier(nn.Module):
 
 
 def load(
-    path: str | Path, *, weights: str | None = None, wise_ft: bool = False, raw: bool = False, device: str = "cpu"
+    path: str | Path, *, weights: str | None = None, wise_ft: float = False, raw: bool = False, device: str = "cpu"
 ) -> ImageClassifier:
     """Return a classifier that train.py --save-heads saved; `path` is its file, its record, or a folder with it.
 
-    `weights` is the file of the encoder's weights, if any; `wise_ft` returns WiSE-FT; `raw` returns a
-    classifier without calibration. Raises UserError for a classifier that cannot be read or does not fit the weights,
-    and for several classifiers; MissingClassifier for none.
+    `weights` is the file of the encoder's weights, if any; `wise_ft` is True for WiSE-FT, or its ratio; `raw`
+    returns a classifier without calibration. Raises UserError for a classifier that cannot be read or does not fit the
+    weights, and for several classifiers; MissingClassifier for none.
     """
     path = saved_classifiers.find(Path(path))
     saved = saved_classifiers.read(path)
@@ -143,11 +143,11 @@ def load(
         ) from error
 
 
-def _classifier(saved: SavedClassifier, layers: nn.Module | None, wise_ft: bool) -> LinearClassifier:
+def _classifier(saved: SavedClassifier, layers: nn.Module | None, ratio: float) -> LinearClassifier:
     """Return the trained classifier; the trainable `layers` of the encoder get the trained weights."""
     tensors = dict(saved.tensors)
     zeroshot = tensors.pop("zeroshot")
     classifier = restore(saved.run.cell.head, saved.run.cell.log_logit_scale, [layers], tensors)
-    if not wise_ft:
+    if not ratio:
         return classifier
-    return classifier.with_weight(weight_ensemble(tensors["head.weight"], zeroshot, saved.wiseft_ratio))
+    return classifier.with_weight(weight_ensemble(tensors["head.weight"], zeroshot, ratio))

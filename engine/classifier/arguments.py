@@ -7,6 +7,7 @@ import argparse
 from engine import classifier, config
 from engine.config import commands
 from engine.errors import UserError
+from engine.results.runs import RATIOS
 from engine.results.saved_classifiers import MissingClassifier
 
 
@@ -23,7 +24,8 @@ def load(args: argparse.Namespace) -> classifier.ImageClassifier:
 def threshold(args: argparse.Namespace, loaded: classifier.ImageClassifier) -> tuple[float | None, str]:
     """Return the threshold of --reject and a note about it, or None and no note without --reject."""
     if args.reject is None:
-        return None, ""
+        calibrated = args.raw or args.wise_ft in RATIOS.values()
+        return None, "" if calibrated else f"note: the probabilities of --wise_ft {args.wise_ft} are not calibrated"
     try:
         found = loaded.threshold(args.reject)
     except ValueError as error:

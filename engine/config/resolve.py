@@ -101,10 +101,19 @@ def shifted_sets(args: argparse.Namespace) -> dict[str, list[str]]:
     return chosen
 
 
+def check_files(args: argparse.Namespace) -> None:
+    """Raise UserError for a file of eval.py with several encoders, and for a plot without several ratios."""
+    for flag in ("--plot", "--predictions"):
+        if getattr(args, flag[2:]) and len(set(args.clip_encoder)) > 1:
+            raise UserError(f"{flag} is one file, but --clip-encoder names {len(args.clip_encoder)} encoders; name one")
+    if args.plot and len(set(args.wise_ft)) < 2:
+        raise UserError("--plot draws accuracy against --wise_ft: name several ratios, such as 0 0.25 0.5 0.75 1.0")
+
+
 def apply_mode(args: argparse.Namespace) -> None:
     """Set the arguments of train.py that `--mode` fixes. No layer of the text encoder is trained."""
     vars(args).update(method_arguments(args.mode), text_layer_idx=0)
-    if args.wise_ft:
+    if args.wise_ft not in (0.0, [0.0]):
         require_wise_ft(args.mode)
 
 

@@ -12,6 +12,8 @@ from engine.clip.names import PROJECTION
 from engine.datasets.few_shot import ALL, Shots
 from engine.paper.layout import TABLES
 from engine.results import methods_scope
+from engine.results.predictions import OUTPUT_FORMATS
+from engine.results.runs import RATIOS, WISEFT
 from engine.shards import Shard
 from engine.training.schedule import MAX_LOGIT
 
@@ -26,6 +28,20 @@ def boolean(text: str) -> bool:
     if text.lower() not in words:
         raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")
     return words[text.lower()]
+
+
+def wise_ft(text: str) -> float:
+    """Read the ratio of WiSE-FT: true, false, or a number from 0 to 1. `1` alone could mean either and is refused."""
+    words = {"true": RATIOS[WISEFT], "yes": RATIOS[WISEFT], "false": 0.0, "no": 0.0}
+    if text == "1":
+        raise argparse.ArgumentTypeError(f"'1' is ambiguous: write true (a ratio of {RATIOS[WISEFT]}) or 1.0")
+    try:
+        ratio = words[text.lower()] if text.lower() in words else float(text)
+    except ValueError:
+        ratio = -1.0
+    if not 0 <= ratio <= 1:
+        raise argparse.ArgumentTypeError(f"'{text:.50}' is neither true nor false, nor a ratio from 0 to 1")
+    return ratio
 
 
 def integer(text: str, maximum: int = MAX_NUMBER) -> int:
@@ -182,6 +198,13 @@ def table_number(text: str) -> int | str:
         known = ", ".join(map(str, TABLES))
         raise argparse.ArgumentTypeError(f"'{text}' is not one of {known}, all or {methods_scope.NAME}")
     return int(text) if text.isdecimal() else text
+
+
+def predictions(text: str) -> str:
+    """Read the path of a file of predictions; its ending is its format."""
+    if text.rpartition(".")[2].lower() not in OUTPUT_FORMATS:
+        raise argparse.ArgumentTypeError(f"'{text}' does not end in .{' or .'.join(OUTPUT_FORMATS)}")
+    return text
 
 
 def named_cell(text: str) -> tuple[str, int, int]:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from collections.abc import Iterable, Mapping
 
 Predictions = list[tuple[str, float]]
 """The most probable classes of an image and their probabilities, in descending order."""
@@ -33,7 +34,30 @@ def format_predictions(image: str, predictions: Predictions, output_format: str,
         words = [json.dumps(one) for one in rejected.values()]
         return "\n".join(csv_row(image, name, f"{probability:.6f}", *words) for name, probability in rounded)
     classes = [{"class": name, "probability": probability} for name, probability in rounded]
-    line = json.dumps({"image": image, **rejected, "predictions": classes}, ensure_ascii=False)
+    return _json_line({"image": image, **rejected, "predictions": classes})
+
+
+def tested_header(about: Iterable[str], top_k: int) -> str:
+    """Return the header of a CSV of tested images; `about` are the keys in `format_tested`."""
+    further = (f"{name}_{k}" for k in range(2, top_k + 1) for name in ("class", "probability"))
+    return csv_row(*about, "image", "label", "predicted", "probability", *further)
+
+
+def format_tested(
+    about: Mapping[str, str | int | float], image: str, label: str, predictions: Predictions, output_format: str
+) -> str:
+    """Return a line on a test image and its `label`, as CSV or JSON; `about` has the classifier of the predictions."""
+    rounded = [(name, round(probability, 6)) for name, probability in predictions]
+    if output_format == "csv":
+        cells = (cell for name, probability in rounded for cell in (guard(name), f"{probability:.6f}"))
+        return csv_row(*about.values(), guard(image), guard(label), *cells)
+    classes = [{"class": name, "probability": probability} for name, probability in rounded]
+    found = {"image": image, "label": label, "predicted": rounded[0][0], "predictions": classes}
+    return _json_line({**about, **found})
+
+
+def _json_line(content: object) -> str:
+    line = json.dumps(content, ensure_ascii=False)
     return re.sub("[\ud800-\udfff]", lambda lone: f"\\u{ord(lone[0]):04x}", line)
 
 

@@ -133,6 +133,8 @@ def require_accuracies(accuracies: Iterable[float]) -> None:
 
 TRAINED, WISEFT, ZEROSHOT = "trained", "wiseft", "zeroshot"
 """The classifiers in a record: the fitted classifier, its WiSE-FT, and the zero-shot classifier."""
+RATIOS = {TRAINED: 0.0, WISEFT: 0.5}
+"""The share of the zero-shot weights in the weights of these classifiers."""
 VAL, TEST, NEW = "val", "test", halves.NEW
 """The sets of the training dataset, `new` with the new classes; all other sets in a record are shifted test sets."""
 EXTRACTION_KEYS = ("features", "prompts")

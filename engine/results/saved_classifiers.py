@@ -32,6 +32,8 @@ from engine.results.old_records import convert_classifier
 from engine.results.runs import (
     NOT_A_RECORD,
     RECORD,
+    TRAINED,
+    WISEFT,
     Cell,
     Record,
     as_json,
@@ -93,6 +95,15 @@ class SavedClassifier:
     def calibration(self, classifier: str) -> Calibration:
         """Return the calibration of `trained` or `wiseft`; files of earlier versions have none."""
         return self.calibrations.get(classifier, Calibration(reason="it was saved before classifiers were calibrated"))
+
+    def classifier(self, ratio: float) -> str | None:
+        """Return the classifier with this ratio of WiSE-FT: `trained`, `wiseft`, or None for any other."""
+        return {0.0: TRAINED, self.wiseft_ratio: WISEFT}.get(ratio)
+
+    def temperature(self, ratio: float) -> float:
+        """Return the temperature at a ratio of WiSE-FT: 1 if no classifier of this ratio was calibrated."""
+        name = self.classifier(ratio)
+        return 1.0 if name is None else self.calibration(name).temperature
 
     @property
     def content(self) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ Accuracies are percentages; standard deviations are over seeds, of the populatio
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +20,7 @@ from engine.files import write_text
 from engine.results.runs import (
     EXTRACTION_KEYS,
     NEW,
+    RATIOS,
     TEST,
     TRAINED,
     WISEFT,
@@ -42,12 +44,16 @@ NEW_COLUMNS = [*(f"new_{name}" for name in PERCENTAGES), *HARMONIC]
 """Further percentages, for runs that are trained on base classes and tested on new ones."""
 
 
-def method_name(cell: Cell, mode: str, wise_ft: bool) -> str:
-    """Return the name of a method's table in the authors' spelling, where init `zeroshot` is `text`."""
+def method_name(cell: Cell, mode: str, wise_ft: float) -> str:
+    """Return the name of a method's table in the authors' spelling, where init `zeroshot` is `text`.
+
+    `wise_ft` is the ratio of WiSE-FT: False is 0 and True 0.5.
+    """
+    ratio = {RATIOS[TRAINED]: False, RATIOS[WISEFT]: True}.get(wise_ft, wise_ft)
     init = "text" if cell.init == "zeroshot" else cell.init
     name = (
         f"all_{cell.encoder}_{mode}_{cell.text_augmentation}_{cell.image_augmentation}_{cell.image_views}"
-        f"_{cell.modality}_{init}_wiseft_{wise_ft}"
+        f"_{cell.modality}_{init}_wiseft_{ratio}"
     )
     if cell.max_val_shot != MAX_VAL_SHOT:
         name += f"_val_{cell.max_val_shot}"
@@ -56,12 +62,13 @@ def method_name(cell: Cell, mode: str, wise_ft: bool) -> str:
     return name if cell.max_iter == MAX_ITER else f"{name}_iter_{cell.max_iter}"
 
 
-def method_label(cell: Cell, mode: str, wise_ft: bool) -> str:
-    """Return the label of a method for tables and plots."""
+def method_label(cell: Cell, mode: str, wise_ft: float) -> str:
+    """Return the label of a method, with this ratio of WiSE-FT, for tables and plots."""
     is_default = (cell.modality, cell.init) in (("cross_modal", "zeroshot"), ("uni_modal", "random"))
     init = "" if is_default else f", {cell.init} init"
+    ratio = {RATIOS[TRAINED]: "", RATIOS[WISEFT]: " WiSE-FT"}.get(wise_ft, f" WiSE-FT {wise_ft}")
     classes = "" if cell.classes == halves.ALL else f", {cell.classes} classes"
-    return f"{spell_modality(cell.modality)} {mode}{' WiSE-FT' if wise_ft else ''}{init}{classes}"
+    return f"{spell_modality(cell.modality)} {mode}{ratio}{init}{classes}"
 
 
 def selected_runs(cells: list[Cell], result_dir: str | Path) -> tuple[dict[Cell, Record], list[Cell]]:
@@ -97,17 +104,18 @@ def check_inputs(runs: dict[Cell, Record]) -> None:
                 )
 
 
-def method_table(runs: dict[Cell, Record], label: str, wise_ft: bool) -> pd.DataFrame:
+def method_table(runs: dict[Cell, Record], label: str, accuracies: Mapping[Cell, Mapping[str, float]]) -> pd.DataFrame:
     """Return mean and standard deviation over seeds of the test accuracy of selected runs, per dataset and shots.
 
-    Runs that are tested on new classes have `NEW_COLUMNS` too.
+    `accuracies`, 0 to 1, are by run and set: of its trained classifier, or its WiSE-FT. Runs that are tested on new
+    classes have `NEW_COLUMNS` too.
     """
-    table = _over_seeds(runs, wise_ft, TEST).assign(method=label)
+    table = _over_seeds(runs, accuracies, TEST).assign(method=label)
     keys = zip(table["dataset"], table["shots"], strict=True)
     runs_of_rows = [[run for cell, run in runs.items() if (cell.dataset, cell.shots) == key] for key in keys]
     table = table.assign(runs=list(map(runs_digest, runs_of_rows)))[COLUMNS]
     if next(iter(runs)).tests_new:
-        of_new = _over_seeds(runs, wise_ft, NEW)
+        of_new = _over_seeds(runs, accuracies, NEW)
         table = with_harmonic(table.assign(**{f"new_{name}": of_new[name] for name in PERCENTAGES}))
     return table.round(4)
 
@@ -118,14 +126,14 @@ def with_harmonic(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{name: (2 * base * new / (base + new)).fillna(0.0) for name, (base, new) in pairs.items()})
 
 
-def _over_seeds(runs: dict[Cell, Record], wise_ft: bool, of_set: str) -> pd.DataFrame:
+def _over_seeds(runs: dict[Cell, Record], accuracies: Mapping[Cell, Mapping[str, float]], of_set: str) -> pd.DataFrame:
     """Return seeds and percentages of a test set by dataset and shots."""
     rows = pd.DataFrame(
         {
             "dataset": cell.dataset,
             "shots": cell.shots,
             "seed": cell.seed,
-            "accuracy": 100 * run.accuracy(WISEFT if wise_ft else TRAINED, of_set),
+            "accuracy": 100 * accuracies[cell][of_set],
             "zeroshot": 100 * run.accuracy(ZEROSHOT, of_set),
         }
         for cell, run in runs.items()
@@ -149,11 +157,15 @@ def percentages(table: pd.DataFrame) -> list[str]:
     return [name for name in (*PERCENTAGES, *NEW_COLUMNS) if name in table]
 
 
-def on_screen(table: pd.DataFrame) -> str:
+def by_shots(table: pd.DataFrame) -> pd.DataFrame:
     """Return mean and deviation of a method as text, with a row per dataset and a column per shots."""
-    shown = table.assign(accuracy=spread(table))
-    by_shots = shown.pivot(index="dataset", columns="shots", values="accuracy")
-    return by_shots.reindex(table["dataset"].unique()).to_string()
+    shown = table.assign(accuracy=spread(table)).pivot(index="dataset", columns="shots", values="accuracy")
+    return shown.reindex(table["dataset"].unique())
+
+
+def on_screen(table: pd.DataFrame) -> str:
+    """Return `by_shots` as text."""
+    return by_shots(table).to_string()
 
 
 def spread(table: pd.DataFrame, of: str = "") -> list[str]:
@@ -208,9 +220,21 @@ def comparison(summaries: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame([row.rename(name) for name, row in rows.items()])
 
 
+def by_ratio(by_ratio: Mapping[float, pd.DataFrame]) -> pd.DataFrame:
+    """Return the average over datasets of the mean accuracy, by shots and ratio of WiSE-FT."""
+    return pd.DataFrame({f"{ratio:g}": summary(table).set_index("shots")["mean"] for ratio, table in by_ratio.items()})
+
+
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write a table as CSV, atomically."""
     write_text(path, table.to_csv(index=False))
+
+
+def write_method(table: pd.DataFrame, path: Path) -> list[str]:
+    """Write a method's table; return a note on the entries of the table that it replaces, if it lacks any."""
+    lost = not_covered(path, table)
+    write_csv(table, path)
+    return [f"{path}: replaces a table that also had {list_preview(lost)}"] * bool(lost)
 
 
 def write_averages(table: pd.DataFrame, folder: Path) -> pd.DataFrame:

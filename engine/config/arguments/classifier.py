@@ -104,9 +104,24 @@ ARGUMENTS = [
     _argument(
         "--wise_ft",
         scripts=(EVAL, EVAL_DOMAIN_SHIFT, PREDICT),
-        type=types.boolean,
-        default=False,
-        metavar="BOOL",
-        help="use the WiSE-FT classifier instead of the trained one: true or false",
+        type=types.wise_ft,
+        default=0.0,
+        metavar="RATIO",
+        help="use WiSE-FT instead of the trained classifier: the share of the zero-shot weights, from 0 (the trained"
+        " classifier; false) to 1.0 (zero-shot); true is 0.5 (default: false)",
+        overrides={
+            EVAL: {
+                "nargs": "+",
+                "default": [0.0],
+                "help": "tabulate WiSE-FT instead of the trained classifier: the share of the zero-shot weights, from 0"
+                " (the trained classifier; false) to 1.0 (zero-shot); true is 0.5. Several ratios make a table each."
+                " Other ratios than 0 and 0.5 need classifiers saved by train.py --save-heads (default: false)",
+            },
+            EVAL_DOMAIN_SHIFT: {
+                "help": "tabulate WiSE-FT instead of the trained classifier: the share of the zero-shot weights, from 0"
+                " (the trained classifier; false) to 1.0 (zero-shot); true is 0.5. Other ratios than 0 and 0.5 need"
+                " classifiers saved by domain_shift.py --save-heads (default: false)",
+            },
+        },
     ),
 ]

@@ -22,14 +22,17 @@ def _folder(flag: str, folder: str, contents: str, *scripts: str) -> Argument:
 
 
 ARGUMENTS = [
-    _folder("--data_dir", default.DATA_DIR, "datasets", FEW_SHOT_SPLIT, FEATURES, IMAGENET_ESC, CHECK),
+    _folder(
+        *("--data_dir", default.DATA_DIR, "datasets"),
+        *(FEW_SHOT_SPLIT, FEATURES, IMAGENET_ESC, *TABULATING, CHECK),
+    ),
     _folder(
         *("--indices_dir", default.FEW_SHOT_DIR, "few-shot splits"),
-        *(FEW_SHOT_SPLIT, FEATURES, *TRAINING, IMAGENET_ESC, CHECK),
+        *(FEW_SHOT_SPLIT, FEATURES, *TRAINING, IMAGENET_ESC, *TABULATING, CHECK),
     ),
     _folder(
         *("--feature_dir", default.FEATURE_DIR, "features"),
-        *(FEATURES, *TRAINING, IMAGENET_ESC, CHECK),
+        *(FEATURES, *TRAINING, IMAGENET_ESC, *TABULATING, CHECK),
     ),
     _folder(
         *("--feature_dir", default.FEATURE_DIR),

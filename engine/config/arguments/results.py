@@ -31,12 +31,13 @@ ARGUMENTS = [
     ),
     _argument(
         "--plot",
-        scripts=(AVERAGE, TABLES),
+        scripts=(AVERAGE, EVAL, TABLES),
         type=types.png,
         metavar="FILE.png",
         help="plot accuracy against shots into this file",
+        overrides={EVAL: {"help": "plot accuracy against the ratios of --wise_ft into this file"}},
     ),
-    _argument("--title", scripts=(AVERAGE, TABLES), default="", metavar="TEXT", help="title of the plot"),
+    _argument("--title", scripts=(AVERAGE, EVAL, TABLES), default="", metavar="TEXT", help="title of the plot"),
     _argument(
         "--explain",
         scripts=(EVAL,),
@@ -46,11 +47,26 @@ ARGUMENTS = [
     ),
     _argument(
         "--top-k",
-        scripts=(PREDICT,),
+        scripts=(PREDICT, EVAL),
         type=types.positive,
         default=1,
         metavar="K",
         help="number of most probable classes to print for each image",
+        overrides={EVAL: {"help": "number of most probable classes in the file of --predictions"}},
+    ),
+    _argument(
+        "--per-class",
+        scripts=(EVAL,),
+        action="store_true",
+        help="write a table of accuracies by class beside each table. Needs classifiers saved by train.py --save-heads",
+    ),
+    _argument(
+        "--predictions",
+        scripts=(EVAL,),
+        type=types.predictions,
+        metavar="FILE",
+        help="write label, predicted class and probabilities of each test image, for every selected run: a .csv or"
+        " .jsonl file. Needs classifiers saved by train.py --save-heads",
     ),
     _argument("--format", scripts=(PREDICT,), choices=OUTPUT_FORMATS, default="csv", help="csv, or jsonl (JSON lines)"),
     _argument(

@@ -91,7 +91,7 @@ ARGUMENTS = [
     ),
     _argument(
         "--device",
-        scripts=(FEATURES, *TRAINING, IMAGENET_ESC, PREDICT, AUDIO_FEATURES),
+        scripts=(FEATURES, *TRAINING, IMAGENET_ESC, *TABULATING, PREDICT, AUDIO_FEATURES),
         default="auto",
         metavar="NAME",
         help="auto (CUDA if available), cpu, cuda, cuda:1, ...",
