@@ -8,8 +8,13 @@ from torch.nn import functional as F
 
 from engine import datasets
 from engine.datasets import few_shot
+from engine.features.opened import OpenedFeatures
 from engine.features.prompts import Texts, write_texts
 from engine.features.store import FeaturePaths, Provenance, write_shard
+from engine.results import saved_classifiers
+from engine.results.runs import TEST, TRAINED, VAL, Cell, Record
+from engine.results.saved_classifiers import FeatureExtraction, SavedClassifier
+from engine.tasks.images import ImageTasks, wanted_by
 
 
 def store_of_random_features(root, classes, dimension=32):
@@ -53,6 +58,21 @@ def stored_features(root):
         place=FeaturePaths.of(root / "features", "fake", "demo"),
         flags=[word for flag, name in directories.items() for word in (flag, str(root / name))],
     )
+
+
+def save_zeroshot(store, classnames, shots=1, views=("flip", 1)):
+    """Save the zero-shot classifier of a store, of dataset `demo` and encoder `fake`, as a run; return its folder."""
+    augmentation, number = views
+    fields = {"dataset": "demo", "encoder": "fake", "text_augmentation": "hand_crafted", "shots": shots, "seed": 1}
+    fields |= {"image_augmentation": augmentation, "image_views": number, "image_layer": 0}
+    cell = Cell.of_method("linear", modality="cross_modal", **fields)
+    features = OpenedFeatures(wanted_by([cell]), store.root / "features", store.root / "indices")
+    data, (grid, record) = ImageTasks([cell], features, "cpu"), (list(cell.grid), {TRAINED: {VAL: 0.5, TEST: 0.5}})
+    run = Record(cell, grid[0], data.inputs(cell), grid, 0, record, 0.0, {"torch": torch.__version__})
+    weight, how = data.zeroshot(cell), FeatureExtraction(size=224, encoder="fake")
+    saved = SavedClassifier(how, classnames, run, {"head.weight": weight, "zeroshot": weight.clone()})
+    saved_classifiers.save(saved, store.root / "experiments")
+    return store.root / "experiments"
 
 
 def install_pictures(root, names, picture, counts, shots, seeds):

@@ -9,4 +9,5 @@ FEATURE_DIR = "features"  # cached CLIP features
 RESULT_DIR = "experiments"  # one record per training run
 EVAL_DIR = "results"  # one table per method
 AVG_DIR = "average_results"  # averages over datasets
+REPORT_DIR = "reports"  # pages of report.py
 ESC_RESULT_DIR = "imagenet_esc_results"  # runs of ImageNet-ESC

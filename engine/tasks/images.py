@@ -20,7 +20,7 @@ from engine.features.opened import OpenedFeatures, Prompts, Wanted
 from engine.features.store import Bank
 from engine.model import Embedding, LinearClassifier, LinearHead, class_means, random_weight
 from engine.preprocessing import Preprocessing
-from engine.results.runs import ALL_CLASSES, EXTRACTION_KEYS, TEST, VAL, Cell
+from engine.results.runs import ALL_CLASSES, EXTRACTION_KEYS, TEST, Cell
 from engine.results.saved_classifiers import FeatureExtraction
 from engine.training.batches import generator
 from engine.training.evaluate import EMBEDDED, FEATURES, accuracies
@@ -250,9 +250,9 @@ class ImageTasks:
         return test.bank, test.labels
 
     def positions(self, cell: Cell, split: str) -> list[int]:
-        """Return the positions of a cell's `val` or `test` images in the list of that split."""
-        bank = self.features.banks[split, "none"]
-        all_classes = self.features.splits[cell.shots, cell.seed].val if split == VAL else list(range(bank.length))
+        """Return the positions of a cell's images of train, val or test in the list of that split."""
+        bank, few_shot = self.features.banks[split, "none"], self.features.splits[cell.shots, cell.seed]
+        all_classes = list(range(bank.length)) if split == TEST else getattr(few_shot, split)
         if cell.classes == ALL:
             return all_classes
         labels = torch.cat([of_batch for _, of_batch in self._stream(bank, split=split, at=all_classes)])
@@ -260,7 +260,7 @@ class ImageTasks:
         return [position for position, is_kept in zip(all_classes, kept.tolist(), strict=True) if is_kept]
 
     def stream(self, cell: Cell, split: str) -> Iterator[tuple[Inputs, Tensor]]:
-        """Yield inputs and labels of a cell's `val` or `test` images from disk in batches, in order."""
+        """Yield inputs and labels of a cell's images of train, val or test from disk in batches, in order."""
         batches = self._stream(self.features.banks[split, "none"], split=split, at=self.positions(cell, split))
         return _batches_among(batches, self._labels(cell.classes))
 

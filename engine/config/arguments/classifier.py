@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from engine.config import types
-from engine.config.arguments.declare import EVAL, EVAL_DOMAIN_SHIFT, PREDICT, TABULATING, TRAINING, Argument
+from engine.config.arguments.declare import EVAL, EVAL_DOMAIN_SHIFT, PREDICT, REPORT, TABULATING, TRAINING, Argument
 from engine.methods import DEFAULT, HEADS, METHODS, REGISTRY
 
 _argument = partial(Argument, group="classifier")
@@ -35,14 +35,15 @@ class _SetMethod(argparse.Action):
 ARGUMENTS = [
     _argument(
         "--run",
-        scripts=(PREDICT,),
+        scripts=(PREDICT, REPORT),
         required=True,
         metavar="PATH",
         help="a run trained with train.py --save-heads: its record.json, or a folder with one in or below it",
+        overrides={REPORT: {"nargs": "+", "help": "runs trained with train.py --save-heads: record.json, or a folder"}},
     ),
     _argument(
         "--clip-weights",
-        scripts=(PREDICT,),
+        scripts=(PREDICT, REPORT),
         metavar="FILE",
         help="file of the encoder's weights, if features.py used one",
     ),

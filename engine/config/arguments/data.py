@@ -17,6 +17,7 @@ from engine.config.arguments.declare import (
     NAMES,
     NUMBERS,
     PREDICT,
+    REPORT,
     TABLES,
     TRAIN,
     Argument,
@@ -62,6 +63,14 @@ ARGUMENTS = [
         type=types.dataset,
         **NAMES,
         help="datasets that must be installed (default: check all; any may be missing)",
+    ),
+    _argument(
+        "--dataset",
+        scripts=(REPORT,),
+        type=types.dataset,
+        metavar="PATH",
+        help="the custom dataset of the runs, a folder or a CSV file: to show its images (default: the folder of its"
+        " name, if it is here)",
     ),
     _argument(
         "--datasets",

@@ -10,6 +10,7 @@ from engine.config.arguments.declare import (
     FEATURES,
     FEW_SHOT_SPLIT,
     IMAGENET_ESC,
+    REPORT,
     TABLES,
     TABULATING,
     TRAINING,
@@ -24,15 +25,15 @@ def _folder(flag: str, folder: str, contents: str, *scripts: str) -> Argument:
 ARGUMENTS = [
     _folder(
         *("--data_dir", default.DATA_DIR, "datasets"),
-        *(FEW_SHOT_SPLIT, FEATURES, IMAGENET_ESC, *TABULATING, CHECK),
+        *(FEW_SHOT_SPLIT, FEATURES, IMAGENET_ESC, *TABULATING, REPORT, CHECK),
     ),
     _folder(
         *("--indices_dir", default.FEW_SHOT_DIR, "few-shot splits"),
-        *(FEW_SHOT_SPLIT, FEATURES, *TRAINING, IMAGENET_ESC, *TABULATING, CHECK),
+        *(FEW_SHOT_SPLIT, FEATURES, *TRAINING, IMAGENET_ESC, *TABULATING, REPORT, CHECK),
     ),
     _folder(
         *("--feature_dir", default.FEATURE_DIR, "features"),
-        *(FEATURES, *TRAINING, IMAGENET_ESC, *TABULATING, CHECK),
+        *(FEATURES, *TRAINING, IMAGENET_ESC, *TABULATING, REPORT, CHECK),
     ),
     _folder(
         *("--feature_dir", default.FEATURE_DIR),
@@ -43,4 +44,5 @@ ARGUMENTS = [
     _folder("--eval_dir", default.EVAL_DIR, "tables of eval.py", *TABULATING, AVERAGE),
     _folder("--esc_result_dir", default.ESC_RESULT_DIR, "runs of imagenet_esc.py", IMAGENET_ESC, TABLES),
     _folder("--avg_dir", default.AVG_DIR, "averages and tables of the paper", AVERAGE, IMAGENET_ESC, TABLES),
+    _folder("--report_dir", default.REPORT_DIR, "reports", REPORT),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from engine.config import types
-from engine.config.arguments.declare import AVERAGE, EVAL, NAMES, NUMBERS, PREDICT, TABLES, Argument
+from engine.config.arguments.declare import AVERAGE, EVAL, NAMES, NUMBERS, PREDICT, REPORT, TABLES, Argument
 from engine.paper.layout import TABLES as PAPER_TABLES
 from engine.results.predictions import OUTPUT_FORMATS
 
@@ -44,6 +44,12 @@ ARGUMENTS = [
         type=types.named_cell,
         metavar="DATASET,SHOTS,SEED",
         help="instead of a table, list all runs of one cell and show which run validation selects",
+    ),
+    _argument(
+        "--output",
+        scripts=(REPORT,),
+        metavar="DIR",
+        help="folder of the report (default: in --report_dir, named after the runs)",
     ),
     _argument(
         "--top-k",

@@ -10,6 +10,7 @@ from engine.config.arguments.declare import (
     FEATURES,
     IMAGENET_ESC,
     PREDICT,
+    REPORT,
     TABLES,
     TABULATING,
     TRAINING,
@@ -91,7 +92,7 @@ ARGUMENTS = [
     ),
     _argument(
         "--device",
-        scripts=(FEATURES, *TRAINING, IMAGENET_ESC, *TABULATING, PREDICT, AUDIO_FEATURES),
+        scripts=(FEATURES, *TRAINING, IMAGENET_ESC, *TABULATING, PREDICT, REPORT, AUDIO_FEATURES),
         default="auto",
         metavar="NAME",
         help="auto (CUDA if available), cpu, cuda, cuda:1, ...",
