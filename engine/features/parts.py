@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from engine import templates
 from engine.clip.load import Encoder
 from engine.datasets import ImageDataset
 from engine.datasets.few_shot import FewShotSplit
@@ -68,7 +69,8 @@ def _units(
     wanted = wanted_rows(benchmark, splits, request.views)
     rows = [(split, view, sorted(set(positions))) for split, view, positions in wanted]
     val = [row for row in rows if row[0] == "val"]
-    prompts = len(benchmark.classnames) * sum(len(found) for found in request.templates(benchmark, splits).values())
+    by_name = request.templates(benchmark, splits)
+    prompts = sum(len(templates.prompts(found, benchmark.classnames)[0]) for found in by_name.values())
     units = [_Unit(index, val, sum(len(row[2]) for row in val) + prompts // PROMPTS_PER_IMAGE, has_prompts=True)]
     largest = max(row_bytes(encoder, layers, stored_dtype(layers, request.store_dtype)) for layers in encoder.image)
     for split, view, positions in rows:

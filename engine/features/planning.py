@@ -50,7 +50,7 @@ class Request:
     store_dtype: str = "fp32"
     prompts_for_test_sets: bool = False
 
-    def templates(self, benchmark: ImageDataset, splits: list[FewShotSplit]) -> dict[str, list[str]]:
+    def templates(self, benchmark: ImageDataset, splits: list[FewShotSplit]) -> dict[str, templates.Templates]:
         """Return the templates of a dataset's prompts by `--text-augmentation`."""
         wanted = self.text_augmentations if splits or self.prompts_for_test_sets else []
         # no templates are mined on a test-only dataset: do not encode the whole pool

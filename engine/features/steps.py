@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -130,7 +131,8 @@ def _remarks(texts: TextPlan, encoder: str) -> list[str]:
             f" which cannot distinguish them: {shown}"
         )
     count, least = len(texts.prompts), min(DEFAULT.grid.axes["batch_size"]) // 2 + 1
-    if count < least:
+    of_classes = Counter(texts.labels).values()
+    if len(of_classes) * max(of_classes) < least:  # training repeats prompts of classes that have fewer
         remarks.append(
             f"note: {pluralize(count, 'prompt')}, but cross-modal training needs {least} or more: add templates with"
             " --templates FILE, or use --text-augmentation template_mining"

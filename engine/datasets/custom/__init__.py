@@ -105,6 +105,8 @@ class CustomDataset:
             if write and dataset != before:
                 with suppress(*() if changed else (UserError,)):  # the file can stay if only times differ
                     _write(dataset, split_file, indices_dir if changed else None)
+                if (updated := self.split_file(name, indices_dir)) != split_file:
+                    notes.append(f"{updated} is the updated file: {split_file.parent} cannot be written")
         else:
             if not is_list:
                 reject_ambiguous_classes(path, images)
