@@ -282,8 +282,10 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     from safetensors.torch import save_file
 
     def write(temporary: Path) -> None:
-        try:
-            save_file(tensors, temporary, metadata=metadata)
+        try:  # in a folder with an owner: safetensors writes to a file of another name first, which a kill would leave
+            with tempfile.TemporaryDirectory(".tmp", temporary_name(path.name), path.parent) as folder:
+                save_file(tensors, written := Path(folder, "tensors"), metadata=metadata)
+                written.replace(temporary)
         except SafetensorError as error:  # safetensors reports a full disk like this
             raise OSError(error) from error
         _sort_metadata(temporary)

@@ -90,6 +90,22 @@ def test_the_temporary_file_of_a_killed_process_goes(tmp_path):
     assert os.listdir(tmp_path) == ["f"]
 
 
+def test_what_safetensors_leaves_of_a_killed_write_goes(tmp_path, monkeypatch):
+    """It fills a file beside the one that it is to write, of a name that says nothing of the process."""
+
+    def be_killed(tensors, path, metadata):
+        path.with_name(".tmpABCDEF").touch()
+        os._exit(signal.SIGKILL)
+
+    monkeypatch.setattr("safetensors.torch.save_file", be_killed)
+    if not (pid := os.fork()):
+        files.write_tensors(tmp_path / "f", {}, {})
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    assert all(name.startswith(".f.") for name in os.listdir(tmp_path))
+    files.write_text(tmp_path / "f", "whole")
+    assert os.listdir(tmp_path) == ["f"]
+
+
 def test_names_as_long_as_a_file_system_takes(tmp_path):
     for name in ("x" * 255, "写" * 85):
         files.write_text(tmp_path / name, "text")

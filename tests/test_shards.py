@@ -4,16 +4,20 @@ import argparse
 import itertools
 import random
 import re
+import runpy
+import sys
 import time
+from functools import partial
 
 import pytest
 
 from engine import config
 from engine.config import types
+from engine.features import extract
 from engine.methods import METHODS
 from engine.shards import Shard, divide
 from engine.sweep.costs import cost
-from forks import Fork, run_fork
+from forks import ROOT, Fork, run_fork
 from stores import store_of_random_features
 
 SECONDS = re.compile(rb'"seconds": ?[0-9.e-]+')
@@ -55,14 +59,16 @@ def files_in(folder):
     return {str(path.relative_to(folder)): SECONDS.sub(b"", path.read_bytes()) for path in paths}
 
 
-def run_parts(script, words, folder, killed=lambda: True):
-    """Run three shards at once, and one of them again after a kill, which comes once `killed()`."""
-    shards = [Fork(script, [*words, "--shard", part], folder) for part in PARTS]
-    while not killed():
-        assert not shards[1].ended(), shards[1].err
-        time.sleep(0.001)
-    shards[1].kill()
-    shards[1] = Fork(script, [*words, "--shard", PARTS[1]], folder)
+def run_parts(script, words, folder, killed=None, prepare=lambda: None):
+    """Run three shards at once; if `killed`, kill the second as soon as `killed()` and run it again."""
+    start = partial(Fork, script, folder=folder, prepare=prepare)
+    shards = [start([*words, "--shard", part]) for part in PARTS]
+    if killed:
+        while not killed():
+            assert not shards[1].ended(), shards[1].err
+            time.sleep(0.001)
+        shards[1].kill()
+        shards[1] = start([*words, "--shard", PARTS[1]])
     return [shard.wait(check=0) for shard in shards]
 
 
@@ -82,3 +88,51 @@ def test_cells_are_divided(tmp_path):
     assert files_in(records) == files_in(one)
     idle = run_fork("train.py", *words, "--shard", "5/5", folder=tmp_path, check=0)
     assert (idle.out, idle.err) == ("shard 5/5: 0 of 4 cells\n", "")
+
+
+def run_scripts(script, commands):
+    """Run a script with several lists of words, one after another in this process."""
+    for words in commands:
+        sys.argv = [script, *map(str, words)]
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        assert not end.value.code
+
+
+def shrink():
+    extract.SHARD_IMAGES = 8
+
+
+def test_all_methods_on_features_of_three_processes(install_images, random_weights, short_grids, monkeypatch):
+    """Features by three processes, of which one is killed, and on these all methods, with a shifted test set."""
+    monkeypatch.setattr("engine.methods.linear_adapter.STEPS", 20)
+    world = install_images()
+    one, features, splits = world.root / "one", world.root / "features", ["--train-shot", "1", "2", "4", "--seed", "1"]
+    words = [*splits, "--clip-encoder", "demo-RN", "--clip-weights", random_weights(0), *world.flags[2:4]]
+    layers = ["--image-layer-idx", *dict.fromkeys(str(method.image_layer) for method in METHODS.values())]
+    extraction = ["--dataset", "demo", "demo_v2", *words, *layers, "--test-batch-size", "4", *world.flags[:2]]
+    extraction += ["--text-augmentation", "classname", "template_mining"]
+    Fork("features.py", [*extraction, "--feature_dir", one], world.root, shrink).wait(check=0)
+    extraction += ["--feature_dir", features]
+    run_parts("features.py", extraction, world.root, lambda: len(list(features.rglob("*.safetensors"))) > 6, shrink)
+    assert files_in(features) == files_in(one)
+
+    words += ["--dataset", "demo", "--shifted", "demo_v2", "--text-augmentation", "template_mining"]
+    words += ["--feature_dir", one]
+    results = world.root / "whole", world.root / "parts"
+    trainings = [
+        [*words, "--method", name, *["--max-iter", "3" if method.image_layer else "101"] * method.fit.takes_max_iter]
+        for name, method in METHODS.items()
+    ]
+    alone, *shards = (
+        [[*training, "--result_dir", folder, *part] for training in trainings]
+        for folder, part in [(results[0], []), *((results[1], ["--shard", part]) for part in PARTS)]
+    )
+    processes = [
+        Fork("domain_shift.py", last, world.root, partial(run_scripts, "domain_shift.py", before))
+        for *before, last in (alone, *shards)
+    ]
+    for process in processes:
+        process.wait(check=0)
+    assert files_in(results[0]) == files_in(results[1])
+    assert len(list(results[0].rglob("record.json"))) >= 3 * len(METHODS)
