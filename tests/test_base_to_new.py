@@ -147,6 +147,8 @@ def test_base_new_and_harmonic_mean_in_tables(trained):
     title, _, shown = done.stdout.splitlines()[:3]
     assert title.startswith("cross-modal prompting, base classes, demo-RN")
     assert f"{row['harmonic']:.2f}" in shown.split()
+    explained = run_fork("eval.py", *words, *places, "--explain", "demo,1,1", folder=trained.root, check=0).stdout
+    assert f"new classes: {next(iter(found)).describe('new')}" in explained
     words = ["--name", path.stem, "--eval_dir", path.parent, "--avg_dir", trained.root / "average"]
     said = run_fork("average.py", *words, folder=trained.root, check=0).stdout
     assert f"base classes: harmonic mean {row['harmonic']:.2f}" in " ".join(said.split())
@@ -157,7 +159,7 @@ def test_other_methods_say_that_they_cannot(trained):
     words = ["--datasets", "demo", *SWEEP, "--method", "gda", "--classes", "base"]
     places = ["--result_dir", trained.root / "gda", "--eval_dir", trained.root / "tables"]
     missing = run_fork("eval.py", *words, *places, folder=trained.root, check=1).stderr
-    assert "demo 1-shot seed 1, base classes" in missing
+    assert "demo 1-shot seed 1 base classes" in missing
     assert "--classes base" in missing.splitlines()[-1]
     assert "note: GDA cannot classify new classes" in train(trained, "gda", results="gda")
     done = run_fork("eval.py", *words, *places, folder=trained.root, check=0).stdout

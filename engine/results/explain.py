@@ -11,7 +11,7 @@ import pandas as pd
 from engine import datasets
 from engine.datasets.few_shot import parse_shots, shots_sort_key
 from engine.errors import UserError
-from engine.results.runs import TEST, TRAINED, VAL, WISEFT, ZEROSHOT, Cell, Record, read_cell, selected
+from engine.results.runs import NEW, TEST, TRAINED, VAL, WISEFT, ZEROSHOT, Cell, Record, read_cell, selected
 from engine.training.grid import SPOKEN, Hparams, shown
 
 
@@ -32,6 +32,8 @@ def explain(cell: Cell, result_dir: str | Path) -> str:
     if chosen is not None and chosen.accuracy(ZEROSHOT) is not None:
         val, test = (_percent(chosen.accuracy(ZEROSHOT, of)) for of in (VAL, TEST))
         lines.append(f"zero-shot: val {val}, test {test}")
+    if chosen is not None and NEW in chosen.shifted:
+        lines.append(f"new classes: {chosen.describe(NEW)}")
     if chosen is not None and chosen.tuned:
         tuned = ", ".join(f"{name} {value:g}" for name, value in chosen.tuned.items())
         lines.append(f"tuned on validation inside the run: {tuned}")

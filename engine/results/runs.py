@@ -120,7 +120,7 @@ class Cell:
         return Path(result_dir) / shots / features / f"{self.modality}-{self.head}_{self.init}" / logit
 
     def __str__(self) -> str:
-        classes = "" if self.classes == halves.ALL else f", {self.classes} classes"
+        classes = "" if self.classes == halves.ALL else f" {self.classes} classes"
         return f"{self.dataset} {self.shots}-shot seed {self.seed}{classes}"
 
 
