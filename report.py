@@ -17,8 +17,7 @@ from engine.errors import UserError
 
 def main() -> None:
     args = config.parser(__doc__, "report.py").parse_args()
-    if args.output:
-        files.require_writable(Path(args.output))
+    files.require_writable(Path(args.output or args.report_dir))
     # slow imports (torch), after the arguments are checked
     from engine.report.sections import images_of, section
     from engine.report.write import write
@@ -32,9 +31,10 @@ def main() -> None:
     with terminal.bar(total=sum(map(images_of, runs)), unit="image", unit_scale=True) as bar:
         sections = [section(number, run, args, bar.update) for number, run in enumerate(runs, start=1)]
     title = sections[0].title if len(sections) == 1 else f"{len(sections)} classifiers"
-    place = f"{runs[0].cell}".replace(" ", "-") if len(sections) == 1 else "comparison"
+    place = runs[0].cell.folder("").parts[0] if len(runs) == 1 else "comparison"
+    averaged = f"-wise_ft_{args.wise_ft:g}" if args.wise_ft else ""
     digest = runs_digest(run.saved.run for run in runs)
-    folder = Path(args.output or Path(args.report_dir) / f"{place}-{digest}")
+    folder = Path(args.output or Path(args.report_dir) / f"{place}-{digest}{averaged}")
     for one in sections:
         accuracy, (low, high) = one.summary["accuracy"], one.summary["accuracy_95_percent"]
         terminal.say(f"{one.title}: test {accuracy:.1%} (95 % interval {low:.1%} to {high:.1%})")

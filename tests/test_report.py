@@ -30,7 +30,7 @@ NAMES = {
 }
 """Class names by folder."""
 FILES = ["=1+1.png", "two\nlines.png", "<img src=q onerror=alert(1)>.png", "\u202egnp.exe.png"]
-"""Files of each class in test; byte order and case are of no matter."""
+"""Files of each class in test."""
 
 VAL = 8
 """Validation images of each class: 56, which are enough for a temperature."""
@@ -119,6 +119,15 @@ def test_the_numbers_are_those_of_loops_over_images(photos):
         kept = confidence >= row["threshold"] - 1e-7
         assert row["rejected"] == pytest.approx(1 - kept.mean())
         assert row["accuracy"] == pytest.approx(right[kept].mean())
+
+
+def test_wise_ft_has_the_accuracy_and_the_temperature_that_training_saved(photos):
+    said = report(photos, "--wise_ft", "0.5", "--output", "averaged").stdout
+    (run,) = json.loads((photos.root / "averaged" / "report.json").read_text())["runs"]
+    assert run["test"]["accuracy"] == run["record"]["accuracies"]["wiseft"]["test"]
+    assert run["val"]["accuracy"] == run["record"]["accuracies"]["wiseft"]["val"]
+    assert run["temperature"] != photos.data["runs"][0]["temperature"]
+    assert said.startswith("photos 8-shot seed 1: linear probing WiSE-FT 0.5, cross-modal, demo-RN: test ")
 
 
 def test_wilson():

@@ -146,10 +146,10 @@ def pairs(found: Predictions) -> list[tuple[int, int, int]]:
 
 
 class Threshold(NamedTuple):
-    """A threshold by which a share of the validation images is rejected, and what it does to the test images."""
+    """A threshold that rejects a share of the validation images (None: all), and the effect on the test images."""
 
     asked: float
-    threshold: float
+    threshold: float | None
     rejected: float
     accuracy: float | None
 
@@ -164,7 +164,7 @@ def thresholds(val: Predictions, test: Predictions) -> list[Threshold]:
         threshold = calibration.reject_threshold(val.confidence[1], share)
         kept = test.confidence[1] >= threshold
         accuracy = float(test.correct[kept].mean()) if kept.any() else None
-        rows.append(Threshold(share, threshold, 1 - float(kept.mean()), accuracy))
+        rows.append(Threshold(share, None if math.isinf(threshold) else threshold, 1 - float(kept.mean()), accuracy))
     return rows
 
 

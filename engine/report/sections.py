@@ -22,13 +22,14 @@ from engine.scores import StoredRun
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """A classifier's part of a report: its `number` on the page, and its predictions.
+    """A classifier's part of a report: its `number` on the page, its ratio of WiSE-FT, and its predictions.
 
     `images` are the paths of the test images. `made` are names and values: how the classifier was made.
     """
 
     number: int
     run: StoredRun
+    ratio: float
     calibrated: Calibration
     test: Predictions
     val: Predictions
@@ -39,8 +40,8 @@ class Section:
     @property
     def title(self) -> str:
         """The dataset, shots, seed and method."""
-        cell = self.run.cell
-        return f"{cell}: {cell.method.title}, {spell_modality(cell.modality)}, {cell.encoder}"
+        cell, averaged = self.run.cell, f" WiSE-FT {self.ratio:g}" if self.ratio else ""
+        return f"{cell}: {cell.method.title}{averaged}, {spell_modality(cell.modality)}, {cell.encoder}"
 
     @property
     def classnames(self) -> list[str]:
@@ -108,6 +109,7 @@ class Section:
         return {
             "title": self.title,
             "classifier": str(self.run.path),
+            "wise_ft": self.ratio,
             "temperature": self.calibrated.temperature,
             "test": self.summary,
             "val": measure.summary(self.val),
@@ -137,12 +139,12 @@ def images_of(run: StoredRun) -> int:
 
 def section(number: int, run: StoredRun, args: argparse.Namespace, progress: Callable[[int], object]) -> Section:
     """Measure a saved classifier on the stored features of its run; `progress` as in `measure.predictions`."""
-    (classifier,) = run.classifiers()
-    calibrated = run.saved.calibration(TRAINED)
+    (classifier,), name = run.classifiers([args.wise_ft]), run.saved.classifier(args.wise_ft)
+    calibrated = run.saved.calibration(name) if name else Calibration(reason="no temperature is saved for this ratio")
     split = partial(measure.predictions, run, classifier, temperature=calibrated.temperature, progress=progress)
     test, val = split(TEST), split(VAL)
     train = [label for _, labels in run.data.stream(run.cell, "train") for label in labels.tolist()]
-    return Section(number, run, calibrated, test, val, train, run.images(TEST), made(run, args))
+    return Section(number, run, args.wise_ft, calibrated, test, val, train, run.images(TEST), made(run, args))
 
 
 def made(run: StoredRun, args: argparse.Namespace) -> list[tuple[str, str]]:

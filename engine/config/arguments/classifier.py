@@ -104,7 +104,7 @@ ARGUMENTS = [
     ),
     _argument(
         "--wise_ft",
-        scripts=(EVAL, EVAL_DOMAIN_SHIFT, PREDICT),
+        scripts=(EVAL, EVAL_DOMAIN_SHIFT, PREDICT, REPORT),
         type=types.wise_ft,
         default=0.0,
         metavar="RATIO",
