@@ -168,6 +168,12 @@ def test_other_methods_say_that_they_cannot(trained):
     assert all("new" not in record.accuracies["zeroshot"] for record in records(trained, "gda", results="gda").values())
 
 
+def test_prompts_that_were_selected_on_all_classes_are_refused(world):
+    words = ["--dataset", "demo", *SWEEP, "--classes", "base", "--templates", "template_mining"]
+    said = run_fork("train.py", *words, folder=world.root, check=1).stderr
+    assert said.startswith("error: template_mining selects prompts on all classes")
+
+
 def test_the_new_classes_can_be_trained_too(world):
     train(world, "gda", "--save-heads", classes="new", results="gda")
     folder, *_ = records(world, "gda", "new", "gda")

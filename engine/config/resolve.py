@@ -19,6 +19,7 @@ from engine.paper import layout
 from engine.paper.layout import TABLES, Scope
 from engine.results.methods_scope import MethodsScope
 from engine.results.runs import Cell
+from engine.templates import MINING
 from engine.training.schedule import MAX_ITER
 
 ENCODER = "RN50"
@@ -120,12 +121,15 @@ def apply_mode(args: argparse.Namespace) -> None:
 def cells(args: argparse.Namespace) -> list[Cell]:
     """Return the cells for arguments of train.py: each combination of encoder, dataset, shots and seed, once.
 
-    Raises UserError for a dataset with only a test set.
+    Raises UserError for a dataset with only a test set, and for prompts that were selected on classes not asked for.
     """
     views = image_views(args)
     for dataset in args.dataset:
         require_trainable(dataset)
     check_method(args)
+    classes = vars(args).get("classes", halves.ALL)  # train.py and eval.py alone have the argument
+    if classes != halves.ALL and args.text_augmentation == MINING:
+        raise UserError(f"{MINING} selects prompts on all classes: take other --templates with --classes {classes}")
     combined = (args.clip_encoder, args.dataset, args.train_shot, args.seed)
     return [
         Cell(
@@ -145,7 +149,7 @@ def cells(args: argparse.Namespace) -> list[Cell]:
             hyperparams=args.hyperparams,
             max_iter=args.max_iter,
             max_val_shot=args.max_val_shot,
-            classes=vars(args).get("classes", halves.ALL),  # train.py and eval.py alone have the argument
+            classes=classes,
         )
         for encoder, dataset, per_class, seed in itertools.product(*map(dict.fromkeys, combined))
     ]
