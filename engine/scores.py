@@ -147,8 +147,7 @@ def open_run(args: argparse.Namespace, path: Path, device: str, shifted: Sequenc
     try:
         path = saved_classifiers.find(path)
     except MissingClassifier as error:
-        message = f"{error}; train.py saves the classifier of the selected run and prints its path:"
-        raise UserError("\n  ".join([message, *commands.save_heads_commands(args, error.cells)])) from error
+        raise UserError(commands.missing_classifier(args, error)) from error
     saved = saved_classifiers.read(path)
     cell = saved.run.cell
     if cell.dataset not in datasets.names() and os.path.isdir(cell.dataset):

@@ -15,7 +15,7 @@ from engine.clip import names
 from engine.config import default
 
 Section = tuple[str, list[Finding]]
-TABLES = default.EVAL_DIR, default.AVG_DIR, default.ESC_RESULT_DIR
+TABLES = default.EVAL_DIR, default.AVG_DIR, default.ESC_RESULT_DIR, default.REPORT_DIR
 
 
 @dataclass(frozen=True)

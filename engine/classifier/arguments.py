@@ -17,8 +17,7 @@ def load(args: argparse.Namespace) -> classifier.ImageClassifier:
     try:
         return classifier.load(args.run, **how)
     except MissingClassifier as error:
-        message = f"{error}; train.py saves the classifier of the selected run and prints its path:"
-        raise UserError("\n  ".join([message, *commands.save_heads_commands(args, error.cells)])) from error
+        raise UserError(commands.missing_classifier(args, error)) from error
 
 
 def threshold(args: argparse.Namespace, loaded: classifier.ImageClassifier) -> tuple[float | None, str]:

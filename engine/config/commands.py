@@ -20,6 +20,7 @@ from engine.results.runs import Cell
 
 if TYPE_CHECKING:
     from engine.paper.compare import Comparison  # which imports pandas
+    from engine.results.saved_classifiers import MissingClassifier  # which imports torch
 
 CLI_NAMES = {"dataset": datasets.cli_name, "text_augmentation": templates.cli_name}
 """Functions from a value to its spelling on the command line, by argument: values of these may stand for paths."""
@@ -158,6 +159,12 @@ def cells_commands(args: argparse.Namespace, missing: list[Cell], encoders: dict
     cells = pluralize(len(missing), "cell")
     heading = f"{cells} (dataset, shots and seed of a method) without a complete, tested grid. To fill them:"
     return [heading, *extraction_commands(args, missing, encoders), *training_commands(args, missing, encoders)]
+
+
+def missing_classifier(args: argparse.Namespace, error: MissingClassifier) -> str:
+    """Return an error message about runs without a saved classifier, and the commands that save it."""
+    message = f"{error}; train.py saves the classifier of the selected run and prints its path:"
+    return "\n  ".join([message, *save_heads_commands(args, error.cells)])
 
 
 def save_heads_commands(args: argparse.Namespace, cells: dict[Cell, Path | None]) -> list[str]:

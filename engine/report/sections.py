@@ -144,7 +144,9 @@ def section(number: int, run: StoredRun, args: argparse.Namespace, progress: Cal
     split = partial(measure.predictions, run, classifier, temperature=calibrated.temperature, progress=progress)
     test, val = split(TEST), split(VAL)
     train = [label for _, labels in run.data.stream(run.cell, "train") for label in labels.tolist()]
-    return Section(number, run, args.wise_ft, calibrated, test, val, train, run.images(TEST), made(run, args))
+    count = f"{len(train)} train, {len(val.labels)} val, {len(test.labels)} test"
+    how = [("images of the few-shot problem", count), *made(run, args)]
+    return Section(number, run, args.wise_ft, calibrated, test, val, train, run.images(TEST), how)
 
 
 def made(run: StoredRun, args: argparse.Namespace) -> list[tuple[str, str]]:
@@ -165,7 +167,7 @@ def made(run: StoredRun, args: argparse.Namespace) -> list[tuple[str, str]]:
         "training step": str(record.step),
         **accuracies,
         "encoder": f"{run.cell.encoder}, {extraction.precision}",
-        "images": f"{extraction.description}, decoder {extraction.decode}",
+        "preprocessing": f"{extraction.description}, decoder {extraction.decode}",
         **{
             f"{'settings' if name in EXTRACTION_KEYS else 'digest'} of {name}": describe_input(record.inputs, name)
             for name in record.inputs

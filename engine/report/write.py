@@ -10,6 +10,8 @@ from engine.report.page import render
 from engine.report.sections import Section
 from engine.results.predictions import csv_row, guard
 
+PROBABILITIES = "probability probability_of_class uncalibrated_probability"
+"""Columns of images.csv: the probability of the prediction, of the label, and of the prediction before calibration."""
 Row = Iterable[str | int | float | None]
 
 
@@ -22,8 +24,8 @@ def write(folder: Path, title: str, sections: Sequence[Section]) -> Path:
     write_json(folder / "report.json", {"title": title, "runs": [section.content() for section in sections]})
     tables = {
         "classes": ("run label class train val test right accuracy taken_for times", _classes),
-        "confusions": ("run class predicted images", _confusions),
-        "images": ("run image class predicted probability probability_of_class uncalibrated_probability", _images),
+        "confusions": ("run label class predicted_label predicted images", _confusions),
+        "images": (f"run image label class predicted_label predicted {PROBABILITIES}", _images),
     }
     for name, (columns, rows_of) in tables.items():
         rows = [columns.split(), *((section.number, *row) for section in sections for row in rows_of(section))]
@@ -48,11 +50,11 @@ def _classes(section: Section) -> Iterator[Row]:
 
 def _confusions(section: Section) -> Iterator[Row]:
     for label, predicted, count in section.pairs:
-        yield section.classnames[label], section.classnames[predicted], count
+        yield label, section.classnames[label], predicted, section.classnames[predicted], count
 
 
 def _images(section: Section) -> Iterator[Row]:
     test, names = section.test, section.classnames
     arrays = (test.labels, test.predicted, test.confidence[1], test.of_label[1], test.confidence[0])
     for image, label, predicted, *probabilities in zip(section.images, *(one.tolist() for one in arrays), strict=True):
-        yield image, names[label], names[predicted], *probabilities
+        yield image, label, names[label], predicted, names[predicted], *probabilities
