@@ -21,9 +21,9 @@ def build(kind: Any, content: Any, name: str) -> Any:
     """
     if kind in PLAIN:
         return _plain(kind, content, name)
-    if is_dataclass(kind):
+    origin, arguments, has_fields = _parts(kind)
+    if has_fields:
         return _dataclass(kind, content, name)
-    origin, arguments = get_origin(kind) or kind, get_args(kind)
     if origin in (Union, types.UnionType):
         return _union(arguments, content, name)
     if kind is type(None):
@@ -40,6 +40,12 @@ def build(kind: Any, content: Any, name: str) -> Any:
         raise TypeError(f"{name} is declared as {kind}, which JSON does not have")
     found = _elements([arguments[0]] * len(_expect(list, content, name)), content, name)
     return tuple(found) if origin is tuple else found
+
+
+@cache
+def _parts(kind: Any) -> tuple[Any, tuple[Any, ...], bool]:
+    """Return the generic type of an annotation, its arguments, and whether it is a dataclass."""
+    return get_origin(kind) or kind, get_args(kind), is_dataclass(kind)
 
 
 @cache

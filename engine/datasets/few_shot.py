@@ -343,9 +343,9 @@ def _is_split(content: Any) -> bool:
     lists = list(content.values())
     if not all(isinstance(entries, list) and entries for entries in lists):
         return False
-    are_positions = all(type(position) is int and position >= 0 for position in chain(*lists))
-    are_keys = all(isinstance(key, str) for key in chain(*lists))
-    return (are_positions or are_keys) and all(len(set(entries)) == len(entries) for entries in lists)
+    types = set(map(type, chain(*lists)))
+    are_valid = types == {str} or (types == {int} and min(map(min, lists)) >= 0)
+    return are_valid and all(len(set(entries)) == len(entries) for entries in lists)
 
 
 # --- against the installed dataset -----------------------------------------------------------------------------------

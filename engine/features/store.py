@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -152,8 +153,6 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 """Types by their names in `--store-dtype`."""
 STORED = {"fp32": "F32", "fp16": "F16"}
 """The names of the same types in safetensors."""
-
-
 READ_ROWS = 256
 """Rows of a shard that are copied at a time."""
 
@@ -171,14 +170,19 @@ class Bank:
         self.folder, self.image_list = folder, image_list
         self.provenance: Provenance | None = None
         self._shape = torch.Size()
-        self._rows: dict[int, tuple[Path, int]] = {}
-        by_content: dict[str, tuple[Path, int]] = {}
+        self._starts: dict[int, Path] = {}
+        self._rows: dict[int, int] = {}  # row numbers across all shards: pairs of shard and row would take seconds
+        by_content: dict[str, int] = {}
+        start = 0
         for path in list_matching(folder, "*.safetensors"):
-            header = read_header(path)
+            header = read_header(path, with_contents=image_list is not None)
             self._require_same(header, path)
             self.provenance, self._shape = header.provenance, header.row_shape
-            self._rows.update({position: (path, row) for row, position in enumerate(header.positions)})
-            by_content.update({content: (path, row) for row, content in enumerate(header.contents)})
+            rows = range(start, start := start + len(header.positions))
+            self._starts[rows.start] = path
+            self._rows.update(zip(header.positions, rows, strict=True))
+            if image_list is not None:
+                by_content.update(zip(header.contents, rows, strict=False))
         if image_list is not None:
             contents = enumerate(image_list.contents)
             self._rows = {position: by_content[content] for position, content in contents if content in by_content}
@@ -259,9 +263,10 @@ class Bank:
         features = torch.empty(len(positions), *self.row_shape) if out is None else out
         labels = torch.empty(len(positions), dtype=torch.int64)
         by_shard: dict[Path, list[tuple[int, int]]] = {}
+        starts = list(self._starts)
         for target, position in enumerate(positions):
-            path, row = self._rows[position]
-            by_shard.setdefault(path, []).append((target, row))
+            start = starts[bisect_right(starts, self._rows[position]) - 1]
+            by_shard.setdefault(self._starts[start], []).append((target, self._rows[position] - start))
         for path, pairs in by_shard.items():
             targets, rows = torch.tensor(pairs).unbind(1)
             with open_feature_file(path) as shard:
@@ -361,7 +366,7 @@ def parse_provenance(metadata: dict[str, str]) -> Provenance:
 
 @dataclass(frozen=True)
 class Header:
-    """Everything in a shard but features and labels; `contents` is empty in old shards, without content digests."""
+    """Everything in a shard but features and labels; `contents` is empty if not read, or in old shards."""
 
     provenance: Provenance
     positions: list[int]
@@ -371,10 +376,11 @@ class Header:
 
 def contents_of(tensor: Tensor) -> list[str]:
     """Convert content digests from uint8 [n, 16] to 32 hex digits each."""
-    return [bytes(row).hex() for row in tensor.tolist()]
+    digits = tensor.numpy().tobytes().hex()
+    return [digits[at : at + 2 * CONTENT_BYTES] for at in range(0, len(digits), 2 * CONTENT_BYTES)]
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, with_contents: bool = True) -> Header:
     """Read everything in a shard but features and labels.
 
     Raises MissingFeatures if the file cannot be read, UserError for a shard of another bank (a moved folder).
@@ -383,11 +389,11 @@ def read_header(path: Path) -> Header:
         check_layout(shard)
         metadata = shard.metadata()
         bank = metadata.get("bank")
-        contents = shard.get_tensor("contents") if "contents" in shard.keys() else ()  # noqa: SIM118
+        has_contents = with_contents and "contents" in shard.keys()  # noqa: SIM118
         header = Header(
             parse_provenance(metadata),
             shard.get_tensor("positions").tolist(),
-            contents_of(contents) if len(contents) else [],
+            contents_of(shard.get_tensor("contents")) if has_contents else [],
             torch.Size(shard.get_slice("features").get_shape()[1:]),
         )
     if bank not in (None, bank_name(path.parent)):
