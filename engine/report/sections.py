@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -16,7 +16,17 @@ from engine.clip import names
 from engine.config import commands
 from engine.report import measure
 from engine.report.measure import Predictions
-from engine.results.runs import EXTRACTION_KEYS, TEST, TRAINED, VAL, WISEFT, ZEROSHOT, describe_input, spell_modality
+from engine.results.runs import (
+    EXTRACTION_KEYS,
+    TEST,
+    TRAINED,
+    VAL,
+    WISEFT,
+    ZEROSHOT,
+    as_json,
+    describe_input,
+    spell_modality,
+)
 from engine.scores import StoredRun
 
 
@@ -119,7 +129,7 @@ class Section:
             "confusions": self.pairs,
             "reliability": {name: _reliability(of_one, self.test.correct) for name, of_one in curves},
             "thresholds": [row._asdict() for row in self.thresholds],
-            "record": asdict(self.run.saved.run),
+            "record": as_json(self.run.saved.run),
         }
 
 
