@@ -17,7 +17,6 @@ from engine.errors import UserError
 
 def main() -> None:
     args = config.parser(__doc__, "report.py").parse_args()
-    files.require_writable(Path(args.output or args.report_dir))
     # slow imports (torch), after the arguments are checked
     from engine.report.sections import images_of, section
     from engine.report.write import write
@@ -28,6 +27,7 @@ def main() -> None:
     runs = [open_run(args, Path(run), device) for run in dict.fromkeys(args.run)]
     if args.dataset and (other := {run.cell.dataset for run in runs} - {args.dataset}):
         raise UserError(f"--dataset names {args.dataset}, but --run is of {', '.join(sorted(other))}")
+    files.require_writable(Path(args.output or args.report_dir))
     with terminal.bar(total=sum(map(images_of, runs)), unit="image", unit_scale=True) as bar:
         sections = [section(number, run, args, bar.update) for number, run in enumerate(runs, start=1)]
     title = sections[0].title if len(sections) == 1 else f"{len(sections)} classifiers"
