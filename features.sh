@@ -7,12 +7,7 @@
 # sweep.sh has the datasets, shots, seeds, views and other settings.
 source "$(dirname "${BASH_SOURCE[0]}")/sweep.sh"
 
-IMAGE_LAYERS=(${IMAGE_LAYERS:-0 1})
+LAYERS=(${IMAGE_LAYERS:-0 1})
+FEATURES_ARGS+=("$@")
 
-one_dataset() {
-    local dataset=$1
-    shift
-    step features.py --dataset "$dataset" "${INPUTS[@]}" --image-layer-idx "${IMAGE_LAYERS[@]}" "$@"
-}
-
-sweep "$@"
+sweep features "$@"

@@ -4,11 +4,12 @@
 #     bash linear_probe.sh
 #     DATASETS="dtd eurosat" bash linear_probe.sh --device cuda:1
 #
-# Run features.sh first. sweep.sh has the datasets, shots, seeds, views and other settings.
+# Run features.sh first, or the same command with STAGE=features (FEATURES_ARGS are arguments of features.py).
+# sweep.sh has the datasets, shots, seeds, views and other settings.
 source "$(dirname "${BASH_SOURCE[0]}")/sweep.sh"
 
 METHOD=(--method linear)
 
-one_dataset() { both_rows "$@"; }
+train() { both_rows "$@"; }
 
-sweep "$@"
+sweep train "$@"

@@ -10,13 +10,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/sweep.sh"
 
 INPUTS+=(--image-augmentation randomresizedcrop --image-views "${VIEWS:-8}")
 METHOD=()
-FEATURES_ARGS=(${FEATURES_ARGS:-})
 
-one_dataset() {
-    local dataset=$1
-    shift
-    step features.py --dataset "$dataset" "${INPUTS[@]}" "${FEATURES_ARGS[@]}"
-    both_rows "$dataset" --method prompting "$@" # after the modality, whose start is another
-}
+train() { both_rows --method prompting "$@"; } # after the modality, whose start is another
 
-sweep "$@"
+sweep "features train" "$@"

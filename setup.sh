@@ -1,6 +1,8 @@
 # Sourced by demo.sh, test.sh and sweep.sh: sets $PYTHON to a Python with the requirements.
 # The active Python (a conda environment, say) is used if it has them; otherwise they are installed into .venv.
+# A shard uses $PYTHON as it is: the check takes seconds, and shards that start at once would install at once.
 
+if [ "${SHARD:-}" ] && [ "${PYTHON:-}" ]; then return; fi
 PYTHON=${PYTHON:-python3}
 # Versions are compared with requirements.txt. torchvision is imported, as it fails with the wrong torch.
 HAS_REQUIREMENTS='

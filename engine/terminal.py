@@ -6,6 +6,7 @@ import codecs
 import io
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -96,6 +97,29 @@ class Bars:
         """Close the current bar."""
         if self.bar is not None:
             self.bar.close()
+
+
+class StatusLine:
+    """A line on stderr that replaces itself on a terminal; elsewhere each change is a new line."""
+
+    def __init__(self):
+        self.shown = ""
+
+    def show(self, text: str) -> None:
+        """Show `text` instead of the present line."""
+        if text == self.shown:
+            return
+        if sys.stderr.isatty():
+            text = text[: shutil.get_terminal_size().columns - 1]
+            print(f"\r{text.ljust(len(self.shown))}", end="", file=sys.stderr, flush=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+        self.shown = text
+
+    def close(self) -> None:
+        """End the line."""
+        if self.shown and sys.stderr.isatty():
+            warn("")
 
 
 def prepare() -> None:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(
     path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.py"), ROOT / "audioclip/audio_features.py")
 )
-GROUPS = ["classifier", "data", "encoder", "inputs", "output", "run", "folders"]
+GROUPS = ["classifier", "data", "encoder", "inputs", "output", "run", "cluster", "folders"]
 """In the order of --help; a script has those that its arguments need."""
 
 

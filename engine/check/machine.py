@@ -12,6 +12,7 @@ from pathlib import Path
 from engine import files, released
 from engine.check.findings import NOTE, OK, WRONG, Finding
 from engine.clip import names
+from engine.cluster import slurm
 from engine.errors import UserError
 
 REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements.txt"
@@ -82,6 +83,16 @@ def check_devices() -> list[Finding]:
     if len(found) == 1:
         found[0] += "; no GPU" + ("" if torch.version.cuda else " (this torch is built without CUDA)")
     return [Finding(OK, text) for text in found]
+
+
+def check_slurm() -> list[Finding]:
+    """Return whether jobs can be submitted from this machine."""
+    try:
+        found = slurm.describe()
+    except UserError as error:
+        return [Finding(NOTE, f"Slurm's commands are here, but do not work: {error}")]
+    without = "no Slurm here (`sbatch`); submit.py --cluster local runs shards as processes of this machine"
+    return [Finding(OK, found) if found else Finding(NOTE, without)]
 
 
 def check_encoders(

@@ -34,7 +34,7 @@ class CheckOptions:
 def installation(options: CheckOptions) -> Iterator[Section]:
     """Yield all sections, each as soon as it is complete."""
     libraries, works = machine.check_libraries()
-    yield "this machine", libraries + (machine.check_devices() if works else [])
+    yield "this machine", libraries + (machine.check_devices() if works else []) + machine.check_slurm()
     digests: dict[str, str] = {}
     if works:
         from engine.check import stored

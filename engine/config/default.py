@@ -11,3 +11,4 @@ EVAL_DIR = "results"  # one table per method
 AVG_DIR = "average_results"  # averages over datasets
 REPORT_DIR = "reports"  # pages of report.py
 ESC_RESULT_DIR = "imagenet_esc_results"  # runs of ImageNet-ESC
+SUBMISSION_DIR = "submissions"  # jobs of submit.py: scripts, logs, states

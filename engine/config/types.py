@@ -148,6 +148,31 @@ def shard(text: str) -> Shard:
     return Shard(int(match[1]), int(match[2]))
 
 
+def slurm_size(text: str) -> str:
+    """Read an amount of memory as Slurm does: a number of megabytes, or with a unit."""
+    if not re.fullmatch(r"[1-9]\d*[KMGT]?", text):
+        raise argparse.ArgumentTypeError(f"'{text:.50}' is not a size such as 32G or 500M")
+    return text
+
+
+def gpus(text: str) -> str:
+    """Read a number of GPUs, also with their type: `4`, `a100:4`."""
+    if not re.fullmatch(r"([\w.-]+:)?[1-9]\d{0,2}", text):
+        raise argparse.ArgumentTypeError(f"'{text:.50}' is not a number of GPUs such as 4 or a100:4")
+    return text
+
+
+def hours(text: str) -> float:
+    """Read a positive number of hours, at most a year."""
+    try:
+        number = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text:.50}' is not a number of hours") from error
+    if not 0 < number <= 24 * 366:
+        raise argparse.ArgumentTypeError(f"'{text:.50}' hours are not a time limit")
+    return number
+
+
 def dataset(text: str) -> str:
     """Read the name of a dataset, or the path of a custom dataset, and return the name."""
     if text in datasets.names():

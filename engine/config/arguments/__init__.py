@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from engine.config.arguments import classifier, data, encoder, folders, results, run, sounds
+from engine.config.arguments import classifier, cluster, data, encoder, folders, results, run, sounds
 from engine.config.arguments.declare import Argument
 
 ARGUMENTS: list[Argument] = [
@@ -14,6 +14,7 @@ ARGUMENTS: list[Argument] = [
     *sounds.ARGUMENTS,
     *results.ARGUMENTS,
     *run.ARGUMENTS,
+    *cluster.ARGUMENTS,
     *folders.ARGUMENTS,
 ]
 """In the order of `--help` and of suggested commands."""

@@ -9,6 +9,7 @@ FEW_SHOT_SPLIT, FEATURES = "few_shot_split.py", "features.py"
 TRAIN, DOMAIN_SHIFT, IMAGENET_ESC = "train.py", "domain_shift.py", "imagenet_esc.py"
 EVAL, EVAL_DOMAIN_SHIFT, AVERAGE, TABLES = "eval.py", "eval_domain_shift.py", "average.py", "tables.py"
 PREDICT, REPORT, CHECK, AUDIO_FEATURES = "predict.py", "report.py", "check.py", "audio_features.py"
+SUBMIT = "submit.py"
 TRAINING, TABULATING = (TRAIN, DOMAIN_SHIFT), (EVAL, EVAL_DOMAIN_SHIFT)
 
 NAMES, NUMBERS = {"nargs": "+", "metavar": "NAME"}, {"nargs": "+", "metavar": "N"}
