@@ -2,8 +2,9 @@
 
     python bench/planning.py [--folder DIR] [--shard I/N]
 
-Makes up features of 16 numbers of the eleven datasets (real splits and counts of images) and the records of ten methods,
-in a temporary folder, or in DIR, where a second call finds them. Prints the CPU time of each method's 165 cells.
+Makes up features of 16 numbers of the eleven datasets (real splits and counts of images) and the records of all methods
+on final features, in a temporary folder, or in DIR, where a second call finds them. Prints the CPU time of each
+method's 165 cells.
 """
 
 import argparse
@@ -83,8 +84,7 @@ def make_features(paths: FeaturePaths, dataset: str) -> None:
 
 
 def make_records(args: argparse.Namespace) -> None:
-    how = args.executor, False, "cpu"
-    records, options = RecordFiles(args.result_dir), sweep.Options(args.result_dir, *how)
+    records, options = RecordFiles(args.result_dir), sweep.Options(args.result_dir, args.executor, False, "cpu")
     for data in arguments.load_features(args, config.cells(args), "cpu"):
         for cell in data.cells:
             one = sweep.CellSweep(cell, data, records, options)
