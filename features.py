@@ -17,12 +17,12 @@ accuracy on its validation images.
 """
 
 import argparse
-from functools import partial
+from functools import cache, partial
 
-from engine import config, datasets
+from engine import config
 from engine.clip import names
 from engine.datasets import few_shot
-from engine.datasets.custom.splits import print_notes_and_update_splits
+from engine.datasets.custom.splits import load_with_splits
 from engine.errors import UserError
 from engine.features.views import training_views
 
@@ -35,8 +35,10 @@ def main() -> int | None:
         return verify_store(args)
     device = config.device(args)
     # load all datasets and splits first: a missing one must fail now, not after hours of encoding
-    benchmarks = [datasets.load(dataset, args.data_dir, indices_dir=args.indices_dir) for dataset in args.dataset]
-    wanted = [(benchmark, splits_of(args, benchmark)) for benchmark in benchmarks]
+    splits = args.indices_dir, args.train_shot, args.seed, args.max_val_shot
+    load_dataset = cache(lambda name: load_with_splits(name, args.data_dir, *splits))
+    # but a shard may have no part of a dataset
+    wanted = [(args.shard and few_shot.outline(name, *splits)) or load_dataset(name) for name in args.dataset]
     # slow imports (open_clip), only after the arguments are validated
     from engine.features import steps
     from engine.features.planning import Request
@@ -47,15 +49,7 @@ def main() -> int | None:
     how = {"batch_size": args.test_batch_size, "workers": config.workers(args, device)}
     how |= {"feature_dir": args.feature_dir, "dry_run": args.dry_run, "shard": args.shard}
     paths, load = partial(paths_of, args), lambda name: steps.load(name, *weights)
-    steps.extract_all(args.clip_encoder, wanted, request, paths, load, **how)
-
-
-def splits_of(args: argparse.Namespace, benchmark: datasets.ImageDataset) -> list[few_shot.FewShotSplit]:
-    """Return the requested splits of a dataset; missing splits of a custom dataset are drawn."""
-    requested = args.indices_dir, args.train_shot, args.seed, args.max_val_shot
-    if datasets.is_custom(benchmark.name):
-        print_notes_and_update_splits(benchmark, *requested)
-    return few_shot.load_checked_splits(benchmark, *requested)
+    steps.extract_all(args.clip_encoder, wanted, load_dataset, request, paths, load, **how)
 
 
 def paths_of(args: argparse.Namespace, encoder: str, dataset: str):

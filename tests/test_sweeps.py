@@ -64,6 +64,18 @@ def test_the_eleven_datasets_from_features_to_the_average(probed, script):
         assert f"{100 * mean:.2f}" in done.stdout
 
 
+def test_a_shard_reads_its_own_datasets_alone(extracted, tmp_path):
+    """Which it has a part of follows from the published counts."""
+    (tmp_path / "dtd").symlink_to(Path(extracted.data[1]) / "dtd")
+    words = ["--dataset", "dtd", "eurosat", "--train-shot", "1", "16", "--seed", "1", "--clip-encoder", "demo-RN"]
+    words += ["--data_dir", tmp_path, *extracted.indices, *extracted.feature]
+    done = run_fork("features.py", *words, "--shard", "1/2", folder=tmp_path, check=0)
+    assert done.stdout.startswith("shard 1/2 of demo-RN: 4 of 8 units, ")
+    assert ", 0 of them to encode" in done.stdout
+    other = run_fork("features.py", *words, "--shard", "2/2", folder=tmp_path, check=1)
+    assert "eurosat" in other.stderr
+
+
 def test_datasets_are_handed_out_to_gpus(probed):
     for sweep, per_dataset in ((probed.sweep, 1), (probed.probe, 2)):
         assert sorted(call.dataset for call in sweep.calls) == sorted([*datasets.TARGETS] * per_dataset)

@@ -23,7 +23,7 @@ from typing import Any
 
 from engine.datasets import checks, registry
 from engine.datasets.custom.keys import content_of, find_positions, is_tracked
-from engine.datasets.image_dataset import ImageDataset
+from engine.datasets.image_dataset import ImageDataset, Item
 from engine.errors import UserError
 from engine.files import parse_json, read_bytes, read_json, write_text
 
@@ -346,6 +346,17 @@ def _is_split(content: Any) -> bool:
     types = set(map(type, chain(*lists)))
     are_valid = types == {str} or (types == {int} and min(map(min, lists)) >= 0)
     return are_valid and all(len(set(entries)) == len(entries) for entries in lists)
+
+
+def outline(
+    dataset: str, indices_dir: Path | str, shots: list[Shots], seeds: list[int], max_val_shot: int = MAX_VAL_SHOT
+) -> tuple[ImageDataset, list[FewShotSplit]] | None:
+    """Return a published dataset by its counts, without paths and names, and its few-shot splits; None for others."""
+    if (counts := class_counts(indices_dir).get(dataset)) is None:
+        return None
+    test = [Item("", 0, "")] * counts["test"]
+    unread = ImageDataset(dataset, Path(), [], [], test, list(map(str, counts["labels"])))
+    return unread, load_splits(indices_dir, dataset, product(shots, seeds), max_val_shot)
 
 
 # --- against the installed dataset -----------------------------------------------------------------------------------

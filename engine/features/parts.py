@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from engine import templates
 from engine.clip.load import Encoder
 from engine.datasets import ImageDataset
 from engine.datasets.few_shot import FewShotSplit
@@ -19,6 +18,7 @@ from engine.features.extract import images_per_file, padded_size, row_bytes, sto
 from engine.features.planning import Part, Request
 from engine.features.views import Rows, wanted_rows
 from engine.shards import Shard
+from engine.templates import ClassPrompts, Templates
 
 PROMPTS_PER_IMAGE = 4
 """Prompts that take as long as an image: a prompt has few tokens, and needs no decoding."""
@@ -40,7 +40,10 @@ def divide_extraction(
     encoder: Encoder,
     batch_size: int,
 ) -> tuple[dict[int, Part], str]:
-    """Return the part of a shard by index of the dataset, without datasets it has no part of, and a line about it."""
+    """Return the part of a shard by index of the dataset, without datasets it has no part of, and a line about it.
+
+    Only names, positions and numbers of images and classes are used: `few_shot.outline` is enough.
+    """
     units = [
         unit
         for index, (benchmark, splits) in enumerate(wanted)
@@ -70,7 +73,7 @@ def _units(
     rows = [(split, view, sorted(set(positions))) for split, view, positions in wanted]
     val = [row for row in rows if row[0] == "val"]
     by_name = request.templates(benchmark, splits)
-    prompts = sum(len(templates.prompts(found, benchmark.classnames)[0]) for found in by_name.values())
+    prompts = sum(_count_prompts(found, len(benchmark.classnames)) for found in by_name.values())
     units = [_Unit(index, val, sum(len(row[2]) for row in val) + prompts // PROMPTS_PER_IMAGE, has_prompts=True)]
     largest = max(row_bytes(encoder, layers, stored_dtype(layers, request.store_dtype)) for layers in encoder.image)
     for split, view, positions in rows:
@@ -79,3 +82,8 @@ def _units(
             runs = (positions[at : at + count] for at in range(0, len(positions), count))
             units += [_Unit(index, [(split, view, run)], len(run)) for run in runs]
     return units
+
+
+def _count_prompts(found: Templates, classes: int) -> int:
+    """Return the number of prompts; in a file of prompts also those of classes that the dataset may lack."""
+    return sum(map(len, found.by_class.values())) if isinstance(found, ClassPrompts) else len(found) * classes

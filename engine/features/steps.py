@@ -40,6 +40,7 @@ def load(name: str, *arguments: Any) -> Encoder:
 def extract_all(
     encoders: list[str],
     wanted: list[tuple[ImageDataset, list[FewShotSplit]]],
+    load_dataset: Callable[[str], tuple[ImageDataset, list[FewShotSplit]]],
     request: Request,
     paths_of: Callable[[str, str], FeaturePaths],
     load_one: Callable[[str], Encoder],
@@ -53,8 +54,8 @@ def extract_all(
 
     `paths_of` takes the names of an encoder and a dataset, `load_one` the name of an encoder; one encoder is in memory
     at a time. `how` has `batch_size` and `workers`. `dry_run` prints all needs and extracts nothing. `shard` extracts
-    a part of the features of each encoder. Raises UserError if the disk has too little space, CorruptImages after
-    trying everything.
+    a part of the features of each encoder; `wanted` may be outlines for it, and `load_dataset` reads the datasets of
+    the part. Raises UserError if the disk has too little space, CorruptImages after trying everything.
     """
     plans, encoder = [], None
     for name in encoders:
@@ -65,7 +66,7 @@ def extract_all(
             parts, title = divide_extraction(shard, wanted, request, encoder, how["batch_size"])
             terminal.say(title)
         for index, part in parts.items():
-            benchmark, splits = wanted[index]
+            benchmark, splits = load_dataset(wanted[index][0].name)
             plans.append(plan_dataset(benchmark, splits, request, paths_of(name, benchmark.name), encoder, part))
             terminal.say("\n  ".join(map(str, [plans[-1], *(plans[-1].needs if dry_run else [])])))
     room = require_room(plans, feature_dir)

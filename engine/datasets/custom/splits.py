@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 
 from engine import terminal
-from engine.datasets import checks
+from engine.datasets import checks, registry
 from engine.datasets.custom.keys import find_positions, is_tracked
 from engine.datasets.few_shot import (
     ALL,
@@ -20,6 +20,7 @@ from engine.datasets.few_shot import (
     draw,
     group,
     limit_shots,
+    load_checked_splits,
     read_lists,
     split_path,
     val_shots,
@@ -27,6 +28,24 @@ from engine.datasets.few_shot import (
 from engine.datasets.image_dataset import ImageDataset
 from engine.errors import UserError
 from engine.files import write_text
+
+
+def load_with_splits(
+    name: str,
+    data_dir: Path | str,
+    indices_dir: Path | str,
+    shots: list[Shots],
+    seeds: list[int],
+    max_val_shot: int = MAX_VAL_SHOT,
+) -> tuple[ImageDataset, list[FewShotSplit]]:
+    """Return an installed dataset and its few-shot splits; missing splits of a custom dataset are drawn.
+
+    Raises UserError if the dataset is missing or does not fit its splits, MissingSplits if these are missing.
+    """
+    dataset = registry.load(name, data_dir, indices_dir=indices_dir)
+    if registry.is_custom(name):
+        print_notes_and_update_splits(dataset, indices_dir, shots, seeds, max_val_shot)
+    return dataset, load_checked_splits(dataset, indices_dir, shots, seeds, max_val_shot)
 
 
 def print_notes(dataset: ImageDataset, shots: list[Shots], max_val_shot: int = MAX_VAL_SHOT) -> None:
