@@ -38,6 +38,11 @@ LISTED = {
     "DATASETS=demo bash methods.sh": "tests/test_methods_sweep.py",
     "STAGE=features SHARD=1/4 bash linear_probe.sh": "tests/test_submit.py",
     "STAGE=train SHARD=1/4 bash linear_probe.sh": "tests/test_submit.py",
+    "for i in 1 2 3 4; do CUDA_VISIBLE_DEVICES=$((i - 1)) python train.py --shard $i/4 & done; wait": (
+        "tests/test_shards.py runs shards at once"
+    ),
+    "parallel -j 2 python train.py --dataset dtd eurosat --shard {}/8 ::: 1 2 3 4 5 6 7 8": "needs GNU parallel",
+    "sbatch --array=1-16 --gpus=1 --wrap='python train.py --shard $SLURM_ARRAY_TASK_ID/16'": "needs Slurm",
     "source .venv/bin/activate": "tests/test_shell_scripts.py",
     "cd audioclip/": "tests/test_audio_script.py",
     "python audio_features.py": "needs ESC-50 and AudioCLIP's weights; tests/test_audio_script.py runs it on stand-ins",

@@ -56,6 +56,8 @@ def train(args: argparse.Namespace, data: EscData) -> None:
     files = files_of(data.benchmark, args.shard)
     if args.shard:
         terminal.say(f"shard {args.shard}: {len(files)} of {len(files_of(data.benchmark, None))} files of runs")
+    if not files:
+        return
     sweeps = sweeps_of(data, records, args.max_iter, options, files)
     terminal.say("\n".join([title(data, sweeps), *(f"note: {note}" for note in data.notes)]))
     add_zero_shot(data, records, args.max_iter, files)
