@@ -491,6 +491,17 @@ def test_classes_of_one_and_of_two_images_are_trained_on(photos):
         assert re.search(rf"my-photos {shots} seed 1: val .*test ", trained.stdout)
 
 
+def test_half_of_the_classes_needs_images_to_test_on(photos):
+    """The last two of five classes, the new half, have one image each, for training; an error before training."""
+    for folder in sorted(photos.folder.iterdir())[3:]:
+        for path in sorted(folder.iterdir())[1:]:
+            path.unlink()
+    photos.run("features.py", *ALL, *FEATURES, check=0)
+    for classes, split in (("base", "test"), ("new", "val")):
+        refused = photos.run("train.py", *ALL, "--method", "linear_adapter", "--classes", classes, check=1).stderr
+        assert refused.startswith(f"error: my-photos has no {split} images of its new classes, 3 to 4 in the order of")
+
+
 def test_pictures_of_every_kind(photos):
     """Grey of 16 bits, palettes, CMYK and GIFs that move are images like others; a truncated one is named."""
     pictures = {}

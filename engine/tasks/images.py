@@ -20,7 +20,7 @@ from engine.features.opened import OpenedFeatures, Prompts, Wanted
 from engine.features.store import Bank
 from engine.model import Embedding, LinearClassifier, LinearHead, class_means, random_weight
 from engine.preprocessing import Preprocessing
-from engine.results.runs import ALL_CLASSES, EXTRACTION_KEYS, TEST, Cell
+from engine.results.runs import ALL_CLASSES, EXTRACTION_KEYS, TEST, VAL, Cell
 from engine.results.saved_classifiers import FeatureExtraction
 from engine.training.batches import generator
 from engine.training.evaluate import EMBEDDED, FEATURES, accuracies
@@ -157,6 +157,7 @@ class ImageTasks:
     @cached_property
     def _tests(self) -> list[TestSet]:
         first, bank = self.cells[0], self.features.banks["test", "none"]
+        self._require_images(first)
         tests = [TestSet(partial(self._test_images, first.classes), {TEST: None})]
         if first.tests_new:
             tests.append(TestSet(partial(self._test_images, NEW), {NEW: None}, bank.list_digest(), True))
@@ -166,6 +167,17 @@ class ImageTasks:
             subsets = {name: None} if is_whole else {name: classes, name + ALL_CLASSES: None}
             tests.append(TestSet(partial(self._stream, shifted_set.bank, classes), subsets, shifted_set.classes.digest))
         return tests
+
+    def _require_images(self, cell: Cell) -> None:
+        """Raise UserError if a half of the classes of a custom dataset has no images to select or to test runs on."""
+        wanted = [(VAL, cell.classes), (TEST, cell.classes), *[(TEST, NEW)] * cell.tests_new]
+        for split, classes in wanted if self.is_custom and cell.classes != ALL else ():
+            labels = range(self.features.classes)[self._labels(classes)]
+            if not any(label in labels for label in self.features.listing.split(split).labels):
+                raise UserError(
+                    f"{cell.dataset} has no {split} images of its {classes} classes, {labels[0]} to {labels[-1]} in the"
+                    f" order of labels; add such images, or use --classes {ALL}"
+                )
 
     def _test_images(self, classes: str) -> Iterable[tuple[Inputs, Tensor]]:
         """Return the test images of some classes in batches."""
