@@ -11,6 +11,8 @@ images. A custom dataset is a folder with one subfolder per class, or a CSV list
 (--dataset PATH). Its division into train/val/test is written beside it (to
 indices/ if its folder is read-only), and its few-shot splits are drawn here.
 
+--export writes features as .npz files; --import reads those of any program.
+
 With --text-augmentation template_mining the prompts come from a pool of 180
 templates. For each split, a file lists the 21 templates with the best zero-shot
 accuracy on its validation images.
@@ -23,22 +25,25 @@ from engine import config
 from engine.clip import names
 from engine.datasets import few_shot
 from engine.datasets.custom.splits import load_with_splits
-from engine.errors import UserError
 from engine.features.views import training_views
 
 
 def main() -> int | None:
     args = config.parser(__doc__, "features.py").parse_args()
     views = training_views(args.image_augmentation, config.image_views(args))
-    config.check_encoders(args)
-    if args.verify or args.repair:
-        return verify_store(args)
+    config.check_extraction(args)
+    if args.verify or args.repair or args.export:
+        return use_store(args)
     device = config.device(args)
     # load all datasets and splits first: a missing one must fail now, not after hours of encoding
     splits = args.indices_dir, args.train_shot, args.seed, args.max_val_shot
-    load_dataset = cache(lambda name: load_with_splits(name, args.data_dir, *splits))
+    load_dataset = cache(lambda name: load_with_splits(name, args.data_dir, *splits, check_images=not args.import_from))
     # but a shard may have no part of a dataset
     wanted = [(args.shard and few_shot.outline(name, *splits)) or load_dataset(name) for name in args.dataset]
+    if args.import_from:
+        from engine.features.arrays import import_one  # slow imports (torch)
+
+        return import_one(args.clip_encoder, wanted, views, partial(paths_of, args), args.import_from)
     # slow imports (open_clip), only after the arguments are validated
     from engine.features import steps
     from engine.features.planning import Request
@@ -59,14 +64,16 @@ def paths_of(args: argparse.Namespace, encoder: str, dataset: str):
     return FeaturePaths.of(args.feature_dir, names.folder(encoder, args.clip_weights), dataset)
 
 
-def verify_store(args: argparse.Namespace) -> int:
-    """Check the stored features of the requested datasets and encoders; return the exit status."""
+def use_store(args: argparse.Namespace) -> int:
+    """Export or check the stored features of the requested datasets and encoders; return the exit status."""
+    stores = {dataset: [paths_of(args, name, dataset) for name in args.clip_encoder] for dataset in args.dataset}
+    if args.export:
+        from engine.features.arrays import export_all
+
+        return export_all(stores, args.data_dir, args.indices_dir, args.export)
     from engine.features.steps import verify_all
 
-    if other := [flag for flag, value in (("--dry-run", args.dry_run), ("--shard", args.shard)) if value]:
-        raise UserError(f"{other[0]} goes with neither --verify nor --repair; remove it")
-    stores = {dataset: [paths_of(args, name, dataset) for name in args.clip_encoder] for dataset in args.dataset}
-    return 1 if verify_all(stores, args.data_dir, args.indices_dir, args.repair) else 0
+    return verify_all(stores, args.data_dir, args.indices_dir, args.repair) > 0
 
 
 if __name__ == "__main__":

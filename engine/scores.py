@@ -80,7 +80,11 @@ class StoredRun:
         if any(ratios):
             require_wise_ft(self.cell.head)
         tensors = dict(self.saved.tensors)
-        zeroshot = tensors.pop("zeroshot").to(self.data.device)
+        zeroshot = tensors.pop("zeroshot", None)
+        if zeroshot is None and any(ratios):
+            raise UserError(
+                f"{self.path} has no zero-shot weights for WiSE-FT: its features were imported without texts"
+            )
         layers = self.data.features.trainable_image_layers
         try:
             trained = restore(self.cell.head, self.cell.log_logit_scale, [layers], tensors).to(self.data.device)
@@ -89,7 +93,9 @@ class StoredRun:
                 f"{self.path} does not fit {self.cell.encoder} ({error}); remove it and run train.py --save-heads to"
                 " save it again"
             ) from error
-        return [trained.with_weight(wise_ft(trained.weight, zeroshot, ratio)) for ratio in ratios]
+        weight = trained.weight
+        end = weight if zeroshot is None else zeroshot.to(weight.device)
+        return [trained.with_weight(wise_ft(weight, end, ratio)) for ratio in ratios]
 
     @torch.inference_mode()
     def batches(self, split: str, classifiers: Sequence[LinearClassifier]) -> Iterator[tuple[Tensor, list[Tensor]]]:
@@ -159,6 +165,8 @@ def open_run(args: argparse.Namespace, path: Path, device: str, shifted: Sequenc
         data = ImageTasks([cell], features, device)
         check_images(data, FeaturePaths.of(args.feature_dir, cell.encoder, cell.dataset), args.indices_dir)
     except MissingFeatures as error:
+        if saved.extraction is None:
+            raise UserError(f"{error}; they were imported: use features.py --import again") from error
         name, weights = names.parse_folder(cell.encoder)
         known = {"precision": saved.extraction.precision, "decode": saved.extraction.decode}
         known["clip_weights"] = args.clip_weights or (weights and f"FILE-OF-{weights}")
@@ -182,9 +190,10 @@ def open_run(args: argparse.Namespace, path: Path, device: str, shifted: Sequenc
 
 def _encoder(args: argparse.Namespace, saved: SavedClassifier, device: str) -> Encoder | None:
     """Return the encoder, split before the trained layers; None for final features."""
-    cell, name = saved.run.cell, saved.extraction.encoder
+    cell = saved.run.cell
     if cell.image_layer == cell.text_layer == 0:
         return None
+    name = saved.extraction.encoder
     if cell.encoder != names.folder(name, args.clip_weights):
         raise UserError(
             f"{cell} was trained on layers of {cell.encoder}, which is {name} with weights from a file; set"

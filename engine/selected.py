@@ -18,7 +18,7 @@ from engine.errors import UserError
 from engine.files import write_atomically, write_text
 from engine.results import saved_classifiers
 from engine.results.predictions import Predictions, csv_row, format_tested, guard, tested_header
-from engine.results.runs import RATIOS, TEST, Cell, Record
+from engine.results.runs import RATIOS, TEST, TRAINED, Cell, Record
 
 if TYPE_CHECKING:  # importing torch takes seconds
     import pandas as pd
@@ -52,6 +52,14 @@ def accuracies(
     recorded = {ratio: name for name, ratio in RATIOS.items()}
     others = [ratio for ratio in ratios if ratio not in recorded]
     measured = _measure(args, runs, others, shifted, script) if others else {}
+    without = [
+        cell for cell, run in runs.items() for ratio in ratios if recorded.get(ratio, TRAINED) not in run.accuracies
+    ]
+    if without:
+        raise UserError(
+            f"{without[0]} has no WiSE-FT: the features of {without[0].encoder} were imported without texts; use"
+            " --wise_ft false"
+        )
     return {
         ratio: measured[ratio]
         if ratio in measured

@@ -204,8 +204,8 @@ def test_a_method():
 
 
 def test_every_block_of_python_is_run():
-    """The seven above, that of docs/predict.md (tests/test_predict_script.py) and a method (tests/methods)."""
-    assert len(blocks("python")) == 9
+    """Seven above, a method (tests/methods), and two by test_predict_script.py and test_imported_features.py."""
+    assert len(blocks("python")) == 10
     assert TEXT["docs/predict.md"].count("```python") == 1
     assert set(re.findall(r"^```(\w+)$", "".join(TEXT.values()), re.MULTILINE)) == {"python", "text", "bibtex"}
 

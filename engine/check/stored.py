@@ -22,6 +22,7 @@ from engine.datasets.image_dataset import SPLITS, ImageDataset
 from engine.datasets.image_files import is_skipped
 from engine.errors import UserError
 from engine.features import audio
+from engine.features.arrays import is_imported
 from engine.features.listing import changes, listing_of, read_listing, stored_listing
 from engine.features.mining import read_any_mined
 from engine.features.prompts import prompts_digest, read_texts_provenance
@@ -132,7 +133,8 @@ def find_stale(
         if digest and any(source.list_digest != digest for source in report.of(split)):
             reasons.append(f"{split} features of another list than the installed one")
     is_renamed = now is not None and then is not None and then.classnames != now.classnames  # reported by `changes`
-    for name, source in report.sources.items() if dataset is not None and not is_renamed else ():
+    is_known = dataset is not None and not is_renamed and not is_imported(report.place)  # imported prompts may be any
+    for name, source in report.sources.items() if is_known else ():
         if name.startswith("text-") and _digest_prompts(dataset, Path(name).name) not in (None, source.list_digest):
             text = f"{name}: other prompts or class names than the dataset's"
             changed.append(f"{text}; features.py makes these again") if now else reasons.append(text)

@@ -116,6 +116,10 @@ def load(
     """
     path = saved_classifiers.find(Path(path))
     saved = saved_classifiers.read(path)
+    if saved.extraction is None:
+        raise UserError(
+            f"{path} was trained on imported features of {saved.run.cell.encoder}, so images cannot be encoded for it"
+        )
     name, cell = saved.extraction.encoder, saved.run.cell
     if wise_ft:
         require_wise_ft(cell.head)

@@ -12,6 +12,7 @@ from engine.config.resolve import (
     apply_mode,
     cells,
     check_encoders,
+    check_extraction,
     check_files,
     device,
     image_views,
@@ -23,6 +24,6 @@ from engine.config.resolve import (
 from engine.config.script import parser, run
 
 __all__ = [
-    "PROMPTS", "SEEDS", "apply_mode", "cells", "check_encoders", "check_files", "command", "device", "image_views",
-    "methods_scope", "parser", "run", "scope", "shifted_sets", "workers",
+    "PROMPTS", "SEEDS", "apply_mode", "cells", "check_encoders", "check_extraction", "check_files", "command", "device",
+    "image_views", "methods_scope", "parser", "run", "scope", "shifted_sets", "workers",
 ]  # fmt: skip

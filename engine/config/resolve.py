@@ -51,6 +51,16 @@ def check_encoders(args: argparse.Namespace) -> None:
         )
 
 
+def check_extraction(args: argparse.Namespace) -> None:
+    """Raise UserError for arguments of features.py that exclude each other, and as `check_encoders` does."""
+    check_encoders(args)
+    extracting, checking = args.dry_run or args.shard, args.verify or args.repair
+    steps = {"--dry-run or --shard": extracting, "--verify or --repair": checking}
+    steps |= {"--export": args.export, "--import": args.import_from}
+    if len(given := [flags for flags, value in steps.items() if value]) > 1:
+        raise UserError(f"{' and '.join(given)} cannot be used at once; remove one")
+
+
 def device(args: argparse.Namespace) -> str:
     """Return `--device`; `auto` is cuda if available, else cpu. Raises UserError for a device that is not available."""
     import torch  # takes seconds; --help and few_shot_split.py do without it

@@ -30,14 +30,13 @@ def check_layers(path: Path, found: Provenance, layers: int | str, encoder: Enco
         )
 
 
-def check_encoder(bank: Bank, text_path: Path, text: Provenance) -> None:
-    """Raise UserError if a bank and the prompts are of different encoders."""
+def check_encoder(bank: Bank, path: Path, other: Provenance) -> None:
+    """Raise UserError if a bank and the features at `path`, such as prompts, are of different encoders."""
     image = bank.provenance
-    if (image.encoder_digest, image.precision) != (text.encoder_digest, text.precision):
+    if (image.encoder_digest, image.precision) != (other.encoder_digest, other.precision):
         raise UserError(
             f"{bank.folder} was extracted with {image.encoder} ({image.encoder_digest[:12]}, {image.precision}), but"
-            f" the prompts in {text_path} with {text.encoder} ({text.encoder_digest[:12]}, {text.precision});"
-            " remove the wrong one"
+            f" {path} with {other.encoder} ({other.encoder_digest[:12]}, {other.precision}); remove the wrong one"
         )
 
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from engine import datasets, memory, templates
 from engine.datasets.few_shot import FewShotSplit, Shots, check_current, load_splits
 from engine.errors import UserError
+from engine.features.arrays import read_imported
 from engine.features.belonging import check_encoder, check_layers, check_list, check_settings
 from engine.features.listing import read_listing
 from engine.features.mining import Origin, read_mined
@@ -28,7 +29,7 @@ from engine.features.prompts import (
     read_wordings,
 )
 from engine.features.shifted import ShiftedSet, classes_of
-from engine.features.store import Bank, FeaturePaths, MissingFeatures
+from engine.features.store import Bank, FeaturePaths, MissingFeatures, Provenance
 from engine.features.views import training_views
 
 if TYPE_CHECKING:  # open_clip takes seconds to import, and training on final features does not need it
@@ -65,7 +66,8 @@ class OpenedFeatures:
     """Features of a dataset that belong together: checked at construction, read on access.
 
     `texts` are the prompts of all splits, `prompts` the prompts of each split by shots and seed, and `classes` is the
-    number of classes. `trainable_image_layers` and `trainable_text_layers` process the features; None for no layers.
+    number of classes. `texts` is None if features were imported without prompts. `trainable_image_layers` and
+    `trainable_text_layers` process the features; None for no layers.
     """
 
     def __init__(
@@ -96,29 +98,43 @@ class OpenedFeatures:
             (name, view): Bank(paths.bank(name, wanted.image_layer, view), self.listing and self.listing.split(name))
             for name, view in [*(("train", view) for view in self.views), ("val", "none"), ("test", "none")]
         }
+        self.imported = read_imported(paths)
         self.text_path = paths.texts(wanted.text_layer, wanted.text_augmentation)
-        self.text_source = read_texts_provenance(self.text_path)
-        check_layers(self.text_path, self.text_source, wanted.text_layer, encoder)
-        if self.listing and not self._has_prompts_of(self.listing.classnames):
-            raise MissingFeatures(f"{self.text_path} has prompts of class names that differ from {paths.listing}")
+        self.text_source, self.texts, self.prompts = None, None, {}
+        if self.imported is None or self.text_path.exists():
+            self.text_source = read_texts_provenance(self.text_path)
+            check_layers(self.text_path, self.text_source, wanted.text_layer, encoder)
+            if self.listing and not self._has_prompts_of(self.listing.classnames):
+                raise MissingFeatures(f"{self.text_path} has prompts of class names that differ from {paths.listing}")
         self._check_banks(encoder)
-        mined = wanted.text_augmentation == templates.MINING
-        self.texts, self.prompts = self._mined(paths) if mined else self._all_prompts()
-        check = check_norms if self.trainable_text_layers is None else check_finite
-        check(self.texts.features, range(len(self.texts.labels)), f"{wanted.dataset}, prompts, in {self.text_path}")
-        self.classes = int(self.texts.labels.max()) + 1
+        if self.text_source is not None:
+            self._read_prompts(paths)
+        self.classes = int(self.texts.labels.max()) + 1 if self.texts else len(self.imported.classnames)
         self.shifted = [(one, self._shifted_classes(one, encoder)) for one in shifted]
         self._check_shapes()
+
+    def _read_prompts(self, paths: FeaturePaths) -> None:
+        """Read and check the prompts of all splits."""
+        mined = self.wanted.text_augmentation == templates.MINING
+        self.texts, self.prompts = self._mined(paths) if mined else self._all_prompts()
+        check = check_norms if self.trainable_text_layers is None else check_finite
+        name = f"{self.wanted.dataset}, prompts, in {self.text_path}"
+        check(self.texts.features, range(len(self.texts.labels)), name)
+
+    @property
+    def stored_classnames(self) -> list[str] | None:
+        """The class names by label, as the dataset spells them; None in an old store without them."""
+        return self.texts.classnames if self.texts else self.imported.classnames
 
     @property
     def classnames(self) -> list[str]:
         """The class names by label, as in prompts. Raises MissingFeatures if an old store has no class names."""
-        if self.texts.classnames is None:
+        if self.stored_classnames is None:
             raise MissingFeatures(
                 f"{self.text_path} has no class names: an earlier version wrote it. features.py adds them without"
                 " encoding anything again"
             )
-        return list(map(templates.spell, self.texts.classnames))
+        return list(map(templates.spell, self.stored_classnames))
 
     @property
     def train_source(self):
@@ -129,7 +145,7 @@ class OpenedFeatures:
         """Return digests of the encoder weights, of a few-shot split, and of its train, val and test images."""
         rows = {"train": split.train, "val": split.val, "test": None}
         lists = {name: bank.list_digest(rows[name]) for (name, _), bank in self.banks.items()}
-        return {"encoder": self.text_source.encoder_digest, "split": split.digest, **lists}
+        return {"encoder": self.train_source.encoder_digest, "split": split.digest, **lists}
 
     def read(self, split: str, views: Iterable[str], device: str) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return all images of train, val or test that few-shot splits use, view after view: inputs, labels and norms.
@@ -222,25 +238,31 @@ class OpenedFeatures:
     def _shifted_classes(self, shifted: ShiftedSet, encoder: Encoder | None) -> list[int]:
         """Return the labels of a shifted set's classes. Raises UserError unless its features belong to this dataset."""
         check_layers(shifted.bank.folder, shifted.bank.provenance, self.wanted.image_layer, encoder)
-        check_encoder(shifted.bank, self.text_path, self.text_source)
+        check_encoder(shifted.bank, *self._reference)
         check_settings(shifted.bank, self.banks["train", "none"])
-        return classes_of(shifted, self.wanted.dataset, self.classes, self.texts.classnames)
+        return classes_of(shifted, self.wanted.dataset, self.classes, self.stored_classnames)
 
     def _check_banks(self, encoder: Encoder | None) -> None:
         """Raise MissingFeatures for missing rows, UserError for banks that do not belong together or to the prompts."""
         for (split, _), bank in self.banks.items():
             bank.require(self.positions[split])
             check_layers(bank.folder, bank.provenance, self.wanted.image_layer, encoder)
-            check_encoder(bank, self.text_path, self.text_source)
+            check_encoder(bank, *self._reference)
             check_list(bank, self.banks[split, "none"])
             check_settings(bank, self.banks["train", "none"])
+
+    @property
+    def _reference(self) -> tuple[Path, Provenance]:
+        """The file of prompts and its provenance, which banks must agree with; without prompts, the training images."""
+        train = self.banks["train", "none"].folder
+        return (self.text_path, self.text_source) if self.text_source else (train, self.train_source)
 
     def _check_shapes(self) -> None:
         """Raise UserError for features of different shapes, which files of another origin may have."""
         first = self.banks["train", "none"]
         banks = [*self.banks.values(), *(shifted.bank for shifted, _ in self.shifted)]
         shapes = {bank.folder: bank.row_shape for bank in banks}
-        if self.trainable_image_layers is None and self.trainable_text_layers is None:
+        if self.texts and self.trainable_image_layers is None and self.trainable_text_layers is None:
             shapes[self.text_path] = self.texts.features.shape[1:]
         for path, shape in shapes.items():
             if shape != first.row_shape or (self.trainable_image_layers is None and len(shape) != 1):

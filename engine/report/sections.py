@@ -162,7 +162,8 @@ def section(number: int, run: StoredRun, args: argparse.Namespace, progress: Cal
 def made(run: StoredRun, args: argparse.Namespace) -> list[tuple[str, str]]:
     """Return how a classifier was made, as names and values."""
     record, extraction, weights = run.saved.run, run.saved.extraction, args.clip_weights
-    if names.folder(extraction.encoder, weights) != run.cell.encoder:
+    encoder = extraction.encoder if extraction else run.cell.encoder
+    if names.folder(encoder, weights) != run.cell.encoder:
         weights = "FILE-OF-WEIGHTS"
     how = argparse.Namespace(clip_weights=weights, save_heads=True)
     accuracies = {
@@ -171,13 +172,13 @@ def made(run: StoredRun, args: argparse.Namespace) -> list[tuple[str, str]]:
         if (found := record.accuracies.get(name))
     }
     pairs = {
-        "command": commands.training_commands(how, [run.cell], {extraction.encoder: run.cell.encoder})[0],
+        "command": commands.training_commands(how, [run.cell], {encoder: run.cell.encoder})[0],
         "hyper-parameters": f"{record.hyperparameters} (selected on validation among {len(record.grid)})",
         "tuned on validation": ", ".join(f"{name} {value:g}" for name, value in record.tuned.items()),
         "training step": str(record.step),
         **accuracies,
-        "encoder": f"{run.cell.encoder}, {extraction.precision}",
-        "preprocessing": f"{extraction.description}, decoder {extraction.decode}",
+        "encoder": f"{run.cell.encoder}, {extraction.precision if extraction else 'imported features'}",
+        "preprocessing": f"{extraction.description}, decoder {extraction.decode}" if extraction else "",
         **{
             f"{'settings' if name in EXTRACTION_KEYS else 'digest'} of {name}": describe_input(record.inputs, name)
             for name in record.inputs

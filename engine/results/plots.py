@@ -41,7 +41,7 @@ def accuracy_against_ratios(tables: Mapping[float, pd.DataFrame], title: str, pa
     rows = pd.concat([summary(table).assign(ratio=ratio) for ratio, table in tables.items()]).sort_values("ratio")
     for (shots, of_shots), style in zip(rows.groupby("shots", sort=False), cycle(STYLES), strict=False):
         _curve(axes, of_shots["ratio"], of_shots["mean"], of_shots["std"], f"{shots} shot" + "s" * (shots != 1), style)
-    for number, zeroshot in enumerate(rows["zeroshot"].unique()):
+    for number, zeroshot in enumerate(rows["zeroshot"].dropna().unique()):
         axes.axhline(zeroshot, color="0.35", linestyle="--", label="" if number else "zero-shot")
     _save(figure, axes, "ratio of WiSE-FT (0: trained, 1: zero-shot weights)", title, path)
 

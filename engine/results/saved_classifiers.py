@@ -80,11 +80,12 @@ class FeatureExtraction(Preprocessing):
 class SavedClassifier:
     """A trained classifier: `tensors` by name, class names by label, and the record of its run.
 
+    Classifiers on imported features have no `extraction`; without texts, they have no `zeroshot` tensor.
     `calibrations` and `confidences` are by classifier, `trained` and `wiseft`. `confidences` are the calibrated
     probabilities, float32 [n], of the predicted classes of the validation images in ascending order.
     """
 
-    extraction: FeatureExtraction
+    extraction: FeatureExtraction | None
     classnames: list[str]
     run: Record
     tensors: dict[str, Tensor]
@@ -128,10 +129,10 @@ def classifier_path(cell: Cell, hyperparameters: Hparams, result_dir: str | Path
     return record_path(cell, hyperparameters, result_dir).with_name(FILE)
 
 
-def tensors_to_save(state: Mapping[str, Tensor], zeroshot: Tensor) -> dict[str, Tensor]:
+def tensors_to_save(state: Mapping[str, Tensor], zeroshot: Tensor | None) -> dict[str, Tensor]:
     """Return CPU copies of the state of a `LinearClassifier`, without trained layers of the text encoder."""
     tensors = {name: tensor for name, tensor in state.items() if not name.startswith("embedding.encoders.1.")}
-    tensors["zeroshot"] = zeroshot
+    tensors |= {} if zeroshot is None else {"zeroshot": zeroshot}
     # copy: tensors of runs in one stack are views of one tensor
     return {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
@@ -242,8 +243,8 @@ def result_dir(run: Record, path: Path) -> Path | None:
 def _build(about: dict[str, Any], tensors: dict[str, Tensor]) -> SavedClassifier:
     """Return the classifier for the JSON and tensors of a file. Raises ValueError for impossible values."""
     about = convert_classifier(about)
-    types = {"extraction": FeatureExtraction, "classnames": list[str], "run": Record, "wiseft_ratio": float}
-    fields = {name: schema.build(kind, about.get(name), name) for name, kind in types.items()}
+    types = {"extraction": FeatureExtraction | None, "classnames": list[str], "run": Record, "wiseft_ratio": float}
+    fields = {name: schema.build(kind, about.get(name, ""), name) for name, kind in types.items()}
     calibrations = schema.build(dict[str, Calibration], about.get("calibrations", {}), "calibrations")
     names = [name for name in tensors if name.startswith(CONFIDENCES)]
     confidences = {name.removeprefix(CONFIDENCES): tensors.pop(name) for name in names}

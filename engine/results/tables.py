@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
@@ -134,7 +135,7 @@ def _over_seeds(runs: dict[Cell, Record], accuracies: Mapping[Cell, Mapping[str,
             "shots": cell.shots,
             "seed": cell.seed,
             "accuracy": 100 * accuracies[cell][of_set],
-            "zeroshot": 100 * run.accuracy(ZEROSHOT, of_set),
+            "zeroshot": 100 * (np.nan if (own := run.accuracy(ZEROSHOT, of_set)) is None else own),
         }
         for cell, run in runs.items()
     )
@@ -208,10 +209,14 @@ def label_summaries(summaries: dict[str, pd.DataFrame]) -> dict[str, pd.DataFram
 
 
 def zeroshot_lines(summaries: dict[str, pd.DataFrame]) -> dict[str, pd.Series]:
-    """Return zero-shot accuracy by shots (constant) for each summary; a single line if all summaries agree."""
+    """Return zero-shot accuracy by shots (constant) for each summary; a single line if all summaries agree.
+
+    Runs on imported features without texts have none.
+    """
     lines = {f"zero-shot ({name})": summary.set_index("shots")["zeroshot"] for name, summary in summaries.items()}
-    first = next(iter(lines.values()))
-    return {"zero-shot": first} if all(line.equals(first) for line in lines.values()) else lines
+    lines = {name: line for name, line in lines.items() if line.notna().any()}
+    first = next(iter(lines.values()), None)
+    return {"zero-shot": first} if lines and all(line.equals(first) for line in lines.values()) else lines
 
 
 def comparison(summaries: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -284,7 +289,8 @@ def read_method(name: str, eval_dir: str | Path) -> pd.DataFrame:
     numbers = table[percentages(table)]
     faults = {
         "two rows with the same dataset and shots": table.duplicated(["dataset", "shots"]),
-        "numbers that are not percentages": ~numbers.map(lambda number: 0 <= number <= 100).all(axis=1),
+        # zero-shot accuracies of features without texts are blank
+        "numbers that are not percentages": numbers.map(lambda number: number < 0 or number > 100).any(axis=1),
         "seeds that are not whole numbers": ~table["seeds"].str.fullmatch(r"\d+( \d+)*"),
     }
     for fault, rows in faults.items():
@@ -300,6 +306,8 @@ def _read(path: Path, layouts: list[list[str]]) -> pd.DataFrame | None:
         table = pd.read_csv(path, dtype={"shots": str, "seeds": str, "runs": str}, na_filter=False)
         if "shots" in table:
             table["shots"] = table["shots"].map(parse_shots)
+        if "zeroshot" in table:
+            table["zeroshot"] = pd.to_numeric(table["zeroshot"])  # of blanks NaN
     except ValueError:  # pandas raises it for files that are empty or not CSV
         return None
     if list(table.columns) not in layouts or table.empty:

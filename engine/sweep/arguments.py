@@ -13,6 +13,7 @@ from engine import config, datasets, templates, terminal
 from engine.clip import names
 from engine.datasets.checks import pluralize
 from engine.errors import UserError
+from engine.features.arrays import is_imported
 from engine.features.listing import changes, listing_of, require_same
 from engine.features.opened import OpenedFeatures
 from engine.features.prompts import prompts_digest
@@ -98,9 +99,17 @@ def load_features(
     encoder_names = {names.folder(name, args.clip_weights): name for name in args.clip_encoder}
     for folder, of_encoder in groupby(cells, key=lambda cell: cell.encoder):
         name = encoder_names[folder]
-        encoder = load_trainable_encoder(args, name, device, cells[0].method.text_encoder)
-        for dataset, group in groupby(of_encoder, key=lambda cell: cell.dataset):
-            paths, of_dataset = FeaturePaths.of(args.feature_dir, folder, dataset), list(group)
+        by_dataset = {dataset: list(group) for dataset, group in groupby(of_encoder, key=lambda cell: cell.dataset)}
+        places = {dataset: FeaturePaths.of(args.feature_dir, folder, dataset) for dataset in by_dataset}
+        imported = [paths for paths in places.values() if is_imported(paths)]
+        text_encoder = cells[0].method.text_encoder
+        if imported and text_encoder:
+            raise UserError(
+                f"{imported[0].folder} has imported features; {cells[0].method.title} needs their text encoder"
+            )
+        encoder = None if imported else load_trainable_encoder(args, name, device, text_encoder)
+        for dataset, of_dataset in by_dataset.items():
+            paths = places[dataset]
             first = of_dataset[0]
             same = {"clip_encoder": [name], **_extraction_arguments(paths, first)}
             tests = []
@@ -108,13 +117,17 @@ def load_features(
                 tests = open_sets((shifted or {}).get(dataset, []), args.feature_dir, folder, first.image_layer)
             except MissingShifted as error:
                 make = config.command("features.py", args, SHIFTED_ARGUMENTS, dataset=error.names, **same)
-                missing.append(f"{error}\nextract them with\n  {make}")
+                extract = f"extract them with\n  {make}" if paths not in imported else "such sets cannot be imported"
+                missing.append(f"{error}\n{extract}")
             try:
                 features = OpenedFeatures(wanted_by(of_dataset), args.feature_dir, args.indices_dir, encoder, tests)
                 loaded.append(ImageTasks(of_dataset, features, device, encoder))
                 _check_templates(loaded[-1], first, args)
                 check_images(loaded[-1], paths, args.indices_dir)
             except MissingFeatures as error:
+                if paths in imported:
+                    missing.append(f"{error}; add them with features.py --import, which takes final features (layer 0)")
+                    continue
                 hint = "" if args.clip_weights else names.hint(name)
                 make = config.command("features.py", args, dataset=[dataset], **same)
                 missing.append(f"{error}{hint}; extract them with\n  {make}")
@@ -143,6 +156,7 @@ def _check_templates(data: ImageTasks, cell: Cell, args: argparse.Namespace) -> 
     """
     file = templates.cli_name(cell.text_augmentation)
     is_file = cell.text_augmentation not in templates.AUGMENTATIONS and os.path.exists(file)
+    is_file = is_file and data.features.texts is not None
     names = data.features.classnames if is_file or args.save_heads else []
     today = templates.templates(cell.text_augmentation, cell.dataset) if is_file else []
     if is_file and prompts_digest(*templates.prompts(today, names)) != data.inputs(cell)["text"]:

@@ -64,9 +64,16 @@ class ImageTasks:
     ):
         """Take opened features; `encoder` is for saved classifiers and methods that train through its text tower.
 
-        Raises UserError if the features were extracted with another preprocessing than the encoder's.
+        Raises UserError if the features were extracted with another preprocessing than the encoder's, and for cells
+        that need texts which imported features lack.
         """
         self.cells, self.features, self.device, self.encoder = cells, features, device, encoder
+        if features.texts is None and any(cell.modality == "cross_modal" or cell.init == "zeroshot" for cell in cells):
+            raise UserError(
+                f"{features.text_path} is missing: these features were imported without texts, which cross-modal"
+                " training and zero-shot weights need; use --modality uni_modal --classifier_init random with a method"
+                " that starts from random weights, or import texts too"
+            )
         self.extraction = encoder and self._extraction(encoder.name, encoder.preprocessing)
         self._trainable_layers = (features.trainable_image_layers, features.trainable_text_layers)
 
@@ -102,14 +109,14 @@ class ImageTasks:
             name=name,
             samples={"image": self._train(cell)} | texts,
             val=_among(self._pick("val", ["none"], split.val), classes),
-            initial=zeroshot if cell.init == "zeroshot" else self._random_weight(name, zeroshot),
+            initial=zeroshot if cell.init == "zeroshot" else self._random_weight(name, cell.classes),
             scale=math.exp(cell.log_logit_scale),
             trainable_layers=self._trainable_layers,
-            text=self._texts_of[self._prompts_of(cell)][classes],
+            text=None if zeroshot is None else self._texts_of[self._prompts_of(cell)][classes],
             zeroshot=zeroshot,
             views=len(self.features.views),
             dataset=cell.dataset,
-            classnames=(self.features.texts.classnames or ())[classes],
+            classnames=(self.features.stored_classnames or ())[classes],
             prompts=self.encoder and partial(self._prompt_encoder, cell.classes),
         )
 
@@ -127,8 +134,16 @@ class ImageTasks:
 
         return cache(lambda classes, length: PromptEncoder(self.encoder, self.classnames(classes), length))
 
-    def _random_weight(self, name: str, like: Tensor) -> Tensor:
-        return random_weight(*like.shape, generator(f"{name}/init")).to(self.device)
+    def _random_weight(self, name: str, classes: str) -> Tensor:
+        count = len(range(self.features.classes)[self._labels(classes)])
+        return random_weight(count, self._dimension, generator(f"{name}/init")).to(self.device)
+
+    @cached_property
+    def _dimension(self) -> int:
+        """The dimension of final features."""
+        if self.features.texts is None:  # imported features are final
+            return self.features.banks["train", "none"].row_shape[0]
+        return next(iter(self._texts_of.values())).shape[1]
 
     @cached_property
     def unstackable(self) -> str | None:
@@ -146,9 +161,11 @@ class ImageTasks:
     def inputs(self, cell: Cell) -> dict[str, str]:
         """Return digests of the inputs of a cell's runs, and non-default settings of feature extraction."""
         split = self.features.splits[cell.shots, cell.seed]
-        settings = (self.features.train_source.settings_text, self.features.text_source.settings_text)
+        sources = (self.features.train_source, self.features.text_source)
+        settings = (source.settings_text if source else "" for source in sources)
         non_default = {key: text for key, text in zip(EXTRACTION_KEYS, settings, strict=True) if text}
-        return {"text": self._prompts_of(cell).digest} | self.features.digests(split) | non_default
+        text = {"text": self._prompts_of(cell).digest} if self.features.texts else {}
+        return text | self.features.digests(split) | non_default
 
     def tests(self, cell: Cell) -> list[TestSet]:
         """Return the test sets, the same for all cells: the dataset's own, its new classes, then the shifted ones."""
@@ -185,8 +202,13 @@ class ImageTasks:
         in_memory = self._trainable_layers[0] is None and bank.length * bank.row_bytes <= TEST_SET
         return _batches_among([self._test_set] if in_memory else self._stream(bank), labels)
 
-    def zeroshot(self, cell: Cell) -> Tensor:
-        """Return the zero-shot classifier [C, D] of a cell's prompts, from the text encoder before training."""
+    def zeroshot(self, cell: Cell) -> Tensor | None:
+        """Return the zero-shot classifier [C, D] of a cell's prompts, from the text encoder before training.
+
+        It is None for features without texts.
+        """
+        if self.features.texts is None:
+            return None
         return self._zeroshots[self._prompts_of(cell)][self._labels(cell.classes)]
 
     def texts(self, cell: Cell) -> Samples:

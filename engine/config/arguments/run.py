@@ -116,4 +116,18 @@ ARGUMENTS = [
         action="store_true",
         help="as --verify, and remove bad files; the next run extracts them again",
     ),
+    _argument(
+        "--export",
+        scripts=(FEATURES,),
+        metavar="FOLDER",
+        help="write the stored final features as .npz files to FOLDER/<encoder>/<dataset>, and stop: no images or"
+        " weights needed",
+    ),
+    _argument(
+        "--import",
+        scripts=(FEATURES,),
+        dest="import_from",
+        metavar="FOLDER",
+        help="store the features of such .npz files, made by any program, under a new name of --clip-encoder",
+    ),
 ]

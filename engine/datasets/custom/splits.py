@@ -37,12 +37,15 @@ def load_with_splits(
     shots: list[Shots],
     seeds: list[int],
     max_val_shot: int = MAX_VAL_SHOT,
+    *,
+    check_images: bool = True,
 ) -> tuple[ImageDataset, list[FewShotSplit]]:
     """Return an installed dataset and its few-shot splits; missing splits of a custom dataset are drawn.
 
-    Raises UserError if the dataset is missing or does not fit its splits, MissingSplits if these are missing.
+    With `check_images=False` the images of a published dataset need not exist. Raises UserError if the dataset is
+    missing or does not fit its splits, MissingSplits if these are missing.
     """
-    dataset = registry.load(name, data_dir, indices_dir=indices_dir)
+    dataset = registry.load(name, data_dir, check_images=check_images, indices_dir=indices_dir)
     if registry.is_custom(name):
         print_notes_and_update_splits(dataset, indices_dir, shots, seeds, max_val_shot)
     return dataset, load_checked_splits(dataset, indices_dir, shots, seeds, max_val_shot)
