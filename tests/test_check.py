@@ -55,6 +55,7 @@ def start(root, *words, prepare=lambda: None, cwd=ROOT):
         clip_weights.OPENAI_CACHE = root / "clip"
         cached = huggingface_hub.try_to_load_from_cache
         huggingface_hub.try_to_load_from_cache = lambda *where: cached(*where, cache_dir=root / "hub")
+        os.environ["PATH"] = str(root)  # without Slurm
         prepare()
 
     return Fork("check.py", [*words, *places(root)], root, prepare_all, cwd)
@@ -66,6 +67,29 @@ def look(root, *words, check=0, **settings):
     assert done.out.count("\n") <= LINES
     assert "\033" not in done.out, "colour in a file"
     return " ".join(done.out.split())
+
+
+SLURM = """#!/bin/sh
+case "$1" in
+    show) echo "AccountingStorageType   = accounting_storage/none
+MaxArraySize            = 1001
+SLURM_VERSION           = 23.11.4" ;;
+    *) echo "gpu* up 12
+cpu down 1" ;;
+esac
+"""
+"""scontrol and sinfo."""
+
+
+def test_slurm(tmp_path):
+    assert "; no Slurm " in look(tmp_path)
+    for name in ("sbatch", "scontrol", "sinfo"):
+        (tmp_path / name).write_text(SLURM)
+        (tmp_path / name).chmod(0o755)
+    wanted = "ok Slurm 23.11.4: partitions gpu* (12 nodes, up), cpu (1 node, down); MaxArraySize 1001; accounting off"
+    assert wanted in look(tmp_path)
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho no controller >&2; exit 1")
+    assert "note Slurm is installed, but does not work: scontrol failed: no controller" in look(tmp_path)
 
 
 # --- what it finds ---------------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def _import_failure(name: str) -> str | None:
 
 
 def check_devices() -> list[Finding]:
-    """Return cores, memory and GPUs, as torch reports them."""
+    """Return cores, memory and GPUs, as torch reports them, and whether Slurm is missing."""
     import torch
 
     from engine import memory
@@ -82,17 +82,16 @@ def check_devices() -> list[Finding]:
         return [Finding(OK, found[0]), Finding(WRONG, f"a GPU cannot be used: {str(error).splitlines()[0]}")]
     if len(found) == 1:
         found[0] += "; no GPU" + ("" if torch.version.cuda else " (this torch is built without CUDA)")
+    found[0] += "" if slurm.is_installed() else "; no Slurm"
     return [Finding(OK, text) for text in found]
 
 
 def check_slurm() -> list[Finding]:
-    """Return whether jobs can be submitted from this machine."""
+    """Return what is known of Slurm; nothing where it is not installed."""
     try:
-        found = slurm.describe()
+        return [Finding(OK, slurm.describe())] if slurm.is_installed() else []
     except UserError as error:
-        return [Finding(NOTE, f"Slurm's commands are here, but do not work: {error}")]
-    without = "no Slurm here (`sbatch`); submit.py --cluster local runs shards as processes of this machine"
-    return [Finding(OK, found) if found else Finding(NOTE, without)]
+        return [Finding(NOTE, f"Slurm is installed, but does not work: {error}")]
 
 
 def check_encoders(

@@ -85,8 +85,8 @@ def describe(submission: Submission) -> list[str]:
     jobs = [submission.jobs[number - 1] for number in sorted(numbers)]  # without those that later ones replace
     return [
         *(f"{job.stage}: job {job.id}, {pluralize(len(job.tasks), 'task')}" for job in jobs),
-        f"logs: {submission.folder / 'logs'}",
-        f"to look at it: python submit.py --status {shlex.quote(str(submission.folder))}",
+        f"logs: {_shown(submission.folder / 'logs')}",
+        f"to look at it: python submit.py --status {_shown(submission.folder)}",
         f"to cancel it: scancel {' '.join(job.id for job in jobs)}",
     ]
 
@@ -101,8 +101,14 @@ def describe_interrupted(submission: Submission) -> list[str]:
 
 
 def _how_to_resume(submission: Submission) -> str:
-    resume = f"python submit.py --resume {shlex.quote(str(submission.folder))}"
+    resume = f"python submit.py --resume {_shown(submission.folder)}"
     return f"to run what failed or did not start, which continues where it stopped: {resume}"
+
+
+def _shown(path: Path) -> str:
+    """Return a path for the command line, relative if it is below the present folder."""
+    present = Path.cwd()
+    return shlex.quote(str(path.relative_to(present) if path.is_relative_to(present) else path))
 
 
 def report(submission: Submission, states: States) -> list[str]:
@@ -125,7 +131,7 @@ def report(submission: Submission, states: States) -> list[str]:
 def _describe_failure(submission: Submission, stage: str, shard: int, state: State) -> Iterator[str]:
     yield f"{stage} {shard}/{submission.shards}: {state.reason}"
     for path in _logs(submission, stage, shard):
-        yield f"  {path}: {_last_line(path)}"
+        yield f"  {_shown(path)}: {_last_line(path)}".rstrip(": ")
 
 
 def _logs(submission: Submission, stage: str, shard: int) -> list[Path]:

@@ -25,7 +25,7 @@ def queue(submission: Submission) -> dict[Task, State]:
     """Return the tasks that have not ended, as long as the submit.py that starts them runs."""
     if submission.machine != socket.gethostname() and submission.jobs:
         raise UserError(f"{submission.folder} has processes of another machine, {submission.machine}; look there")
-    live = {job.id for job in submission.jobs if _is_submit(job.id)}
+    live = {job.id for job in submission.jobs if _is_live(job.id)}
     found = {}
     for (stage, shard), (number, task) in submission.tasks().items():
         status = submission.read_status(number, stage, shard)
@@ -34,18 +34,26 @@ def queue(submission: Submission) -> dict[Task, State]:
     return found
 
 
-def _is_submit(job: str) -> bool:
-    """Return whether the process that runs a job lives: a submit.py, or where /proc is missing, any process."""
+def _is_live(job: str) -> bool:
+    """Return whether the process that runs a job lives, by its process id and, where /proc tells it, its start time."""
     if job == ENDED:
         return False
-    pid = job.partition("-")[0]
+    pid, start = job.partition("-")[0].split(".")
     try:
         os.kill(int(pid), 0)
-        return b"submit.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except ProcessLookupError:
         return False
+    except PermissionError:  # the process of another user
+        pass
+    return _start_time(int(pid)) == start
+
+
+def _start_time(pid: int) -> str:
+    """Return when a process started, in ticks; an empty string where /proc is missing."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
-        return True
+        return ""
 
 
 def devices(options: Options) -> list[str]:
@@ -73,7 +81,7 @@ def run_failed(submission: Submission, states: States, show: Callable[[], object
     for stage, found in states.items():
         if tasks := [[shard] for shard, state in found.items() if state.kind == FAILED]:
             scripts.append((stage, submission.write_script(stage, tasks), len(tasks)))
-            submission.add(stage, tasks, f"{os.getpid()}-{stage}")
+            submission.add(stage, tasks, f"{os.getpid()}.{_start_time(os.getpid())}-{stage}")
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
             signal.signal(number, lambda received, _: sys.exit(128 + received))

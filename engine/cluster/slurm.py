@@ -141,10 +141,13 @@ def _arguments(submission: Submission, stage: str, tasks: int, after: Iterable[s
     return words
 
 
-def describe() -> str | None:
-    """Return a line about this machine's Slurm; None if there is none. Raises UserError if it does not answer."""
-    if shutil.which("sbatch") is None:
-        return None
+def is_installed() -> bool:
+    """Return whether this machine can submit jobs."""
+    return shutil.which("sbatch") is not None
+
+
+def describe() -> str:
+    """Return a line about this machine's Slurm. Raises UserError if it does not answer."""
     found = configuration()
     partitions = re.findall(r"^(\S+) (\S+) (\d+)$", run("sinfo", "--noheader", "--format=%P %a %D"), re.MULTILINE)
     named = ", ".join(f"{name} ({pluralize(int(nodes), 'node')}, {state})" for name, state, nodes in partitions)

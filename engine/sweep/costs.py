@@ -27,15 +27,28 @@ def cost(cell: Cell, indices_dir: str | Path) -> int:
 
     Raises MissingSplits if the size of its few-shot split is unknown.
     """
-    classes, images = _sizes(cell, indices_dir)
-    task, fit = _outline(cell, classes, images), cell.method.fit
-    width = classes + ENCODER_LAYERS * (cell.image_layer != 0 or cell.text_layer != 0)
+    task, fit = outline(cell, indices_dir), cell.method.fit
+    width = len(task.initial) + ENCODER_LAYERS * (cell.image_layer != 0 or cell.text_layer != 0)
     everything = sum(map(len, task.samples.values()))
     total = 0
     for hparams in cell.grid:
         batch = sum(fit.shares(task, hparams)) if isinstance(fit, GradientDescent) else everything
         total += (fit.steps(task, hparams, cell.max_iter) * (batch + STEP) + RUN) * width
     return total
+
+
+def outline(cell: Cell, indices_dir: str | Path) -> Task:
+    """Return a task with the sizes of a cell's task, and without features.
+
+    Raises MissingSplits if the size of its few-shot split is unknown.
+    """
+    classes, images = _sizes(cell, indices_dir)
+    views = 1 + cell.image_views
+    sizes = {"image": images * views} | ({"text": classes} if cell.modality == "cross_modal" else {})
+    rows = {name: torch.empty(size, 0) for name, size in sizes.items()}
+    samples = {name: Samples((), of_modality, of_modality) for name, of_modality in rows.items()}
+    initial = torch.empty(classes, 0)
+    return Task(str(cell), samples, samples["image"], initial, 1.0, views=views, dataset=cell.dataset)
 
 
 def _sizes(cell: Cell, indices_dir: str | Path) -> tuple[int, int]:
@@ -47,13 +60,3 @@ def _sizes(cell: Cell, indices_dir: str | Path) -> tuple[int, int]:
     content = read_lists(path) if path.exists() else None
     images = len(content["train"] if content else load_split(indices_dir, *split).train)
     return -(-images // (GUESSED_SHOTS if cell.shots == ALL else cell.shots)), images
-
-
-def _outline(cell: Cell, classes: int, images: int) -> Task:
-    """Return a task with the sizes of a cell's task, and without features."""
-    views = 1 + cell.image_views
-    sizes = {"image": images * views} | ({"text": classes} if cell.modality == "cross_modal" else {})
-    rows = {name: torch.empty(size, 0) for name, size in sizes.items()}
-    samples = {name: Samples((), of_modality, of_modality) for name, of_modality in rows.items()}
-    initial = torch.empty(classes, 0)
-    return Task(str(cell), samples, samples["image"], initial, 1.0, views=views, dataset=cell.dataset)

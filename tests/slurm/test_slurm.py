@@ -1,6 +1,7 @@
 """submit.py on a real Slurm on this machine: `SLURM_TESTS=1 bash test.sh tests/slurm -n 0 -s` shows what it prints."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,8 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"Slurm is not installed, or not all of it: no {', '.join(MISSING)}"),
 ]
 SETTINGS = {"DATASETS": "demo", "SHOTS": "1 2", "SEEDS": "1 2"}
-SWEEP = ["bash", "linear_probe.sh", "--max-iter", "400"]
+STEPS = ["--max-iter", "2000"]
+SWEEP = ["bash", "linear_probe.sh", *STEPS]
 NOT_COPIED = "data features experiments results average_results submissions .git .venv".split()
 
 
@@ -69,20 +71,21 @@ class Submit:
         return self.said
 
 
-def running(stage):
-    """Return the tasks of a stage that run."""
-    words = ["squeue", "--noheader", "--array", "--states=running", "--format=%i %j"]
-    lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
-    return [line.split()[0] for line in lines if line.endswith(stage)]
+def training(project):
+    """Return a task that trains, by its log."""
+    for log in project.glob("submissions/*/logs/train-*.log"):
+        text = log.read_text()
+        if "to train on cpu" in text and "exit status" not in text:
+            return re.search(r"job (\S+),", text)[1]
+    return None
 
 
 def test_the_demos_sweep_of_which_a_job_is_cancelled(slurm, project):
     """Features, then training, in arrays of three tasks at most. A cancelled task is resubmitted alone."""
     first = Submit(project, "--shards", 4, "--wait", "--", *SWEEP)
-    while not running("train"):
+    while not (cancelled := training(project)):
         assert first.process.poll() is None, first.said
-        time.sleep(0.2)
-    cancelled = running("train")[0]
+        time.sleep(0.02)
     print("$ scancel", cancelled, flush=True)
     subprocess.run(["scancel", cancelled], check=True)
     said = first.wait(check=1)
@@ -94,7 +97,7 @@ def test_the_demos_sweep_of_which_a_job_is_cancelled(slurm, project):
     assert resumed.endswith("features: 4 done; train: 4 done\n")
     assert len(list(folder.glob("0*.sh"))) == 5, "two arrays a stage, and the task that was cancelled"
 
-    alone = ["--max-iter", "400", "--result_dir", "alone"]
+    alone = [*STEPS, "--result_dir", "alone"]
     environment = os.environ | SETTINGS | {"PYTHON": sys.executable}
     subprocess.run(["bash", "linear_probe.sh", *alone], cwd=project, env=environment, check=True, timeout=300)
     compare = [sys.executable, "bench/same_records.py", "experiments", "alone"]
