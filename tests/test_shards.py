@@ -73,7 +73,7 @@ def run_parts(script, words, folder, killed=None, prepare=lambda: None):
 
 
 def test_cells_are_divided(tmp_path):
-    """Only the features of a shard's cells are needed; with more parts than cells, some have nothing to do."""
+    """With more parts than cells, some have nothing to do. Suggested commands do the whole work."""
     store = store_of_random_features(tmp_path, classes=20)
     words = ["--dataset", "demo", "--clip-encoder", "fake", "--train-shot", "1", "2", "--seed", "1", "2", *store.flags]
     words += ["--max-iter", "220"]
@@ -88,6 +88,9 @@ def test_cells_are_divided(tmp_path):
     assert files_in(records) == files_in(one)
     idle = run_fork("train.py", *words, "--shard", "5/5", folder=tmp_path, check=0)
     assert (idle.out, idle.err) == ("shard 5/5: 0 of 4 cells\n", "")
+    lacking = run_fork("train.py", *words, "--feature_dir", "none", "--shard", "1/3", folder=tmp_path, check=1)
+    assert "python features.py" in lacking.err
+    assert "--shard" not in lacking.err
 
 
 def run_scripts(script, commands):
