@@ -205,6 +205,7 @@ WRONG = {
     "no view": ("train-flip", Path.unlink, "train-flip.npz is missing; --image-augmentation none needs no views"),
     "no test": ("test", Path.unlink, "test.npz is missing"),
     "name": ("val", lambda path: path.rename(path.with_name("valid.npz")), "valid.npz: a file has a name such as"),
+    "view none": ("train-flip", lambda path: path.rename(path.with_stem("train-none")), "train-none.npz: a file has"),
     "mined": (
         "texts-hand_crafted",
         lambda path: path.rename(path.with_stem("texts-template_mining")),

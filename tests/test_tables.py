@@ -182,6 +182,7 @@ def test_a_file_that_is_no_table_is_named(content, tmp_path):
         ({"mean": -1.0}, "numbers that are not percentages: demo 1-shot"),
         ({"std": float("inf")}, "numbers that are not percentages: demo 1-shot"),
         ({"zeroshot": float("nan")}, "does not have the columns"),
+        ({"mean": float("nan")}, "does not have the columns"),
         ({"zeroshot": "high"}, "does not have the columns"),
         ({"seeds": "1 x"}, "seeds that are not whole numbers: demo 1-shot"),
         ({"shots": 2}, "two rows with the same dataset and shots: demo 2-shot"),

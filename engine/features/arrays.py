@@ -228,7 +228,7 @@ def _read(path: Path, benchmark: ImageDataset) -> _Arrays:
         raise UserError(f"{path} is not a file of arrays, as numpy.savez writes it ({error})") from error
     split, _, view = path.stem.partition("-")
     kind = "prompts" if split == TEXTS.rstrip("-") and view else "paths"
-    if kind == "paths" and (split not in SPLITS or (view and split != "train") or path.stem.endswith("-")):
+    if kind == "paths" and (split not in SPLITS or (view and split != "train") or path.stem.endswith(("-", "-none"))):
         known = ", ".join(f"{name}.npz" for name in (*SPLITS, "train-flip", f"{TEXTS}hand_crafted"))
         raise UserError(f"{path}: a file has a name such as {known}; rename or remove it")
     if view == templates.MINING and kind == "prompts":
