@@ -459,6 +459,7 @@ def test_onnx_gives_the_same_probabilities(kept, kind, wise_ft, tmp_path, monkey
     if large:
         monkeypatch.setattr("torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD", 0)
     classifier = load(kept.heads[kind], wise_ft=wise_ft)
+    classifier.temperature = 1.0 if wise_ft else 2.5
     files, _ = pictures(kept)
     images = torch.stack([pixels(file, classifier.extraction) for file in files])
     path = tmp_path / "head.onnx"
@@ -476,6 +477,7 @@ def test_onnx_gives_the_same_probabilities(kept, kind, wise_ft, tmp_path, monkey
         assert np.allclose(found, expected[:count].numpy(), atol=1e-5)
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["classnames"]) == NAMES
+    assert json.loads(about["temperature"]) == classifier.temperature
     assert about["preprocessing"] == json.dumps(asdict(classifier.extraction))
 
 
