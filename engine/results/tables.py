@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from engine import templates
+from engine import datasets, templates
 from engine.datasets import halves
 from engine.datasets.checks import list_preview
 from engine.datasets.few_shot import MAX_VAL_SHOT, Shots, parse_shots
@@ -84,7 +84,8 @@ def check_inputs(runs: dict[Cell, Record]) -> None:
     """Raise UserError if the runs of one table differ in their inputs.
 
     Runs must share the encoder's weights; runs on one dataset must share images and prompts, and how the features of
-    these were made. A sweep checks this within a cell; this function checks it across cells.
+    these were made. A sweep checks this within a cell; this function checks it across cells. The digests of train and
+    val are of the whole lists, but for a custom dataset of the images of the few-shot split.
     """
     expected: dict[tuple[str, str], tuple[Cell, dict[str, str]]] = {}
     for cell, run in runs.items():
@@ -93,6 +94,8 @@ def check_inputs(runs: dict[Cell, Record]) -> None:
         scopes = {"encoder": cell.encoder, "text": f"{cell.dataset} {cell.text_augmentation}"} | dict.fromkeys(
             EXTRACTION_KEYS, made
         )
+        if datasets.is_custom(cell.dataset):
+            scopes |= dict.fromkeys(("train", "val"), f"{cell.dataset} {cell.shots} {cell.seed}")
         for name in dict.fromkeys((*run.inputs, *EXTRACTION_KEYS)):
             if name == "split" or (name == "text" and cell.text_augmentation == templates.MINING):
                 continue  # differs between shots and seeds
