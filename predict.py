@@ -38,24 +38,25 @@ def main() -> int | None:
     from engine.classifier.arguments import load, threshold
 
     classifier = load(args)
+    below, note = threshold(args, classifier)
+    if note:
+        print(note, file=sys.stderr)
     if not args.export:
-        return predict(args, classifier, files, *threshold(args, classifier))
+        return predict(args, classifier, files, below)
     from engine.classifier.export import export
 
     export(classifier, Path(args.export))
     print(args.export)
 
 
-def predict(args: argparse.Namespace, classifier, files: list[str], threshold: float | None, note: str) -> int:
-    """Print the predictions for each of `files`, and the `note` on stderr; return the exit status."""
+def predict(args: argparse.Namespace, classifier, files: list[str], threshold: float | None) -> int:
+    """Print the predictions for each of `files`; return the exit status."""
     from engine.classifier.images import classify
 
     terminal.prepare_data_output()
     how = {"top_k": args.top_k, "batch_size": args.test_batch_size}
     how["workers"] = config.workers(args, classifier.device.type)
     unreadable = 0
-    if note:
-        print(note, file=sys.stderr)
     if args.format == "csv":
         print(csv_header(threshold))
     with tqdm(total=len(files), unit="image", disable=sys.stdout.isatty()) as bar:

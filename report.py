@@ -18,7 +18,7 @@ from engine.errors import UserError
 def main() -> None:
     args = config.parser(__doc__, "report.py").parse_args()
     # slow imports (torch), after the arguments are checked
-    from engine.report.sections import images_of, section
+    from engine.report.sections import images_of, section, titles
     from engine.report.write import write
     from engine.results.runs import runs_digest
     from engine.scores import open_run
@@ -29,7 +29,8 @@ def main() -> None:
         raise UserError(f"--dataset names {args.dataset}, but --run is of {', '.join(sorted(other))}")
     files.require_writable(Path(args.output or args.report_dir))
     with terminal.bar(total=sum(map(images_of, runs)), unit="image", unit_scale=True) as bar:
-        sections = [section(number, run, args, bar.update) for number, run in enumerate(runs, start=1)]
+        named = enumerate(zip(titles(runs, args.wise_ft), runs, strict=True), start=1)
+        sections = [section(number, title, run, args, bar.update) for number, (title, run) in named]
     title = sections[0].title if len(sections) == 1 else f"{len(sections)} classifiers"
     place = runs[0].cell.folder("").parts[0] if len(runs) == 1 else "comparison"
     averaged = f"-wise_ft_{args.wise_ft:g}" if args.wise_ft else ""

@@ -95,6 +95,8 @@ def test_probabilities_are_calibrated_and_predictions_stay(world, trained, tmp_p
         assert np.allclose([float(row["probability"]) for row in rows], top, atol=2e-5)
         of_both.append([(row["image"], row["class"]) for row in rows])
     assert of_both[0] == of_both[1]
+    other = run_fork("predict.py", *words, "--wise_ft", 0.3, folder=tmp_path, check=0).stderr
+    assert "note: the probabilities of --wise_ft 0.3 are not calibrated" in other
 
 
 def test_a_share_of_the_validation_images_is_rejected(world, trained, tmp_path):

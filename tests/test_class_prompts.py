@@ -74,6 +74,7 @@ def test_names_go_through_every_template(tmp_path):
     path = tmp_path / "names.json"
     path.write_text(json.dumps(NAMED))
     hand_crafted = read_class_prompts(path, ["a photo of a {}."])
+    assert hand_crafted.notes(["red_star", "blue {} ring", "dot"]) == []  # names that replace the class name are meant
     filled, labels = templates.prompts(hand_crafted, ["red_star", "blue {} ring", "dot"])
     names = ["red star", "asterisk", "hoop", "point", "dot", "spot"]
     assert filled == [f"a photo of a {name}." for name in names]

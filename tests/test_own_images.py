@@ -102,6 +102,8 @@ def test_the_readmes_three_commands(tmp_path):
         python, script, *words = shlex.split(command)
         assert python == "python"
         done = run_fork(script, *words, folder=tmp_path, cwd=tmp_path, check=0)
+    (page,) = (tmp_path / "reports").rglob("report.html")
+    assert "data:image/jpeg" in page.read_text(encoding="utf-8")
     best = {}  # the most probable class of an image comes first
     for line in csv.DictReader(done.stdout.splitlines()):
         best.setdefault(line["image"], line["class"])

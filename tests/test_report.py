@@ -1,6 +1,7 @@
 """report.py: numbers, files and the page, in a browser where there is one; names of anybody's making change nothing."""
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -16,6 +17,8 @@ from safetensors.torch import load_file
 from engine.features.listing import read_listing
 from engine.features.store import Bank, FeaturePaths
 from engine.report.measure import wilson
+from engine.report.sections import titles
+from engine.results.saved_classifiers import read
 from forks import run_fork
 from stores import save_zeroshot, store_of_random_features
 
@@ -137,6 +140,15 @@ def test_wilson():
     assert wilson(10, 10) == pytest.approx((0.7224672, 1.0), abs=1e-6)
 
 
+def test_classifiers_of_one_method_are_told_apart_by_the_settings_that_differ(photos):
+    cell = read(photos.classifier).run.cell
+    cells = [cell, dataclasses.replace(cell, text_augmentation="mine"), dataclasses.replace(cell, seed=2)]
+    plain, mine, other = titles([SimpleNamespace(cell=cell) for cell in cells], 0.0)
+    assert plain == f"{cell}: linear probing, cross-modal, demo-RN (demo-RN-image_0-text_0-hand_crafted-none_0)"
+    assert mine == plain.replace("hand_crafted", "mine")
+    assert other == "photos 8-shot seed 2: linear probing, cross-modal, demo-RN"
+
+
 def test_the_data_beside_the_page_have_the_names_as_they_are(photos):
     """In JSON exactly; in CSV after an apostrophe where a spreadsheet would run them, and nowhere else."""
     (run,) = photos.data["runs"]
@@ -201,6 +213,8 @@ def test_many_classes_are_a_picture_and_several_runs_are_compared(tmp_path):
     assert re.search(r"<bdi>test/\d+</bdi>", text)
     assert "The images are not here; name --data_dir of demo to see them." in text
     assert "data:image/jpeg" not in text
+    assert text.count("<figcaption>without calibration: ") == 2
+    assert "before calibration" not in text
     with Page(path, tmp_path / "profile") as page:
         assert page.run("[...document.images].map(image => image.naturalWidth)") == [40, 40]
         order = page.run("document.images[0].dataset.order").split()

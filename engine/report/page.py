@@ -91,6 +91,8 @@ def _content(section: Section, first: Section, photographs: int) -> dict[str, An
         for choose in (confident_mistakes, doubtful_successes)
     )
     without = not any(image["picture"] for image in (*mistakes, *doubtful))
+    calibrated = section.calibrated.temperature != 1
+    confidences = test.confidence if calibrated else test.confidence[:1]
     curve = calibration.accuracy_by_coverage(test.confidence[1], test.correct)
     points = [(1 - row.rejected, row.accuracy) for row in section.thresholds if row.accuracy is not None]
     return {
@@ -110,9 +112,9 @@ def _content(section: Section, first: Section, photographs: int) -> dict[str, An
         "mistakes": mistakes,
         "doubtful": doubtful,
         "without_pictures": section.without_pictures if without else "",
-        "calibrated": section.calibrated.temperature != 1,
+        "calibrated": calibrated,
         "calibration": section.calibration,
-        "reliability": [figures.reliability(calibration.reliability(of, test.correct)) for of in test.confidence],
+        "reliability": [figures.reliability(calibration.reliability(of, test.correct)) for of in confidences],
         "coverage": figures.coverage(curve, points),
         "thresholds": section.thresholds,
         "made": section.made,

@@ -32,12 +32,13 @@ from engine.scores import StoredRun
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """A classifier's part of a report: its `number` on the page, its ratio of WiSE-FT, and its predictions.
+    """A classifier's part of a report: its `number` and `title` on the page, its ratio of WiSE-FT, and its predictions.
 
     `images` are the paths of the test images. `made` are names and values: how the classifier was made.
     """
 
     number: int
+    title: str
     run: StoredRun
     ratio: float
     calibrated: Calibration
@@ -46,12 +47,6 @@ class Section:
     train_labels: Sequence[int]
     images: list[str]
     made: list[tuple[str, str]]
-
-    @property
-    def title(self) -> str:
-        """The dataset, shots, seed and method."""
-        cell, averaged = self.run.cell, f" WiSE-FT {self.ratio:g}" if self.ratio else ""
-        return f"{cell}: {cell.method.title}{averaged}, {spell_modality(cell.modality)}, {cell.encoder}"
 
     @property
     def classnames(self) -> list[str]:
@@ -147,7 +142,24 @@ def images_of(run: StoredRun) -> int:
     return sum(len(run.data.positions(run.cell, split)) for split in (TEST, VAL))
 
 
-def section(number: int, run: StoredRun, args: argparse.Namespace, progress: Callable[[int], object]) -> Section:
+def titles(runs: Sequence[StoredRun], ratio: float) -> list[str]:
+    """Return dataset, shots, seed and method of each run; of runs that share these, also the settings that differ."""
+    averaged, cells = f" WiSE-FT {ratio:g}" if ratio else "", [run.cell for run in runs]
+    plain = [
+        f"{cell}: {cell.method.title}{averaged}, {spell_modality(cell.modality)}, {cell.encoder}" for cell in cells
+    ]
+    places = [cell.folder("").parts for cell in cells]
+    found = []
+    for title, place in zip(plain, places, strict=True):
+        alike = [other for same, other in zip(plain, places, strict=True) if same == title]
+        own = [part for part, *others in zip(place, *alike, strict=True) if len(set(others)) > 1]
+        found.append(f"{title} ({', '.join(own)})" if own else title)
+    return found
+
+
+def section(
+    number: int, title: str, run: StoredRun, args: argparse.Namespace, progress: Callable[[int], object]
+) -> Section:
     """Measure a saved classifier on the stored features of its run; `progress` as in `measure.predictions`."""
     (classifier,), name = run.classifiers([args.wise_ft]), run.saved.classifier(args.wise_ft)
     calibrated = run.saved.calibration(name) if name else Calibration(reason="no temperature is saved for this ratio")
@@ -156,7 +168,7 @@ def section(number: int, run: StoredRun, args: argparse.Namespace, progress: Cal
     train = [label for _, labels in run.data.stream(run.cell, "train") for label in labels.tolist()]
     count = f"{len(train)} train, {len(val.labels)} val, {len(test.labels)} test"
     how = [("images of the few-shot problem", count), *made(run, args)]
-    return Section(number, run, args.wise_ft, calibrated, test, val, train, run.images(TEST), how)
+    return Section(number, title, run, args.wise_ft, calibrated, test, val, train, run.images(TEST), how)
 
 
 def made(run: StoredRun, args: argparse.Namespace) -> list[tuple[str, str]]:

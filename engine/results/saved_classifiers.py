@@ -174,7 +174,7 @@ def find(path: Path) -> Path:
     Raises UserError for no or several classifiers, MissingClassifier for runs without a classifier.
     """
     if not path.exists():
-        raise UserError(f"{path}: no such file or folder")
+        raise UserError(f"{path}: no such file or folder; train.py --save-heads prints the path of a classifier")
     if path.is_file() and path.name != RECORD:
         return path
     folder = path.parent if path.is_file() else path

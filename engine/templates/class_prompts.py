@@ -32,10 +32,14 @@ def spell(classname: str) -> str:
 
 @dataclass(frozen=True)
 class ClassPrompts:
-    """The prompts of each class in the file at `path`, by class name as `spell` spells it; `{}` is the class name."""
+    """The prompts of each class in the file at `path`, by class name as `spell` spells it; `{}` is the class name.
+
+    `has_names` is whether the file has names, which may replace the class name, in place of prompts.
+    """
 
     path: Path
     by_class: dict[str, list[str]]
+    has_names: bool = False
 
     def of(self, classnames: Sequence[str]) -> list[list[str]]:
         """Return the prompts of each class. Raises UserError that lists the classes without prompts."""
@@ -60,7 +64,7 @@ class ClassPrompts:
             notes.append(f"{self.path}: ignored classes that the dataset does not have: {list_preview(extra)}")
         pairs = [(name, prompt) for name, own in zip(names, self.of(classnames), strict=True) for prompt in own]
         bare = [prompt for name, prompt in pairs if "{}" not in prompt and name.casefold() not in prompt.casefold()]
-        if 2 * len(bare) > len(pairs):
+        if not self.has_names and 2 * len(bare) > len(pairs):
             notes.append(
                 f"{self.path}: {len(bare)} of {len(pairs)} prompts do not contain the name of their class, for example"
                 f" '{bare[0]}'; write {{}} where the name belongs"
@@ -74,7 +78,8 @@ def read_class_prompts(path: Path, default: list[str]) -> ClassPrompts:
     Raises UserError for a file in neither form, and for classes without prompts.
     """
     content = read_json(path, lambda pairs: _require_distinct(pairs, path))
-    if isinstance(content, dict) and isinstance(content.get("names"), dict):
+    has_names = isinstance(content, dict) and isinstance(content.get("names"), dict)
+    if has_names:
         if unknown := content.keys() - {"names", "templates"}:
             raise UserError(f"{path}: unknown entries beside names: {list_preview(sorted(unknown))}; {FORMS}")
         templates = _texts({"templates": content.get("templates", default)}, path)["templates"]
@@ -87,7 +92,7 @@ def read_class_prompts(path: Path, default: list[str]) -> ClassPrompts:
     spelled = Counter(map(spell, by_class))
     if twice := [label for label, count in spelled.items() if count > 1]:
         raise UserError(f"{path}: classes that occur twice, with underscores and with spaces: {list_preview(twice)}")
-    return ClassPrompts(path, {spell(label): own for label, own in by_class.items()})
+    return ClassPrompts(path, {spell(label): own for label, own in by_class.items()}, has_names)
 
 
 def _require_distinct(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
