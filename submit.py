@@ -37,12 +37,13 @@ def main() -> int:
     given = {field.name: getattr(args, field.name) for field in fields(Options)}
     submission.options = replace(submission.options, **{name: value for name, value in given.items() if value})
     try:
-        follow.start_failed(submission)
+        started = follow.start_failed(submission)
         if submission.cluster == SLURM:
             print(*follow.describe(submission), sep="\n", flush=True)
-            if not args.wait:
+            if args.wait:
+                follow.wait(submission)
+            elif started:
                 return 0
-            follow.wait(submission)
     except KeyboardInterrupt:
         terminal.warn("\n".join(["", *follow.describe_interrupted(submission)]))
         return 130

@@ -41,11 +41,12 @@ def is_live(states: States) -> bool:
     return any(state.kind in LIVE for found in states.values() for state in found.values())
 
 
-def start_failed(submission: Submission) -> None:
-    """Start each shard that is neither complete nor waiting nor running; return at once for Slurm, else at the end.
+def start_failed(submission: Submission) -> bool:
+    """Start each shard that is neither complete nor waiting nor running, and return whether there was one.
 
-    The folder of a submission of which no job was accepted is removed.
+    Returns at once for Slurm, else at the end. The folder of a submission of which no job was accepted is removed.
     """
+    before = len(submission.jobs)
     try:
         states = read_states(submission)
         if submission.cluster == SLURM:
@@ -61,6 +62,7 @@ def start_failed(submission: Submission) -> None:
         if not submission.jobs or not isinstance(error, UserError):
             raise
         raise UserError(f"{error}\n{_how_to_resume(submission)}") from error
+    return len(submission.jobs) > before
 
 
 def wait(submission: Submission) -> None:
@@ -142,8 +144,11 @@ def _logs(submission: Submission, stage: str, shard: int) -> list[Path]:
 
 
 def _last_line(path: Path) -> str:
-    """Return the last line of a log that the task's script did not write itself."""
+    """Return the last error in the newest part of a log, or else its last line."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 5000))
         lines = file.read().decode(errors="replace").splitlines()
-    return next((line.strip() for line in reversed(lines) if line.strip() and not line.startswith("== ")), "")
+    starts = [number for number, line in enumerate(lines) if line.startswith("== ") and " on " in line]
+    newest = [line.strip() for line in lines[starts[-1] if starts else 0 :] if line.strip()[:3] not in ("", "== ")]
+    errors = [line for line in newest if line.startswith("error: ")]
+    return (errors or newest or [""])[-1]

@@ -135,7 +135,7 @@ def _arguments(submission: Submission, stage: str, tasks: int, after: Iterable[s
     named |= {"time": None if options.hours is None else math.ceil(options.hours * 60)}
     named |= {"account": options.account, "qos": options.qos}
     words += [f"--{name}={value}" for name, value in named.items() if value is not None]
-    words += [f"--{option}" for option in options.sbatch or ()]
+    words += [f"--{option.lstrip('-')}" for option in options.sbatch or ()]
     if dependency := ":".join(after):
         words += [f"--dependency=afterok:{dependency}", "--kill-on-invalid-dep=yes"]
     return words
