@@ -136,6 +136,35 @@ def test_datasets_are_not_an_argument(tmp_path):
         assert done.calls == []
 
 
+def test_a_shard_of_a_stage_has_all_datasets_in_one_command(tmp_path):
+    settings = {"DATASETS": "dtd my/photos", "SHOTS": "1", "SHARD": "2/3"}
+    done = Sweep("partial_finetuning.sh", folder=tmp_path, runs="true", STAGE="features", **settings).wait(check=0)
+    assert [call.words for call in done.calls] == [
+        (
+            "features.py --dataset dtd my/photos --train-shot 1 --seed 1 --clip-encoder demo-RN --text-augmentation"
+            " hand_crafted --image-augmentation flip --image-views 1 --image-layer-idx 1 --shard 2/3"
+        ).split()
+    ]
+    done = Sweep("adapter.sh", "--device", "cpu", folder=tmp_path, runs="true", **settings).wait(check=0)
+    assert [" ".join(call.words[-4:]) for call in done.calls[1:]] == ["--shard 2/3 --device cpu"] * 2
+    failed = Sweep("adapter.sh", folder=tmp_path, runs="false", **settings).wait(check=1)
+    assert failed.stderr.endswith("failed: shard 2/3 (see the errors above)\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "settings", "message"),
+    [
+        ("prompting.sh", {"SHARD": "1/2"}, "SHARD needs STAGE=features"),
+        ("adapter.sh", {"SHARD": "1/2", "GPUS": "0 1"}, "GPUS and SHARD exclude each other"),
+        ("features.sh", {"STAGE": "train"}, "features.sh has no stage 'train'"),
+    ],
+)
+def test_shards_and_stages_that_are_refused(tmp_path, script, settings, message):
+    done = Sweep(script, folder=tmp_path, runs="true", **settings).wait(check=2)
+    assert message in done.stderr
+    assert done.calls == []
+
+
 def test_without_settings_it_is_the_papers_sweep(tmp_path):
     done = Sweep("features.sh", folder=tmp_path, runs="true", ENCODER="", SEEDS="").wait(check=0)
     assert [call.dataset for call in done.calls] == list(datasets.TARGETS)

@@ -60,9 +60,11 @@ def _stages_of_sweep(script: Path, words: Sequence[str]) -> list[str]:
     for name in ("SHARD", "GPUS"):
         if os.environ.get(name):
             raise UserError(f"unset {name}: submit.py divides the work, and --gpus says how many GPUs a job has")
-    if stage := os.environ.get("STAGE"):
-        return [stage]
-    return [FEATURES, TRAIN] if re.search(r"^train\(\)", text, re.MULTILINE) else [FEATURES]
+    stages = [FEATURES, TRAIN] if re.search(r"^train\(\)", text, re.MULTILINE) else [FEATURES]
+    stage = os.environ.get("STAGE")
+    if stage and stage not in stages:
+        raise UserError(f"{script} has no stage '{stage}' (STAGE); it has: {', '.join(stages)}")
+    return [stage] if stage else stages
 
 
 def shard_function(words: Sequence[str], stage: str) -> str:

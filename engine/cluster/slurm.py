@@ -12,7 +12,7 @@ from engine.cluster.submission import DONE, FAILED, LIVE, PENDING, RUNNING, Stat
 from engine.datasets.checks import pluralize
 from engine.errors import UserError
 
-COMPLETED, NO_ARRAYS = "COMPLETED", 0
+COMPLETED = "COMPLETED"
 ENDED = {
     COMPLETED, "BOOT_FAIL", "CANCELLED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
     "TIMEOUT",
@@ -70,27 +70,26 @@ def _state(state: str, reason: str) -> State:
         return State(FAILED, state.lower().replace("_", " "))
     if reason == NEVER:
         return State(FAILED, "not started, as an earlier stage failed")
-    return State(PENDING if state in WAITING else RUNNING, reason if state in WAITING else "")
+    return State(PENDING if state in WAITING else RUNNING)
 
 
-def submit_failed(submission: Submission, states: States) -> int:
-    """Submit each failed shard, after the shards of earlier stages that are not complete; return the number of shards.
+def submit_failed(submission: Submission, states: States) -> None:
+    """Submit each failed shard, after the shards of the stage before that are not complete.
 
     A shard that waits for a job which is replaced now is replaced too. Each job is saved as soon as it is accepted.
     """
     after: list[str] = []
-    tasks, submitted = submission.tasks(), 0
+    tasks, replaced = submission.tasks(), False
     for stage, found in states.items():
         shards = [shard for shard, state in found.items() if state.kind == FAILED]
-        waiting = [shard for shard, state in found.items() if state.kind == PENDING] if submitted else []
+        waiting = [shard for shard, state in found.items() if state.kind == PENDING] if replaced else []
         if waiting:
             run("scancel", *dict.fromkeys(str(tasks[stage, shard][1]) for shard in waiting))
         live = [shard for shard, state in found.items() if state.kind in LIVE and shard not in waiting]
         again = sorted(shards + waiting)
         after, before = [str(task) for task in dict.fromkeys(tasks[stage, shard][1] for shard in live)], after
         after += _submit(submission, stage, again, before)
-        submitted += len(again)
-    return submitted
+        replaced |= bool(again)
 
 
 def _submit(submission: Submission, stage: str, shards: list[int], after: list[str]) -> list[str]:

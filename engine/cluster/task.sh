@@ -31,7 +31,9 @@ continue_later() { # Slurm sends USR1 before the time limit
 trap continue_later USR1
 
 cores=$(nproc)
-if [ "$cores" -ge "$PARALLEL" ]; then export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores / PARALLEL))}; fi
+if [ "$PARALLEL" -gt 1 ] && [ "$cores" -ge "$PARALLEL" ]; then # or each would use all cores
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores / PARALLEL))}
+fi
 shards=(${TASKS[SLURM_ARRAY_TASK_ID - 1]})
 for place in "${!shards[@]}"; do run "${shards[place]}" "$place" & done
 while [ -n "$(jobs -pr)" ]; do wait; done # a signal ends `wait`
