@@ -11,7 +11,7 @@ images. A custom dataset is a folder with one subfolder per class, or a CSV list
 (--dataset PATH). Its division into train/val/test is written beside it (to
 indices/ if its folder is read-only), and its few-shot splits are drawn here.
 
---export writes features as .npz files; --import reads those of any program.
+--export writes features as .npz files; --import reads files of any program.
 
 With --text-augmentation template_mining the prompts come from a pool of 180
 templates. For each split, a file lists the 21 templates with the best zero-shot

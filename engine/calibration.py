@@ -1,4 +1,4 @@
-"""Calibration of probabilities: one temperature, how far it helps, and what a threshold on the confidence rejects.
+"""Calibration of probabilities: one temperature, its effect, and a threshold on the confidence to reject images.
 
 Arrays are numpy's, computed in float64. `logits` are [n, C], `labels` int [n]. The `confidence` [n] of a prediction is
 the probability of the predicted class; `correct` [n] is whether that class is right.
@@ -25,7 +25,7 @@ MIN_IMAGES, FOLDS = 50, 5
 class Calibration:
     """Probabilities are softmax(logits / temperature).
 
-    `images` is the number of validation images; `reason` says why the temperature stayed 1, '' if it was fitted.
+    `images` is the number of validation images; `reason` is why the temperature stayed 1, '' if it was fitted.
     """
 
     temperature: float = 1.0

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What a classifier returns for the images of a split: `logits` [n, C] float32 and `labels` [n] int64, on the CPU.
+    """Outputs of a classifier for the images of a split: `logits` [n, C] float32 and `labels` [n] int64, on the CPU.
 
     A test set of 50 000 images and 1000 classes takes 200 MB; `StoredRun.batches` yields it piece by piece.
     """

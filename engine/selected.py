@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # importing torch takes seconds
     from engine.scores import StoredRun
 
 KEYS = ("encoder", "wise_ft", "dataset", "shots", "seed")
-"""The columns of a prediction that tell the classifier."""
+"""The columns of a prediction that identify the classifier."""
 
 COLUMNS = ("dataset", "shots", "seed", "class", "images", "correct", "accuracy")
 """The columns of a table of `--per-class`; the accuracy is a percentage, or blank without images."""

@@ -24,7 +24,7 @@ SECONDS = re.compile(rb'"seconds": ?[0-9.e-]+')
 PARTS = ["1/3", "2/3", "3/3"]
 
 
-@pytest.mark.parametrize("text", ["3/2", "0/2", "1", "1/", "a/b", "-1/2", "1/2/3", "1 / 2"])
+@pytest.mark.parametrize("text", ["3/2", "0/2", "1", "1/", "a/b", "-1/2", "1/2/3", "1 / 2", "1/9999999"])
 def test_invalid_parts(text):
     with pytest.raises(argparse.ArgumentTypeError, match="is not I/N with I from 1 to N, such as 2/3"):
         types.shard(text)

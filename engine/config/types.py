@@ -142,7 +142,7 @@ def size(text: str) -> int:
 
 def shard(text: str) -> Shard:
     """Read a part of the work, as in `2/3`."""
-    match = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
+    match = re.fullmatch("([0-9]{1,6})/([0-9]{1,6})", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise argparse.ArgumentTypeError(f"'{text:.50}' is not I/N with I from 1 to N, such as 2/3")
     return Shard(int(match[1]), int(match[2]))

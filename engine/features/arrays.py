@@ -49,7 +49,7 @@ ROWS = 1024
 
 @dataclass(frozen=True)
 class Imported:
-    """What is known about imported features: class names by label, and a digest of all files in place of weights."""
+    """Facts about imported features: class names by label, and a digest of all files in place of weights."""
 
     classnames: list[str]
     digest: str
@@ -110,7 +110,7 @@ def _texts(paths: FeaturePaths) -> list[Path]:
 
 
 def _classnames(paths: FeaturePaths, benchmark: ImageDataset | None) -> list[str] | None:
-    """Return the class names that the store has, else those of the installed dataset."""
+    """Return the class names of the store, or of the installed dataset if the store has none."""
     if (imported := read_imported(paths)) is not None:
         return imported.classnames
     stored = (read_texts_classnames(path) for path in _texts(paths))
@@ -157,7 +157,7 @@ def is_imported(paths: FeaturePaths) -> bool:
 
 
 def read_imported(paths: FeaturePaths) -> Imported | None:
-    """Return what is known about imported features; None for extracted ones. Raises MissingFeatures for a bad file."""
+    """Return the facts about imported features; None for extracted ones. Raises MissingFeatures for a bad file."""
     if not is_imported(paths):
         return None
     path = paths.folder / IMPORTED

@@ -192,7 +192,7 @@ class OpenedFeatures:
         return features, labels, norms
 
     def _has_prompts_of(self, classnames: list[str]) -> bool:
-        """Return whether the stored prompts are of these classes; those of an old file must show their names."""
+        """Return whether the stored prompts are of these classes; prompts of an old file must show the names."""
         stored = read_texts_classnames(self.text_path)
         if stored is None:
             return templates.are_prompts_of(classnames, *read_wordings(self.text_path))

@@ -85,5 +85,5 @@ def _units(
 
 
 def _count_prompts(found: Templates, classes: int) -> int:
-    """Return the number of prompts; in a file of prompts also those of classes that the dataset may lack."""
+    """Return the number of prompts; a file may also have prompts of classes that the dataset lacks."""
     return sum(map(len, found.by_class.values())) if isinstance(found, ClassPrompts) else len(found) * classes

@@ -31,7 +31,7 @@ def on_screen(table: pd.DataFrame) -> str:
 
 
 def by_classes(summaries: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Return averages by label; those of base and new classes become three: base, new and harmonic mean."""
+    """Return averages by label; an average of base and new classes becomes three: base, new and harmonic mean."""
     found = {}
     for label, summary in summaries.items():
         found[label] = summary

@@ -19,7 +19,7 @@ STEP, RUN = 32, 1000
 ENCODER_LAYERS = 100_000
 """Classes that trainable layers of an encoder cost as much as: an attention pool takes half a billion products."""
 GUESSED_SHOTS = 16
-"""Training images per class where neither the shots nor a published list tell."""
+"""The assumed training images per class for `all` shots of a dataset without published counts."""
 
 
 def cost(cell: Cell, indices_dir: str | Path) -> int:
