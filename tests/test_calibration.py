@@ -105,3 +105,9 @@ def test_a_share_of_the_images_is_below_the_threshold(share, rejected):
 def test_equal_confidences_are_rejected_together_or_not_at_all():
     assert reject_threshold([1.0, 0.5, 1.0, 1.0], 0.5) == 0.75
     assert reject_threshold([1.0, 1.0], 0.5) == 0
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, np.nan])
+def test_shares_that_are_none(share):
+    with pytest.raises(ValueError, match=r"the share is .*, not from 0 to 1"):
+        reject_threshold([0.5, 1.0], share)

@@ -19,7 +19,7 @@ def to_save(
     task: Task,
     classifiers: Mapping[str, LinearClassifier],
     record: Record,
-    extraction: FeatureExtraction,
+    extraction: FeatureExtraction | None,
     classnames: list[str],
 ) -> SavedClassifier:
     """Return a run's classifiers, `trained` and, if any, `wiseft`, each calibrated on the task's validation images."""
