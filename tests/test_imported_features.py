@@ -172,7 +172,7 @@ def hostile(path):
 
 WRONG = {
     "text": ("val", lambda path: path.write_text("features"), "is not a file of arrays, as numpy.savez writes it"),
-    "pickle": ("val", hostile, "is not a file of arrays"),
+    "pickle": ("val", hostile, "is not a file of arrays, as numpy.savez writes it (it has pickled objects"),
     "objects": ("val", lambda path: change(path, labels=np.array([{}] * 24)), "is not a file of arrays"),
     "cut": ("val", lambda path: path.write_bytes(path.read_bytes()[:-300]), "is not a file of arrays"),
     "one array": ("val", lambda path: path.write_bytes(b"\x93NUMPY" + bytes(100)), "is not a file of arrays"),

@@ -79,7 +79,9 @@ def _export(paths: FeaturePaths, benchmark: ImageDataset | None, folder: Path) -
     texts = [path for path in _texts(paths) if path.stem != templates.MINING]
     banks = [path for split in SPLITS for path in files.list_matching(paths.bank(split, 0, "none").parent, "*")]
     if not banks:
-        raise MissingFeatures(f"no final features (--image-layer-idx 0) in {paths.folder}")
+        raise MissingFeatures(
+            f"no final features (--image-layer-idx 0) in {paths.folder}; features.py extracts them without --export"
+        )
     classnames = _classnames(paths, benchmark)
     about = {} if classnames is None else {"classnames": np.array(classnames)}
     for place in banks:
@@ -225,7 +227,9 @@ def _read(path: Path, benchmark: ImageDataset) -> _Arrays:
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
-        raise UserError(f"{path} is not a file of arrays, as numpy.savez writes it ({error})") from error
+        # numpy's own words advise to load the objects
+        reason = "it has pickled objects, which may run code" if "allow_pickle" in str(error) else error
+        raise UserError(f"{path} is not a file of arrays, as numpy.savez writes it ({reason})") from error
     split, _, view = path.stem.partition("-")
     kind = "prompts" if split == TEXTS.rstrip("-") and view else "paths"
     if kind == "paths" and (split not in SPLITS or (view and split != "train") or path.stem.endswith(("-", "-none"))):

@@ -436,5 +436,5 @@ def _missing_prompts(cell: Any, sizes: list[int]) -> str:
         return ""
     return (
         f": {least} prompts or more are needed. Use more templates in features.py and train.py, with"
-        " --templates FILE or --text-augmentation template_mining"
+        " --templates FILE or, for all classes, --text-augmentation template_mining"
     )
