@@ -161,7 +161,8 @@ def reject_threshold(confidence: np.ndarray, share: float) -> float:
     """Return a threshold that a `share`, 0 to 1, of the images is below, to the nearest image; infinity for all.
 
     It lies half-way to the next lower confidence, because confidences of the same images vary by rounding. Images of
-    equal confidence are not separated: fewer are below. It is 0 if no image is below. Raises ValueError for other shares.
+    equal confidence are not separated: fewer are below. It is 0 if no image is below. Raises ValueError for
+    other shares.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"the share is {share}, not from 0 to 1")
