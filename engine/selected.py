@@ -177,8 +177,9 @@ def _classify(
 ) -> None:
     """Append a row for each class of each run to `by_class`, by ratio; write a line for each test image to `file`."""
     output_format = args.predictions.rpartition(".")[2].lower() if file else ""
+    top_k = args.top_k or 1
     if output_format == "csv":
-        file.write(tested_header(KEYS, args.top_k) + "\n")
+        file.write(tested_header(KEYS, top_k) + "\n")
     with terminal.bar(total=len(runs), unit="classifier") as bar:
         for cell, run in runs.items():
             opened = open_selected(args, run)
@@ -188,7 +189,7 @@ def _classify(
                 for count, of_one in zip(counts.values(), logits, strict=True):
                     count.update(zip(labels.tolist(), of_one.argmax(1).tolist(), strict=True))
                 scaled = (of_one / opened.saved.temperature(r) for r, of_one in zip(by_class, logits, strict=True))
-                best = [most_probable(of_one, args.top_k, names) for of_one in scaled] if file else []
+                best = [most_probable(of_one, top_k, names) for of_one in scaled] if file else []
                 for label, *of_image in zip(labels.tolist(), *best, strict=True) if file else ():
                     image = next(paths)
                     for ratio, predictions in zip(by_class, of_image, strict=True):

@@ -142,6 +142,7 @@ def test_accuracies_by_class_and_predictions(world):
     ask = [*world.ask, "--wise_ft", "0", "0.3", "--per-class", "--top-k", "9"]
     said = world.run("eval.py", *ask, "--predictions", "out/images.csv").stdout.splitlines()
     assert said[-3] == "out/images.csv"
+    assert "add --predictions" in world.run("eval.py", *ask, check=1).stderr
     world.run("eval.py", *ask[:-3], "--top-k", "2", "--predictions", "out/images.jsonl")
     spelled = [name.replace("_", " ") for name in NAMES]
     cells = [f"'{name}" if name.startswith("=") else name for name in spelled]

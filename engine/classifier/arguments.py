@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 from engine import classifier, config
 from engine.config import commands
@@ -30,4 +31,5 @@ def threshold(args: argparse.Namespace, loaded: classifier.ImageClassifier) -> t
     except ValueError as error:
         raise UserError(f"{args.run}: --reject cannot be used: {error}") from error
     below, images = int((loaded.confidences < found).sum()), len(loaded.confidences)
-    return found, f"rejected: images with a top probability below {found:.6f}, as {below} of {images} validation images"
+    which = f"images with a top probability below {found:.6f}" if math.isfinite(found) else "all images"
+    return found, f"rejected: {which}, as {below} of {images} validation images"

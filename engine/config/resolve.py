@@ -113,12 +113,14 @@ def shifted_sets(args: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def check_files(args: argparse.Namespace) -> None:
-    """Raise UserError for a file of eval.py with several encoders, and for a plot without several ratios."""
+    """Raise UserError for a file of eval.py with several encoders, and for arguments of files not asked for."""
     for flag in ("--plot", "--predictions"):
         if getattr(args, flag[2:]) and len(set(args.clip_encoder)) > 1:
             raise UserError(f"{flag} is one file, but --clip-encoder names {len(args.clip_encoder)} encoders; name one")
     if args.plot and len(set(args.wise_ft)) < 2:
         raise UserError("--plot draws accuracy against --wise_ft: name several ratios, such as 0 0.25 0.5 0.75 1.0")
+    if args.top_k and not args.predictions:
+        raise UserError("--top-k is for the predictions of images: add --predictions FILE.csv")
 
 
 def apply_mode(args: argparse.Namespace) -> None:

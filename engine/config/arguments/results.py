@@ -58,7 +58,7 @@ ARGUMENTS = [
         default=1,
         metavar="K",
         help="number of most probable classes to print for each image",
-        overrides={EVAL: {"help": "number of most probable classes in the file of --predictions"}},
+        overrides={EVAL: {"default": None, "help": "number of most probable classes in --predictions (default: 1)"}},
     ),
     _argument(
         "--per-class",
