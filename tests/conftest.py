@@ -150,10 +150,10 @@ def installed(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def extracted(installed):
-    """The same through features.sh, on two GPUs as it were; `.sweep` is how."""
-    from sweeps import Sweep
+    """The same through the commands of features.sh."""
+    from sweeps import Sweep, run_calls
 
     words, settings = [*installed.data, *installed.indices, *installed.feature], {"SHOTS": "1 16", "IMAGE_LAYERS": "0"}
     folder = installed.root / "said"
-    installed.sweep = Sweep("features.sh", *words, folder=folder, GPUS="0 1", **settings).wait(check=0)
+    run_calls(Sweep("features.sh", *words, folder=folder, runs="true", **settings).wait(check=0).calls, folder)
     return installed

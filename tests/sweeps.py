@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from forks import run_fork
+
 ROOT = Path(__file__).parents[1]
 SMALL = {"ENCODER": "demo-RN", "SEEDS": "1"}
 """Settings of a sweep over an `installation`; of SHOTS it has splits of 1, 2 and 16."""
@@ -27,6 +29,15 @@ class Call(NamedTuple):
     @property
     def dataset(self):
         return self.words[self.words.index("--dataset") + 1]
+
+
+def run_calls(calls, folder):
+    """Run the recorded command lines of a sweep in forks, which start seconds faster."""
+    import engine.features.steps
+    import engine.sweep.arguments  # noqa: F401 (both once here, not in each fork)
+
+    for call in calls:
+        run_fork(*call.words, folder=folder, check=0)
 
 
 class Sweep:
