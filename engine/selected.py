@@ -17,12 +17,11 @@ from engine.datasets.few_shot import Shots
 from engine.errors import UserError
 from engine.files import write_atomically, write_text
 from engine.results import saved_classifiers
-from engine.results.predictions import Predictions, csv_row, format_tested, guard, tested_header
+from engine.results.predictions import csv_row, format_tested, guard, most_probable, tested_header
 from engine.results.runs import RATIOS, TEST, TRAINED, Cell, Record
 
 if TYPE_CHECKING:  # importing torch takes seconds
     import pandas as pd
-    from torch import Tensor
 
     from engine.scores import StoredRun
 
@@ -188,8 +187,9 @@ def _classify(
             for labels, logits in opened.batches(TEST, opened.classifiers(list(by_class))):
                 for count, of_one in zip(counts.values(), logits, strict=True):
                     count.update(zip(labels.tolist(), of_one.argmax(1).tolist(), strict=True))
-                scaled = (of_one / opened.saved.temperature(r) for r, of_one in zip(by_class, logits, strict=True))
-                best = [most_probable(of_one, top_k, names) for of_one in scaled] if file else []
+                pairs = zip(by_class, logits, strict=True) if file else ()
+                chances = ((of_one, (of_one / opened.saved.temperature(ratio)).softmax(1)) for ratio, of_one in pairs)
+                best = [most_probable(*of_one, top_k, names) for of_one in chances]
                 for label, *of_image in zip(labels.tolist(), *best, strict=True) if file else ():
                     image = next(paths)
                     for ratio, predictions in zip(by_class, of_image, strict=True):
@@ -198,13 +198,6 @@ def _classify(
             for ratio, count in counts.items():
                 by_class[ratio] += _class_rows(cell, names, count)
             bar.update()
-
-
-def most_probable(logits: Tensor, top_k: int, classnames: Sequence[str]) -> list[Predictions]:
-    """Return the `top_k` most probable classes of each image, given its logits [n, C]; ties go to the first class."""
-    chances, classes = logits.softmax(1).sort(dim=1, descending=True, stable=True)
-    rows = zip(chances[:, :top_k].tolist(), classes[:, :top_k].tolist(), strict=True)
-    return [[(classnames[k], p) for p, k in zip(*row, strict=True)] for row in rows]
 
 
 def _class_rows(cell: Cell, classnames: Sequence[str], count: Counter[tuple[int, int]]) -> list[ClassRow]:

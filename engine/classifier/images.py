@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from engine.errors import UserError
 from engine.features.decoding import batches, report_dead_workers
 from engine.images import to_rgb
-from engine.results.predictions import Predictions
+from engine.results.predictions import Predictions, most_probable
 from engine.results.saved_classifiers import FeatureExtraction
 from engine.transforms import decode_file, render
 
@@ -66,9 +66,7 @@ def classify(
 @torch.inference_mode()
 def _predictions(classifier: ImageClassifier, images: Tensor, top_k: int) -> list[Predictions]:
     logits = classifier.logits(images)
-    best = logits.topk(min(top_k, len(classifier.classnames))).indices  # calibration may make equal what differs
-    pairs = zip(classifier.probabilities(logits).gather(1, best).tolist(), best.tolist(), strict=True)
-    return [[(classifier.classnames[k], p) for p, k in zip(*pair, strict=True)] for pair in pairs]
+    return most_probable(logits, classifier.probabilities(logits), top_k, classifier.classnames)
 
 
 class _Files(Dataset):

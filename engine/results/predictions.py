@@ -6,7 +6,11 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the command line imports this module, and torch takes seconds
+    from torch import Tensor
 
 Predictions = list[tuple[str, float]]
 """The most probable classes of an image and their probabilities, in descending order."""
@@ -14,6 +18,16 @@ Predictions = list[tuple[str, float]]
 OUTPUT_FORMATS = ("csv", "jsonl")
 CSV_HEADER, REJECTED = "image,class,probability", "rejected"
 """The columns, and the name of the one more, or of the field of JSON, that a threshold adds."""
+
+
+def most_probable(logits: Tensor, probabilities: Tensor, top_k: int, classnames: Sequence[str]) -> list[Predictions]:
+    """Return the `top_k` classes of each image with the highest logits [n, C]; ties go to the first class.
+
+    Calibration may give logits that differ the same probability [n, C].
+    """
+    best = logits.sort(dim=1, descending=True, stable=True).indices[:, :top_k]
+    pairs = zip(probabilities.gather(1, best).tolist(), best.tolist(), strict=True)
+    return [[(classnames[k], p) for p, k in zip(*pair, strict=True)] for pair in pairs]
 
 
 def csv_header(threshold: float | None = None) -> str:
