@@ -76,6 +76,7 @@ class ImageTasks:
             )
         self.extraction = encoder and self._extraction(encoder.name, encoder.preprocessing)
         self._trainable_layers = (features.trainable_image_layers, features.trainable_text_layers)
+        self._positions: dict[tuple[Cell, str], list[int]] = {}
 
     @property
     def is_custom(self) -> bool:
@@ -289,9 +290,11 @@ class ImageTasks:
         all_classes = list(range(bank.length)) if split == TEST else getattr(few_shot, split)
         if cell.classes == ALL:
             return all_classes
-        labels = torch.cat([of_batch for _, of_batch in self._stream(bank, split=split, at=all_classes)])
-        kept = _are_of(labels, self._labels(cell.classes))
-        return [position for position, is_kept in zip(all_classes, kept.tolist(), strict=True) if is_kept]
+        if (cell, split) not in self._positions:  # a report asks several times, and this reads all features
+            labels = torch.cat([of_batch for _, of_batch in self._stream(bank, split=split, at=all_classes)])
+            kept = _are_of(labels, self._labels(cell.classes)).tolist()
+            self._positions[cell, split] = [at for at, is_kept in zip(all_classes, kept, strict=True) if is_kept]
+        return self._positions[cell, split]
 
     def stream(self, cell: Cell, split: str) -> Iterator[tuple[Inputs, Tensor]]:
         """Yield inputs and labels of a cell's images of train, val or test from disk in batches, in order."""
