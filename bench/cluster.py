@@ -83,7 +83,7 @@ class Stage:
 
 
 def sweeps() -> list[list[Cell]]:
-    """Return the cells of the paper's tables, those of a command of train.py together, each once."""
+    """Return the cells of the paper's tables, each once, in a list for each command of train.py."""
     found: dict[Cell, dict[Cell, None]] = {}
     for number, table in layout.TABLES.items():
         scope = layout.paper_scope(number, SEEDS)

@@ -150,13 +150,18 @@ def remove_abandoned(folder: Path) -> None:
 def _is_abandoned(entry: os.DirEntry[str], machine: str, process: str) -> bool:
     if machine != _machine():
         return time.time() - entry.stat(follow_symlinks=False).st_mtime > ABANDONED
+    return not is_live(int(process))
+
+
+def is_live(process: int) -> bool:
+    """Return whether a process of this machine lives, by its id."""
     try:
-        os.kill(int(process), 0)
+        os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:  # the process of another user
         return False
-    return False
+    except PermissionError:  # the process of another user
+        return True
+    return True
 
 
 def require_writable(folder: Path) -> None:

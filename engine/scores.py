@@ -23,8 +23,8 @@ from engine import datasets
 from engine.clip import names
 from engine.config import commands
 from engine.datasets import ImageDataset
-from engine.datasets.checks import NotInstalled
 from engine.errors import UserError
+from engine.features.listing import image_paths
 from engine.features.opened import OpenedFeatures
 from engine.features.shifted import open_sets
 from engine.features.store import FeaturePaths, MissingFeatures
@@ -116,30 +116,15 @@ class StoredRun:
     def dataset(self) -> ImageDataset | None:
         """The installed dataset; None if it is not installed, or if the features are of other lists of its images."""
         name = self.cell.dataset
-        if name not in datasets.names():
-            return None
-        try:
-            where = {"data_dir": self.data_dir, "indices_dir": self.indices_dir}
-            found = datasets.load(name, check_images=False, write=False, **where)
-        except NotInstalled:
-            return None
+        found = datasets.find(name, self.data_dir, self.indices_dir) if name in datasets.names() else None
         bank = self.data.features.banks["test", "none"]
-        same = self.data.is_custom or found.digest("test") == bank.provenance.list_digest
+        same = self.data.is_custom or (found and found.digest("test") == bank.list_digest())
         return found if same else None
 
     def images(self, split: str) -> list[str]:
-        """Return the paths of a split's images as the dataset lists them; `<split>/<position>` if it has no list here.
-
-        The features of a custom dataset have its list, and need no images.
-        """
-        positions = self.data.positions(self.cell, split)
-        if self.data.is_custom:
-            paths = self.data.features.listing.split(split).paths
-        elif self.dataset is not None:
-            paths = [item.impath for item in self.dataset.items(split)]
-        else:
-            paths = [f"{split}/{position}" for position in range(max(positions) + 1)]
-        return [paths[position] for position in positions]
+        """Return the paths of a split's images; see `image_paths`."""
+        paths = image_paths(split, self.data.features.banks[split, "none"], self.dataset)
+        return [paths[position] for position in self.data.positions(self.cell, split)]
 
 
 def open_run(args: argparse.Namespace, path: Path, device: str, shifted: Sequence[str] = ()) -> StoredRun:

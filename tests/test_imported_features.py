@@ -189,7 +189,11 @@ WRONG = {
         "features that are not finite numbers, at positions 0",
     ),
     "zeros": ("val", lambda path: first(path, "features", 0), "too small or too large to be normalised"),
-    "label": ("val", lambda path: first(path, "labels", 5), "'labels' are not those of demo: val/0 (5, not 0)"),
+    "label": (
+        "val",
+        lambda path: first(path, "labels", 5),
+        "'labels' differ from the labels of demo: val/0 (5, not 0)",
+    ),
     "names": ("val", lambda path: first(path, "classnames", "dog"), "'classnames' are not the class names of demo"),
     "unknown": ("val", lambda path: first(path, "paths", "val/9"), "'paths' has images twice: val/9"),
     "twice": (

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from engine import files
 from engine.cluster.submission import DONE, FAILED, PENDING, RUNNING, Options, State, States, Submission, Task
 from engine.errors import UserError
 
@@ -39,13 +40,7 @@ def _is_live(job: str) -> bool:
     if job == ENDED:
         return False
     pid, start = job.partition("-")[0].split(".")
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # the process of another user
-        pass
-    return _start_time(int(pid)) == start
+    return files.is_live(int(pid)) and _start_time(int(pid)) == start
 
 
 def _start_time(pid: int) -> str:

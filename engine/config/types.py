@@ -74,13 +74,17 @@ def share(text: str) -> float:
 
 
 def _number(text: str, minimum: float, maximum: float) -> float:
-    try:
-        number = float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"'{text:.50}' is not a number") from error
+    number = _float(text, "number")
     if not minimum <= number <= maximum:
         raise argparse.ArgumentTypeError(f"'{text:.50}' is not a number from {minimum} to {maximum}")
     return number
+
+
+def _float(text: str, noun: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text:.50}' is not a {noun}") from error
 
 
 def shots(text: str) -> Shots:
@@ -164,10 +168,7 @@ def gpus(text: str) -> str:
 
 def hours(text: str) -> float:
     """Read a positive number of hours, at most a year."""
-    try:
-        number = float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"'{text:.50}' is not a number of hours") from error
+    number = _float(text, "number of hours")
     if not 0 < number <= 24 * 366:
         raise argparse.ArgumentTypeError(f"'{text:.50}' hours are not a time limit")
     return number

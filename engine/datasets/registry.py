@@ -160,6 +160,14 @@ def load(
         raise checks.NotInstalled(f"{error}. To draw it, run:\n  {install}") from error
 
 
+def find(name: str, data_dir: Path | str, indices_dir: Path | str) -> ImageDataset | None:
+    """Return the dataset `name`, None if it is not installed. Images need not exist, and nothing is written."""
+    try:
+        return load(name, data_dir, check_images=False, write=False, indices_dir=indices_dir)
+    except checks.NotInstalled:
+        return None
+
+
 def forget(dataset: ImageDataset, impaths: list[str], indices_dir: Path | str) -> None:
     """Make the next `load` of a custom dataset read the content of these images, whatever their size and time."""
     layout = _format(dataset.name)

@@ -15,7 +15,6 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -26,12 +25,12 @@ from torch import Tensor
 from engine import datasets, files, schema, templates, terminal
 from engine.clip import names
 from engine.datasets import ImageDataset
-from engine.datasets.checks import NotInstalled, list_preview
+from engine.datasets.checks import list_preview
 from engine.datasets.few_shot import FewShotSplit
 from engine.datasets.image_dataset import SPLITS
 from engine.digests import tensors_digest
 from engine.errors import UserError
-from engine.features.listing import listing_of, read_listing, require_same, write_listing
+from engine.features.listing import image_paths, listing_of, read_listing, require_same, write_listing
 from engine.features.numbers import check_norms
 from engine.features.prompts import Texts, prompts_digest, read_texts, read_texts_classnames, write_texts
 from engine.features.store import BY_CONTENT, Bank, FeaturePaths, MissingFeatures, Provenance, write_shard
@@ -61,9 +60,7 @@ class Imported:
 def export_all(stores: dict[str, list[FeaturePaths]], data_dir: str, indices_dir: str, folder: str) -> None:
     """Write the final features at `stores`, by dataset, as arrays to `folder`/<encoder>/<dataset>."""
     for dataset, of_dataset in stores.items():
-        benchmark = None
-        with suppress(NotInstalled):  # only the paths of images are lost
-            benchmark = datasets.load(dataset, data_dir, check_images=False, write=False, indices_dir=indices_dir)
+        benchmark = datasets.find(dataset, data_dir, indices_dir)
         for paths in of_dataset:
             for line in _export(paths, benchmark, Path(folder, *paths.folder.parts[-2:])):
                 terminal.say(line)
@@ -88,7 +85,7 @@ def _export(paths: FeaturePaths, benchmark: ImageDataset | None, folder: Path) -
         split, view = place.parent.name.removesuffix("-layer_0"), place.name
         bank = Bank(place, listing and listing.split(split))
         positions = sorted(set(range(bank.length)) - set(bank.missing(list(range(bank.length)))))
-        (features, labels), listed = bank.read(positions), _paths(bank, split, benchmark)
+        (features, labels), listed = bank.read(positions), image_paths(split, bank, benchmark)
         arrays = {"features": features, "labels": labels, "paths": np.array([listed[at] for at in positions])}
         yield _write(folder / f"{split}{'' if view == 'none' else f'-{view}'}.npz", arrays | about)
     for path in texts:
@@ -117,15 +114,6 @@ def _classnames(paths: FeaturePaths, benchmark: ImageDataset | None) -> list[str
         return imported.classnames
     stored = (read_texts_classnames(path) for path in _texts(paths))
     return next((found for found in stored if found is not None), benchmark and benchmark.classnames)
-
-
-def _paths(bank: Bank, split: str, benchmark: ImageDataset | None) -> list[str]:
-    """Return the paths of a split by position."""
-    if bank.image_list is not None:
-        return bank.image_list.paths
-    if benchmark is not None and benchmark.digest(split) == bank.list_digest():
-        return [item.impath for item in benchmark.items(split)]
-    return [f"{split}/{position}" for position in range(bank.length)]
 
 
 # --- import ----------------------------------------------------------------------------------------------------------
@@ -280,7 +268,7 @@ def _positions(paths: list[str], labels: list[int], split: str, benchmark: Image
     positions = tuple(known[path] for path in paths)
     pairs = zip(paths, labels, positions, strict=True)
     if wrong := [f"{path} ({label}, not {items[at].label})" for path, label, at in pairs if label != items[at].label]:
-        raise ValueError(f"'labels' are not those of {benchmark.name}: {list_preview(wrong)}")
+        raise ValueError(f"'labels' differ from the labels of {benchmark.name}: {list_preview(wrong)}")
     return positions
 
 

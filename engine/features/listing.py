@@ -13,7 +13,7 @@ from engine.datasets import ImageDataset
 from engine.datasets.checks import list_preview, pluralize
 from engine.datasets.image_dataset import SPLITS, image_keys
 from engine.errors import UserError
-from engine.features.store import FeaturePaths, ImageList, MissingFeatures
+from engine.features.store import Bank, FeaturePaths, ImageList, MissingFeatures
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,19 @@ def listing_of(benchmark: ImageDataset) -> Listing | None:
         for split in SPLITS
     }
     return Listing(benchmark.classnames, **lists)
+
+
+def image_paths(split: str, bank: Bank, benchmark: ImageDataset | None) -> list[str]:
+    """Return the paths of a split's images by position, as their dataset lists them.
+
+    A custom dataset's list is in the store. Other paths are of the installed `benchmark`; they are `<split>/<position>`
+    if it is None, or has another list than the features in `bank`.
+    """
+    if bank.image_list is not None:
+        return bank.image_list.paths
+    if benchmark is not None and benchmark.digest(split) == bank.list_digest():
+        return [item.impath for item in benchmark.items(split)]
+    return [f"{split}/{position}" for position in range(bank.length)]
 
 
 def write_listing(paths: FeaturePaths, listing: Listing | None) -> None:

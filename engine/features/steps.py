@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from engine import datasets, files, terminal
 from engine.clip.load import Encoder, load_encoder
 from engine.datasets import ImageDataset
-from engine.datasets.checks import NotInstalled, list_preview, pluralize
+from engine.datasets.checks import list_preview, pluralize
 from engine.datasets.few_shot import FewShotSplit
 from engine.errors import UserError
 from engine.features.classes import write_classes
@@ -164,8 +163,7 @@ def verify_all(stores: dict[str, list[FeaturePaths]], data_dir: str, indices_dir
         )
     bad = verify(stored, repair)
     for dataset, of_dataset in stores.items():
-        with suppress(NotInstalled):  # check the features without their images
-            benchmark = datasets.load(dataset, data_dir, check_images=False, write=False, indices_dir=indices_dir)
+        if benchmark := datasets.find(dataset, data_dir, indices_dir):  # or check the features alone
             bad += sum(verify_images(paths, benchmark, indices_dir, repair) for paths in of_dataset)
     return bad
 
