@@ -210,7 +210,8 @@ def entries_below(
     """Yield all entries in and below a folder, folders included, in no particular order.
 
     Links to folders are followed, after all other folders, and no folder is entered twice: links may lead anywhere.
-    `list_folder` returns the wanted entries of a folder; its exceptions pass.
+    Temporary folders are not entered: they vanish when their writer, perhaps another process, is done. `list_folder`
+    returns the wanted entries of a folder; its exceptions pass.
     """
     folders, links, seen = [os.fspath(folder)], [], set()
     while folders or links:
@@ -222,7 +223,7 @@ def entries_below(
                 continue
             seen.add(identity)
         for entry in list_folder(path):
-            if is_folder(entry):
+            if is_folder(entry) and not TEMPORARY.fullmatch(entry.name):
                 (links if entry.is_symlink() else folders).append(entry.path)
             yield entry
 

@@ -95,6 +95,12 @@ def run_fork(script, *words, folder, cwd=ROOT, check=None):
     return done
 
 
+def written(folder, pattern="*.safetensors"):
+    """The files below a folder that processes write to, whose temporary folders may vanish meanwhile."""
+    below = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    return [path for path in below if path.match(pattern)]
+
+
 def unlistable(folder):
     """A `prepare` after which nobody may list a folder: permissions do not hold for root, who may run the tests."""
 

@@ -31,7 +31,7 @@ from engine.datasets import few_shot
 from engine.features import extract
 from engine.features.prompts import read_texts, write_texts
 from engine.features.store import Bank, FeaturePaths
-from forks import Fork, as_a_user, can_mount, limit_sharing, unlistable
+from forks import Fork, as_a_user, can_mount, limit_sharing, unlistable, written
 from hostile import save_hostile
 
 ROOT = Path(__file__).parents[1]
@@ -260,7 +260,7 @@ def test_a_run_killed_repeatedly_leaves_the_same_store(world):
     for _ in range(6):
         there = len(stored(world))
         run = world.start(*SEVERAL)
-        while not run.ended() and len(list((world.root / "features").rglob("*.safetensors"))) < there + 2:
+        while not run.ended() and len(written(world.root / "features")) < there + 2:
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.05))
         run.kill()
@@ -275,7 +275,7 @@ def test_a_run_killed_repeatedly_leaves_the_same_store(world):
 def test_a_killed_script_resumes(world):
     command = [sys.executable, "features.py", *world.words(*SEVERAL)]
     run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while run.poll() is None and not list((world.root / "features").rglob("*/none/*.safetensors")):
+    while run.poll() is None and not written(world.root / "features", "none/*.safetensors"):
         time.sleep(0.002)
     run.kill()
     run.wait()
@@ -299,7 +299,7 @@ def test_ctrl_c_ends_it_at_once(world, workers):
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    while process.poll() is None and not list((world.root / "features").rglob("*/none/*.safetensors")):
+    while process.poll() is None and not written(world.root / "features", "none/*.safetensors"):
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGINT)
     began = time.monotonic()

@@ -90,6 +90,18 @@ def test_the_temporary_file_of_a_killed_process_goes(tmp_path):
     assert os.listdir(tmp_path) == ["f"]
 
 
+def test_folders_of_writers_are_not_entered(tmp_path):
+    """They may vanish at any moment."""
+    (tmp_path / "kept").mkdir()
+    (tmp_path / f"{files.temporary_name('f')}abc.tmp").mkdir()
+
+    def list_folder(path):
+        assert not path.endswith(".tmp")
+        return files.entries(path)
+
+    assert len(list(files.entries_below(tmp_path, list_folder))) == 2
+
+
 def test_what_safetensors_leaves_of_a_killed_write_goes(tmp_path, monkeypatch):
     """It fills a file beside the one that it is to write, of a name that says nothing of the process."""
 

@@ -17,7 +17,7 @@ from engine.features import extract
 from engine.methods import METHODS
 from engine.shards import Shard, divide
 from engine.sweep.costs import cost
-from forks import ROOT, Fork, run_fork
+from forks import ROOT, Fork, run_fork, written
 from stores import store_of_random_features
 
 SECONDS = re.compile(rb'"seconds": ?[0-9.e-]+')
@@ -81,7 +81,7 @@ def test_cells_are_divided(tmp_path):
     one = tmp_path / "one"
     (tmp_path / "experiments").rename(one)
     records = tmp_path / "experiments"
-    shards = run_parts("train.py", words, tmp_path, killed=lambda: len(list(records.rglob("record.json"))) > 3)
+    shards = run_parts("train.py", words, tmp_path, killed=lambda: len(written(records, "record.json")) > 3)
     assert [shard.out.splitlines()[0] for shard in shards] == [
         f"shard {part}: {n} of 4 cells" for part, n in zip(PARTS, (1, 1, 2), strict=True)
     ]
@@ -117,7 +117,7 @@ def test_all_methods_on_features_of_three_processes(install_images, random_weigh
     extraction += ["--text-augmentation", "classname", "template_mining"]
     Fork("features.py", [*extraction, "--feature_dir", one], world.root, shrink).wait(check=0)
     extraction += ["--feature_dir", features]
-    run_parts("features.py", extraction, world.root, lambda: len(list(features.rglob("*.safetensors"))) > 6, shrink)
+    run_parts("features.py", extraction, world.root, lambda: len(written(features)) > 6, shrink)
     assert files_in(features) == files_in(one)
 
     words += ["--dataset", "demo", "--shifted", "demo_v2", "--text-augmentation", "template_mining"]
