@@ -15,9 +15,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from tqdm import tqdm
-
-from engine import config, files
+from engine import config, files, terminal
 from engine.clip import names
 from engine.config import commands
 from engine.errors import UserError
@@ -54,7 +52,7 @@ def prepare_demo(args: argparse.Namespace, device: str):
         if args.shard and args.shard.index > 1:
             first = config.command("imagenet_esc.py", args) + f" --shard 1/{args.shard.count}"
             raise UserError(f"the demo's features are missing; shard 1 creates them before it trains:\n  {first}")
-        with tqdm(total=step.total, desc=step.title, unit=step.unit) as bar:
+        with terminal.bar(total=step.total, desc=step.title, unit=step.unit) as bar:
             step.run(bar.update)
     return demo.demo_esc()
 

@@ -16,8 +16,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from engine import config, terminal
 from engine.datasets.image_files import find_images
 from engine.errors import UserError
@@ -59,7 +57,7 @@ def predict(args: argparse.Namespace, classifier, files: list[str], threshold: f
     unreadable = 0
     if args.format == "csv":
         print(csv_header(threshold))
-    with tqdm(total=len(files), unit="image", disable=sys.stdout.isatty()) as bar:
+    with terminal.bar(total=len(files), unit="image", disable=sys.stdout.isatty()) as bar:
         for file, found in classify(classifier, files, **how):
             if isinstance(found, str):
                 unreadable += 1

@@ -20,9 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this script is one folder below the packages it imports
 
-from tqdm import tqdm  # noqa: E402
-
-from engine import config, files, released  # noqa: E402
+from engine import config, files, released, terminal  # noqa: E402
 from engine.config import default  # noqa: E402
 from engine.datasets import esc50  # noqa: E402
 from engine.errors import UserError  # noqa: E402
@@ -85,7 +83,7 @@ def extract(args: argparse.Namespace, dataset, encoder, source, missing: list[in
 
     folder, corrupt = audio.folds_dir(args.feature_dir), []
     read = partial(sounds.read, rate=frontend.RATE, length=frontend.SAMPLES, resample=args.resample)
-    with tqdm(total=sum(len(dataset.folds[fold]) for fold in missing), unit="clip") as bar:
+    with terminal.bar(total=sum(len(dataset.folds[fold]) for fold in missing), unit="clip") as bar:
         for fold in missing:
             bar.set_description(f"fold {fold}")
             try:

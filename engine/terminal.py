@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import functools
 import io
 import os
 import re
@@ -74,9 +75,19 @@ def warn(text: str) -> None:
 
 def bar(things: Iterable | None = None, **settings: Any) -> tqdm:
     """Return a progress bar with tqdm's `settings`, over `things` if given."""
+    return _bar_class()(things, **settings)
+
+
+@functools.cache
+def _bar_class() -> type[tqdm]:
     from tqdm import tqdm  # takes 30 ms, and most scripts do not need it
 
-    return tqdm(things, **settings)
+    class Bar(tqdm):
+        def __del__(self):
+            if hasattr(self, "pos"):  # Ctrl-C inside of __init__ leaves a bar that cannot be closed
+                super().__del__()
+
+    return Bar
 
 
 class Bars:

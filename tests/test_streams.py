@@ -1,6 +1,7 @@
 """What scripts print can be printed anywhere: streams in ASCII, closed, full, and names with control characters."""
 
 import contextlib
+import gc
 import io
 import os
 import subprocess
@@ -130,3 +131,18 @@ def test_what_a_terminal_obeys_is_escaped():
     shown.flush()
     expected = "\rbar  \ra\\rb\\x1b[2J\\x9b1m\\x7f\n\t  \x1b[31mWRONG\x1b[0m \\x1b[31mred"
     assert below.getvalue().decode() == expected
+
+
+def test_ctrl_c_while_a_bar_is_made(monkeypatch):
+    """Python would print a traceback about the half-made bar."""
+    said = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tqdm.tqdm._get_free_pos", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        terminal.bar(total=1, file=io.StringIO())
+    gc.collect()
+    assert not said
